@@ -1,0 +1,1 @@
+//! PID 1 of the boot media: modules, network, session, order runner, console screen; and the guest helper

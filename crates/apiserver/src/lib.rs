@@ -1,0 +1,1 @@
+//! An embedded Kubernetes API server for a single machine, stored in one file

@@ -1,0 +1,1 @@
+//! Disk image formats, download, verification and writing, synchronous and bounded in memory

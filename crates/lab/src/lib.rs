@@ -1,0 +1,1 @@
+//! QEMU machines and the swarm of simulated machines

@@ -1,0 +1,1 @@
+//! One machine's own hardware: inventory, disk contents, erase, EFI variables, config drive

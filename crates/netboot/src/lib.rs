@@ -1,0 +1,1 @@
+//! Boot scripts, the agent's server side and the image store

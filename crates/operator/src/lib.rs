@@ -1,0 +1,1 @@
+//! Controllers: gather, decide with lifecycle, act

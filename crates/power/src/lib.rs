@@ -1,0 +1,1 @@
+//! Ways to switch a machine on and off

@@ -1,0 +1,2 @@
+//! Generated files and repository checks.
+fn main() {}
