@@ -109,7 +109,10 @@ impl SystemUuid {
         if self.0.iter().all(|b| *b == self.0[0]) {
             return false;
         }
-        !BOGUS.iter().filter_map(|t| t.parse::<Self>().ok()).any(|bogus| self.same_machine(&bogus))
+        !BOGUS
+            .iter()
+            .filter_map(|t| t.parse::<Self>().ok())
+            .any(|bogus| self.same_machine(&bogus))
     }
 }
 
@@ -182,14 +185,24 @@ mod tests {
         for text in ["52:54:00:12:34:ab", "52-54-00-12-34-AB", "01-52-54-00-12-34-ab"] {
             assert_eq!(text.parse(), Ok(want), "{text}");
         }
-        for text in ["", "52:54:00:12:34", "52:54:00:12:34:a", "52:54:00:12:34:ab\n", "+2:54:00:12:34:ab", "52:54:00:12:34:${"] {
+        for text in [
+            "",
+            "52:54:00:12:34",
+            "52:54:00:12:34:a",
+            "52:54:00:12:34:ab\n",
+            "+2:54:00:12:34:ab",
+            "52:54:00:12:34:${",
+        ] {
             assert!(text.parse::<MacAddress>().is_err(), "{text:?}");
         }
     }
 
     #[test]
     fn bogus_uuids_are_not_usable_in_either_byte_order() {
-        for text in BOGUS.iter().chain(&["00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff"]) {
+        for text in BOGUS
+            .iter()
+            .chain(&["00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff"])
+        {
             let uuid: SystemUuid = text.parse().unwrap();
             assert!(!uuid.is_usable(), "{text}");
             assert!(!uuid.swapped().is_usable(), "{text} swapped");

@@ -1,0 +1,385 @@
+//! Orders and answers.
+//!
+//! A destructive order (`Erase`, `Image`) exists only where the operator wrote it into `BareMetalHardware.status.order`; it names the disk
+//! by identity **and** what the disk may hold. The agent looks first, and refuses when anything differs. Non-destructive orders (`Wait`,
+//! `Reboot`, `PowerOff`) may be derived by the server from stored objects.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::disk::{ContentsState, DiskContents, DiskIdentity, DiskMarker};
+
+/// What an order asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum OrderKind {
+    /// Nothing to do; ask again (long poll).
+    Wait,
+    /// Remove everything from the disk, with evidence.
+    Erase,
+    /// Write an image, verify it, add the config drive, make the disk bootable.
+    Image,
+    /// Restart.
+    Reboot,
+    /// Switch off.
+    PowerOff,
+}
+
+impl OrderKind {
+    /// Whether obeying changes what a disk holds.
+    pub fn is_destructive(self) -> bool {
+        matches!(self, Self::Erase | Self::Image)
+    }
+}
+
+/// What the next boot should reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum RebootTarget {
+    /// The machine's own disk.
+    Disk,
+    /// The agent again.
+    Agent,
+}
+
+/// One order. Flat, so that it can stand in a CRD; which parts are present follows from `kind`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Order {
+    /// Unique over all time; results and evidence carry it.
+    pub id: String,
+    /// What to do.
+    pub kind: OrderKind,
+    /// For whom. Absent for an order without a claim (first cleaning, wait).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<Claim>,
+    /// Name of the BareMetalHardware.
+    #[serde(default)]
+    pub hardware: String,
+    /// On which disk. Present for destructive orders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskTarget>,
+    /// For `Image`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageParameters>,
+    /// For `Erase`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erase: Option<EraseParameters>,
+    /// For `Reboot`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reboot: Option<RebootTarget>,
+}
+
+impl Order {
+    /// The order that asks for nothing.
+    pub fn wait() -> Self {
+        Self {
+            id: String::new(),
+            kind: OrderKind::Wait,
+            claim: None,
+            hardware: String::new(),
+            disk: None,
+            image: None,
+            erase: None,
+            reboot: None,
+        }
+    }
+}
+
+/// Which instance an order serves.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Claim {
+    /// Namespace of the BareMetalInstance.
+    pub namespace: String,
+    /// Name of the BareMetalInstance.
+    pub name: String,
+    /// UID of the BareMetalInstance.
+    pub uid: String,
+}
+
+/// A disk, and what it may hold when the order starts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DiskTarget {
+    /// Which disk.
+    pub identity: DiskIdentity,
+    /// Its size in bytes; another size is another disk.
+    pub size_bytes: u64,
+    /// What it may hold, any of these. Beside them, contents that this very order left behind when it was interrupted.
+    pub expected: Vec<ExpectedContents>,
+}
+
+/// One permitted state of a disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ExpectedContents {
+    /// The state.
+    pub state: ContentsState,
+    /// For `Foreign`: the fingerprint of the contents that somebody gave up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+    /// For `Marked` and `Interrupted`: the instance whose installation it is. Empty string: of an erase without a claim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance_uid: Option<String>,
+}
+
+impl ExpectedContents {
+    /// Whether `found` is what this entry permits. Unreadable contents are never permitted.
+    pub fn permits(&self, found: &DiskContents) -> bool {
+        if self.state != found.state {
+            return false;
+        }
+        match self.state {
+            ContentsState::Blank => true,
+            ContentsState::Foreign => self.fingerprint.as_deref() == Some(found.fingerprint.as_str()),
+            ContentsState::Marked | ContentsState::Interrupted => match (&self.instance_uid, &found.marker) {
+                (Some(uid), Some(marker)) => *uid == marker.instance_uid,
+                _ => false,
+            },
+            ContentsState::Unreadable => false,
+        }
+    }
+}
+
+impl DiskTarget {
+    /// Whether an order `order_id` may act on a disk that holds `found`: permitted by an entry, or left behind by this very order.
+    pub fn permits(&self, order_id: &str, found: &DiskContents) -> bool {
+        let own = found
+            .marker
+            .as_ref()
+            .is_some_and(|m: &DiskMarker| !order_id.is_empty() && m.order_id == order_id);
+        (own && matches!(found.state, ContentsState::Interrupted | ContentsState::Marked)) || self.expected.iter().any(|e| e.permits(found))
+    }
+}
+
+/// Format of an image as its BareMetalImage declares it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum ImageFormat {
+    /// Bytes of the disk.
+    Raw,
+    /// gzip of the bytes of the disk.
+    Gzip,
+    /// xz of the bytes of the disk.
+    Xz,
+    /// zstd of the bytes of the disk.
+    Zstd,
+    /// QEMU copy-on-write version 2 or 3.
+    Qcow2,
+}
+
+/// What to write.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageParameters {
+    /// Where it comes from: `http://` or `https://`.
+    pub url: String,
+    /// `sha256:` or `sha512:` and lower-case hexadecimal, over the bytes as served.
+    pub digest: String,
+    /// Declared format; must equal what the first bytes say.
+    pub format: ImageFormat,
+    /// Whether to add a config drive, filled from the sealed seed.
+    pub config_drive: bool,
+}
+
+/// How strong an erase has to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum EraseMethod {
+    /// Discard where the device honours it (proven by canaries and samples), else overwrite.
+    Quick,
+    /// Overwrite every byte with zeros.
+    Overwrite,
+}
+
+/// What is known of an erase afterwards, never more than was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum EraseStrength {
+    /// The device was told to discard and reads back without the old data; the medium may still hold it.
+    Discarded,
+    /// Every addressable byte was overwritten; spare areas may still hold old data.
+    Overwritten,
+}
+
+/// Parameters of an erase.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EraseParameters {
+    /// How strong.
+    pub method: EraseMethod,
+}
+
+/// Proof of an erase.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EraseEvidence {
+    /// Which order.
+    pub order_id: String,
+    /// UID of the claim it ended; empty for a cleaning without a claim.
+    #[serde(default)]
+    pub claim_uid: String,
+    /// Which disk.
+    pub disk: DiskIdentity,
+    /// Size of the disk in bytes.
+    pub size_bytes: u64,
+    /// What was done, in words: `BLKDISCARD + zeroed ends`, `write zeros`.
+    pub method: String,
+    /// What it is worth.
+    pub strength: EraseStrength,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
+    /// Blocks of 4 KiB that were read back.
+    pub sampled_blocks: u32,
+    /// Canary blocks that were written before and were gone afterwards.
+    pub canaries: u32,
+}
+
+/// Proof of a written image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageEvidence {
+    /// Which order.
+    pub order_id: String,
+    /// Which disk.
+    pub disk: DiskIdentity,
+    /// Digest of the bytes as served; equals the order's.
+    pub digest: String,
+    /// Bytes written to the disk.
+    pub written_bytes: u64,
+    /// Bytes read back with direct I/O and compared.
+    pub verified_bytes: u64,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
+    /// What became of the config drive: `partition 15 at the end (GPT)`, ...
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_drive: Option<String>,
+    /// EFI boot entry, where one was set: `Boot0004 \EFI\debian\shimx64.efi`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_entry: Option<String>,
+}
+
+/// What an agent is doing within an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Step {
+    /// Looking at the disk, fetching the seed.
+    Preparing,
+    /// Downloading and writing.
+    Writing,
+    /// Reading back.
+    Verifying,
+    /// Config drive, partition tables, EFI boot entries.
+    Configuring,
+    /// Erasing.
+    Erasing,
+    /// Reading samples back after an erase.
+    Sampling,
+}
+
+/// How far an order has come. A hint: it may be dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Progress {
+    /// Which step.
+    pub step: Step,
+    /// Bytes done in this step.
+    pub done_bytes: u64,
+    /// Bytes to do in this step, where known.
+    pub total_bytes: u64,
+}
+
+/// How an order ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Outcome {
+    /// Done, with evidence.
+    Succeeded,
+    /// Not begun: something differs from what the order says. Nothing was changed.
+    Refused,
+    /// Begun and not finished. The disk is not bootable.
+    Failed,
+}
+
+/// What went wrong, as a closed list; condition reasons are made of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum FaultReason {
+    /// No disk has the identity in the order.
+    DiskNotFound,
+    /// More than one disk has it.
+    DiskAmbiguous,
+    /// The disk has another size.
+    DiskSizeMismatch,
+    /// The disk holds something the order does not name.
+    UnexpectedContents,
+    /// The disk is removable, remote or read-only.
+    DiskProtected,
+    /// The image's server could not be reached or answered with an error.
+    ImageUnreachable,
+    /// The download ended early.
+    ImageTruncated,
+    /// The bytes are not those the digest names.
+    ImageDigestMismatch,
+    /// The image is of another format than declared.
+    ImageFormatMismatch,
+    /// The image uses a feature that is refused.
+    ImageUnsupported,
+    /// Image, config drive and backup table do not fit.
+    ImageTooLarge,
+    /// Image and disk disagree about the sector size.
+    SectorSizeMismatch,
+    /// There is no place for a config drive.
+    NoRoomForConfigDrive,
+    /// The seed could not be had or opened.
+    SeedUnavailable,
+    /// The disk failed to read or write.
+    DiskIO,
+    /// What was read back differs from what was written.
+    VerifyMismatch,
+    /// Samples or canaries were still there after an erase.
+    EraseNotProven,
+    /// The agent itself failed.
+    Internal,
+}
+
+/// A fault with its words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Fault {
+    /// Which.
+    pub reason: FaultReason,
+    /// What failed, on what, and what to do next.
+    pub message: String,
+}
+
+/// The end of an order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OrderResult {
+    /// Which order.
+    pub order_id: String,
+    /// Which kind it was.
+    pub kind: OrderKind,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why, unless it succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
+    /// For a successful `Image`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageEvidence>,
+    /// For a successful `Erase`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erase: Option<EraseEvidence>,
+    /// What the disk holds now, where it could be looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contents: Option<DiskContents>,
+}
+
+/// `POST /agent/v1/reports`. Exactly one of the two is present.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// Which order; must be the one this session accepted.
+    pub order_id: String,
+    /// A hint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+    /// The end. Answered only when it is stored; repeating it is harmless.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<OrderResult>,
+}
