@@ -1,1 +1,46 @@
-//! The Kubernetes resource types of Kube BareMetal, their validation rules, condition and reason names
+//! The resource types of Kube BareMetal, group `kube-baremetal.io`, version `v1alpha1`.
+//!
+//! One module per kind. Who writes which part:
+//!
+//! | kind | spec | status |
+//! |---|---|---|
+//! | [`BareMetalDiscovery`] | nobody | netboot, all of it in one write (no status subresource) |
+//! | [`BareMetalHardware`] | people and policies; `claimRef` by the operator | operator |
+//! | [`BareMetalInstance`] | tenants; `hardwareName` by the operator, once | operator |
+//! | [`BareMetalImage`] | admins | operator |
+//! | [`BareMetalNetwork`] | admins | nobody yet |
+//! | [`BareMetalEndpoint`] | operator | the controller that answers `networkRef` |
+//! | [`BareMetalAddress`] | operator; creating it is the atomic allocation | none |
+//! | [`BareMetalDiscoveryPolicy`] | admins | none |
+//!
+//! This crate holds types, defaults, CEL rules and names. It decides nothing (`lifecycle` does) and talks to nobody.
+
+pub mod address;
+pub mod common;
+pub mod conditions;
+pub mod crds;
+pub mod discovery;
+pub mod endpoint;
+pub mod hardware;
+pub mod image;
+pub mod instance;
+pub mod network;
+pub mod policy;
+
+pub use address::{BareMetalAddress, BareMetalAddressSpec};
+pub use discovery::{BareMetalDiscovery, BareMetalDiscoverySpec, BareMetalDiscoveryStatus};
+pub use endpoint::{BareMetalEndpoint, BareMetalEndpointSpec, BareMetalEndpointStatus};
+pub use hardware::{BareMetalHardware, BareMetalHardwareSpec, BareMetalHardwareStatus, HardwarePhase};
+pub use image::{BareMetalImage, BareMetalImageSpec, BareMetalImageStatus};
+pub use instance::{BareMetalInstance, BareMetalInstanceSpec, BareMetalInstanceStatus, InstancePhase};
+pub use network::{BareMetalNetwork, BareMetalNetworkSpec};
+pub use policy::{BareMetalDiscoveryPolicy, BareMetalDiscoveryPolicySpec};
+
+/// API group of every kind here.
+pub const GROUP: &str = "kube-baremetal.io";
+/// The served and stored version.
+pub const VERSION: &str = "v1alpha1";
+/// Held on an instance until its machine was released, or its release was forced.
+pub const FINALIZER_RELEASE: &str = "kube-baremetal.io/release";
+/// Held on hardware while an instance claims it.
+pub const FINALIZER_CLAIM: &str = "kube-baremetal.io/claim";

@@ -1,0 +1,65 @@
+//! Names of conditions, and one way to write them.
+//!
+//! Reasons are CamelCase words made where the decision is made (`lifecycle`); types are the closed list here.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+/// An agent session is open (hardware, discovery).
+pub const AGENT_CONNECTED: &str = "AgentConnected";
+/// A machine's identity is claimed by another object too (discovery).
+pub const IDENTITY_CONFLICT: &str = "IdentityConflict";
+/// A second key tried to redeem a token, or a stranger claimed a live machine (discovery).
+pub const SESSION_REFUSED: &str = "SessionRefused";
+/// The root disk was chosen and capacity is known (hardware).
+pub const INSPECTED: &str = "Inspected";
+/// Free (hardware), usable (image, endpoint).
+pub const READY: &str = "Ready";
+/// The root disk holds data that nobody gave up (hardware).
+pub const FOREIGN_DATA: &str = "ForeignData";
+/// The latest order was refused or failed (hardware, instance).
+pub const ORDER_FAILED: &str = "OrderFailed";
+/// The machine must be switched off and on by a person (hardware, instance).
+pub const POWER_CYCLE_NEEDED: &str = "PowerCycleNeeded";
+/// A machine was found (instance).
+pub const SCHEDULED: &str = "Scheduled";
+/// Every endpoint has its addresses (instance).
+pub const ADDRESSES_READY: &str = "AddressesReady";
+/// The seed was rendered and sealed (instance).
+pub const SEED_READY: &str = "SeedReady";
+/// The image was written and verified (instance).
+pub const IMAGED: &str = "Imaged";
+/// The system runs (instance).
+pub const RUNNING: &str = "Running";
+/// The disk was erased with evidence after the release (instance).
+pub const RELEASED: &str = "Released";
+
+/// Sets one condition: adds it, or changes it and moves `lastTransitionTime` only when the status changes.
+pub fn set(conditions: &mut Vec<Condition>, kind: &str, status: bool, reason: &str, message: &str, generation: Option<i64>, now: &Time) {
+    let status = if status { "True" } else { "False" };
+    let since = match conditions.iter().find(|c| c.type_ == kind) {
+        Some(old) if old.status == status => old.last_transition_time.clone(),
+        _ => now.clone(),
+    };
+    let new = Condition {
+        type_: kind.to_owned(),
+        status: status.to_owned(),
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+        observed_generation: generation,
+        last_transition_time: since,
+    };
+    match conditions.iter_mut().find(|c| c.type_ == kind) {
+        Some(old) => *old = new,
+        None => conditions.push(new),
+    }
+}
+
+/// Whether a condition is there and True.
+pub fn is_true(conditions: &[Condition], kind: &str) -> bool {
+    conditions.iter().any(|c| c.type_ == kind && c.status == "True")
+}
+
+/// Removes a condition that does not apply any more.
+pub fn clear(conditions: &mut Vec<Condition>, kind: &str) {
+    conditions.retain(|c| c.type_ != kind);
+}

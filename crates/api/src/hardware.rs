@@ -1,0 +1,277 @@
+//! BareMetalHardware: one accepted machine, and what was decided about it.
+
+use std::collections::BTreeMap;
+
+use agent_protocol::{
+    disk::{DiskIdentity, DiskKind},
+    identity::MacAddress,
+    order::{EraseEvidence, EraseMethod, Order},
+};
+use k8s_openapi::{
+    api::core::v1::ObjectReference,
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{Condition, Time},
+    },
+};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::common::{NetworkRef, Taint};
+
+/// One accepted machine.
+#[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "kube-baremetal.io",
+    version = "v1alpha1",
+    kind = "BareMetalHardware",
+    plural = "baremetalhardware",
+    singular = "baremetalhardware",
+    shortname = "bmh",
+    category = "baremetal",
+    status = "BareMetalHardwareStatus",
+    derive = "PartialEq",
+    doc = "One accepted machine: which one it is, what may be done with it, who claims it, and what state it is in.",
+    printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.phase"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.reason"}"#,
+    printcolumn = r#"{"name":"CPUs","type":"string","jsonPath":".status.capacity.cpu"}"#,
+    printcolumn = r#"{"name":"Memory","type":"string","jsonPath":".status.capacity.memory"}"#,
+    printcolumn = r#"{"name":"Disk","type":"string","jsonPath":".status.capacity.disk"}"#,
+    printcolumn = r#"{"name":"Instance","type":"string","jsonPath":".spec.claimRef.name"}"#,
+    printcolumn = r#"{"name":"Namespace","type":"string","jsonPath":".spec.claimRef.namespace","priority":1}"#,
+    printcolumn = r#"{"name":"Class","type":"string","jsonPath":".spec.class","priority":1}"#,
+    printcolumn = r#"{"name":"Erase","type":"string","jsonPath":".status.lastErase.strength","priority":1}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct BareMetalHardwareSpec {
+    /// Name of the BareMetalDiscovery of this machine.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("discoveryName is immutable: delete this object and create one for the other machine"))]
+    pub discovery_name: String,
+    /// Which disk takes the operating system. Left out: the smallest disk that is neither removable, remote, read-only nor protected; NVMe and SSD before HDD at the same size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_disk: Option<DiskHint>,
+    /// Disks that are never touched.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128))]
+    pub protected_disks: Vec<DiskIdentity>,
+    /// Foreign data on the root disk that may be erased.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erase_consent: Option<EraseConsent>,
+    /// How to erase.
+    #[serde(default)]
+    pub erase_method: EraseMethodChoice,
+    /// NICs and the networks they are plugged into.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub nics: Vec<NicAssignment>,
+    /// Keeps instances away unless they tolerate it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub taints: Vec<Taint>,
+    /// A size or purpose that instances can ask for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub class: Option<String>,
+    /// Take the machine out of service: no new instance, no order; a machine in use stays in use.
+    #[serde(default)]
+    pub maintenance: bool,
+    /// Changing this text asks for a new cleaning of a Quarantined machine, or for another try of an order that was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub retry_token: Option<String>,
+    /// Who has the machine. Written by the operator; restored by it when a replace or a restored backup lost it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim_ref: Option<ClaimRef>,
+}
+
+/// Chooses one disk. Every part that is present must match; more than one match is an error, not a guess.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DiskHint {
+    /// World Wide Name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub wwn: Option<String>,
+    /// Serial number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub serial: Option<String>,
+    /// Model, whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub model: Option<String>,
+    /// Place, in udev's `by-path` form.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub by_path: Option<String>,
+    /// Kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<DiskKind>,
+    /// Smallest size in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_size_bytes: Option<u64>,
+}
+
+/// What foreign data may be erased.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EraseConsent {
+    /// Fingerprints of the contents that are given up, as the condition `ForeignData` and the BareMetalDiscovery show them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub fingerprints: Vec<String>,
+    /// Whatever the root disk held when the machine was accepted. Set by a policy that allows it; never covers data that appeared later.
+    #[serde(default)]
+    pub at_acceptance: bool,
+}
+
+/// How to erase.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum EraseMethodChoice {
+    /// Discard where it is proven to work, else overwrite.
+    #[default]
+    Quick,
+    /// Overwrite every byte.
+    Overwrite,
+}
+
+impl From<EraseMethodChoice> for EraseMethod {
+    fn from(choice: EraseMethodChoice) -> Self {
+        match choice {
+            EraseMethodChoice::Quick => Self::Quick,
+            EraseMethodChoice::Overwrite => Self::Overwrite,
+        }
+    }
+}
+
+/// One NIC and its network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NicAssignment {
+    /// Permanent MAC.
+    pub mac: MacAddress,
+    /// The network it is plugged into.
+    pub network_ref: NetworkRef,
+}
+
+/// The instance that has a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClaimRef {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+}
+
+impl ClaimRef {
+    /// As an event's related object.
+    pub fn object_reference(&self) -> ObjectReference {
+        ObjectReference {
+            api_version: Some(format!("{}/{}", crate::GROUP, crate::VERSION)),
+            kind: Some("BareMetalInstance".to_owned()),
+            namespace: Some(self.namespace.clone()),
+            name: Some(self.name.clone()),
+            uid: Some(self.uid.clone()),
+            ..ObjectReference::default()
+        }
+    }
+}
+
+/// Where a machine is in its life.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum HardwarePhase {
+    /// Accepted; nothing decided yet.
+    #[default]
+    Discovered,
+    /// Its inventory is being read, or its root disk is being chosen.
+    Inspecting,
+    /// Its root disk is being erased.
+    Cleaning,
+    /// Free.
+    Ready,
+    /// Claimed; addresses and seed are being prepared.
+    Reserved,
+    /// An image is being written.
+    Provisioning,
+    /// An instance runs on it, or was told to boot.
+    InUse,
+    /// Its instance is gone; waiting for the machine to come back, then erasing.
+    Releasing,
+    /// Something could not be proven; a person decides.
+    Quarantined,
+    /// Taken out of service by a person.
+    Maintenance,
+}
+
+/// What was decided about a machine.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BareMetalHardwareStatus {
+    /// Where it is in its life.
+    #[serde(default)]
+    pub phase: HardwarePhase,
+    /// Why it waits, in one CamelCase word; empty when it does not.
+    #[serde(default)]
+    pub reason: String,
+    /// The same in a sentence that names the remedy.
+    #[serde(default)]
+    pub message: String,
+    /// When the phase was entered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase_since: Option<Time>,
+    /// Generation of the spec that this status reflects.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `cpu` (threads), `memory`, `disk` (root disk), as an instance can request them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub capacity: BTreeMap<String, Quantity>,
+    /// The chosen root disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_disk: Option<SelectedDisk>,
+    /// Fingerprint of what the root disk held when the machine was accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted_contents: Option<String>,
+    /// The order in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<Order>,
+    /// Grows with each order; part of its id.
+    #[serde(default)]
+    pub order_sequence: u64,
+    /// Consecutive failures of the present kind of order.
+    #[serde(default)]
+    pub order_failures: u32,
+    /// Not before this time is a failed order tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<Time>,
+    /// `spec.retryToken` that was acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_retry_token: Option<String>,
+    /// Proof of the latest erase.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_erase: Option<EraseEvidence>,
+    /// When that erase was stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_erase_time: Option<Time>,
+    /// `Accepted`, `Inspected`, `Ready`, `ForeignData`, `OrderFailed`, `PowerCycleNeeded`, `AgentConnected`, ...
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// The disk that takes the operating system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SelectedDisk {
+    /// What names it.
+    pub identity: DiskIdentity,
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// Logical sector size in bytes.
+    pub logical_sector_bytes: u32,
+}
