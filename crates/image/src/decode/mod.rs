@@ -1,0 +1,118 @@
+//! From stored bytes to extents of the disk.
+//!
+//! [`open`] sniffs the format, holds it against the declared one and gives an [`ImageReader`]. A reader pushes the whole image
+//! into an [`ExtentSink`] as data and zero extents, computes the digest over the stored bytes while it does so, and fails at the
+//! end when the digest is another one: whoever uses the extents before that must not make anything bootable.
+//!
+//! Invariants: every byte of the image is covered by exactly one extent; memory is bounded whatever the image says (see the
+//! constants); an image never decodes to more than the limit given to [`open`].
+
+pub(crate) mod qcow2;
+mod stream;
+
+use crate::digest::Digest;
+use crate::error::ImageError;
+use crate::format::{self, Format, SNIFF_BYTES};
+use crate::source::{HashingReader, Source};
+
+/// How many first bytes of the disk a reader shows ahead of the extents.
+pub const HEAD_BYTES: usize = 64 * 1024;
+
+/// Largest Zstandard window that is decoded: 64 MiB.
+pub const ZSTD_WINDOW_LOG_MAX: u32 = 26;
+
+/// Memory the xz decoder may use; `xz -9` needs 65 MiB.
+pub const XZ_MEMORY_LIMIT: u64 = 68 << 20;
+
+/// Takes the extents of an image, in any order, each part of the disk once.
+pub trait ExtentSink {
+    /// Bytes at `offset`, which is a multiple of the reader's granule. The length is one too, except at the end of the image.
+    fn data(&mut self, offset: u64, bytes: &[u8]) -> Result<(), ImageError>;
+
+    /// A range that reads as zeros, aligned like data.
+    fn zero(&mut self, offset: u64, length: u64) -> Result<(), ImageError>;
+}
+
+/// What came through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Copied {
+    /// Size of the disk that the image describes.
+    pub image_bytes: u64,
+    /// Bytes as stored at the source.
+    pub stored_bytes: u64,
+}
+
+/// An opened image.
+pub trait ImageReader {
+    /// Where it comes from.
+    fn source_name(&self) -> &str;
+
+    /// Its format.
+    fn format(&self) -> Format;
+
+    /// The digest that it must have.
+    fn digest(&self) -> &Digest;
+
+    /// Size of the disk that the image describes, when it is known before everything was decoded.
+    fn image_bytes(&self) -> Option<u64>;
+
+    /// Extents are aligned to this many bytes, a power of two from 512 to 4096.
+    fn granule(&self) -> u32;
+
+    /// The first [`HEAD_BYTES`] of the disk (fewer if the image is shorter).
+    fn head(&self) -> &[u8];
+
+    /// Pushes everything into the sink, then checks the digest.
+    fn copy_to(self: Box<Self>, sink: &mut dyn ExtentSink) -> Result<Copied, ImageError>;
+}
+
+/// How large an image may get, and who says so.
+#[derive(Debug, Clone)]
+pub struct Limit {
+    /// Most bytes of the disk image.
+    pub bytes: u64,
+    /// The disk, for messages.
+    pub disk: String,
+}
+
+impl Limit {
+    pub(crate) fn check(&self, source_name: &str, needed: u64) -> Result<(), ImageError> {
+        if needed <= self.bytes {
+            return Ok(());
+        }
+        Err(ImageError::TooLarge { source_name: source_name.to_owned(), disk: self.disk.clone(), needed, available: self.bytes })
+    }
+}
+
+/// Opens the image behind `source`. `declared` is what the image resource says of the format, if it says anything.
+pub fn open(
+    mut source: Box<dyn Source>,
+    digest: &Digest,
+    declared: Option<Format>,
+    limit: &Limit,
+) -> Result<Box<dyn ImageReader>, ImageError> {
+    let name = source.name().to_owned();
+    let mut reader = HashingReader::new(&name, source.stream()?, digest);
+    let head = reader.peek(SNIFF_BYTES)?;
+    if head.is_empty() {
+        return Err(settle(ImageError::Corrupt { source_name: name, reason: "it is empty".to_owned() }, reader, digest));
+    }
+    let format = format::check(&name, head, declared)?;
+    if format == Format::Qcow2 {
+        drop(reader);
+        return Ok(Box::new(qcow2::Qcow2Reader::open(source, digest, limit)?));
+    }
+    let stored = source.size()?;
+    Ok(Box::new(stream::StreamReader::open(reader, &name, format, digest, stored, limit)?))
+}
+
+/// A damaged image is usually just another file than the digest names. Reads the rest, so that the message can say so.
+pub(crate) fn settle(error: ImageError, reader: HashingReader, digest: &Digest) -> ImageError {
+    if !matches!(error, ImageError::Corrupt { .. } | ImageError::IncompleteStream { .. }) {
+        return error;
+    }
+    match reader.finish(digest) {
+        Ok(_) => error,
+        Err(truth) => truth,
+    }
+}

@@ -1,0 +1,199 @@
+//! A disk double that behaves as badly as disks may at a power cut.
+//!
+//! Writes stay in a volatile cache until a flush. When the power is cut, each sector of each write that was not flushed may or
+//! may not have reached the medium, whatever the order in which they were issued; sectors are atomic. [`SimDisk::after_cut`]
+//! gives the medium as it is after one such choice. Faults are data ([`Faults`]), so that a test can enumerate them.
+
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::{BlockDevice, ZeroMethod, check_range};
+
+/// What goes wrong, and when. Operations are writes, zeroings and flushes, numbered together from 0.
+#[derive(Debug, Clone, Default)]
+pub struct Faults {
+    /// The power fails before this operation: it and every later call fails.
+    pub cut_before: Option<usize>,
+    /// This flush, numbered from 0, is acknowledged but does nothing.
+    pub ignored_flush: Option<usize>,
+    /// Reads that touch this byte return it changed: a medium that rots or lies.
+    pub corrupt_byte: Option<u64>,
+    /// Zeroing by offload is acknowledged but does nothing, as with QEMU's `discard=ignore`.
+    pub zeroing_lies: bool,
+}
+
+/// One write that was not flushed.
+#[derive(Debug, Clone)]
+struct Pending {
+    offset: usize,
+    data: Vec<u8>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    medium: Vec<u8>,
+    pending: Vec<Pending>,
+    faults: Faults,
+    operations: usize,
+    flushes: usize,
+    cached_reads: usize,
+    dead: bool,
+}
+
+/// The double.
+#[derive(Debug)]
+pub struct SimDisk {
+    size: u64,
+    sector_size: u32,
+    state: Mutex<State>,
+}
+
+impl SimDisk {
+    /// A disk that holds these bytes.
+    pub fn new(medium: Vec<u8>, sector_size: u32, faults: Faults) -> Self {
+        let size = medium.len() as u64;
+        Self { size, sector_size, state: Mutex::new(State { medium, faults, ..State::default() }) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes, zeroings and flushes so far.
+    pub fn operations(&self) -> usize {
+        self.state().operations
+    }
+
+    /// Flushes so far, ignored ones included.
+    pub fn flushes(&self) -> usize {
+        self.state().flushes
+    }
+
+    /// Reads that were answered, in part, out of the volatile cache: they prove nothing about the medium.
+    pub fn cached_reads(&self) -> usize {
+        self.state().cached_reads
+    }
+
+    /// How many sector writes were not made durable.
+    pub fn pending_sectors(&self) -> usize {
+        let sector = self.sector_size as usize;
+        self.state().pending.iter().map(|write| write.data.len() / sector).sum()
+    }
+
+    /// How many writes were not made durable.
+    pub fn pending_writes(&self) -> usize {
+        self.state().pending.len()
+    }
+
+    /// The medium after a power cut: `survives(write, sector)` decides which sectors of which pending write made it, with writes
+    /// counted from 0 in the order of their issue. Of one sector written several times the last surviving one is there.
+    pub fn after_cut(&self, mut survives: impl FnMut(usize, usize) -> bool) -> Vec<u8> {
+        let state = self.state();
+        let sector = self.sector_size as usize;
+        let mut medium = state.medium.clone();
+        for (index, write) in state.pending.iter().enumerate() {
+            for (number, bytes) in write.data.chunks(sector).enumerate() {
+                if survives(index, number) {
+                    let at = write.offset + number * sector;
+                    medium[at..at + bytes.len()].copy_from_slice(bytes);
+                }
+            }
+        }
+        medium
+    }
+
+    /// The medium with everything written so far.
+    pub fn contents(&self) -> Vec<u8> {
+        self.after_cut(|_, _| true)
+    }
+
+    fn operation(&self, write: Option<Pending>) -> io::Result<()> {
+        let mut state = self.state();
+        if state.faults.cut_before == Some(state.operations) {
+            state.dead = true;
+        }
+        if state.dead {
+            return Err(gone());
+        }
+        state.operations += 1;
+        state.pending.extend(write);
+        Ok(())
+    }
+}
+
+fn gone() -> io::Error {
+    io::Error::other("No such device or address: the device is gone")
+}
+
+impl BlockDevice for SimDisk {
+    fn name(&self) -> &str {
+        "simulated disk"
+    }
+
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn sector_size(&self) -> u32 {
+        self.sector_size
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        check_range(self, offset, buffer.len() as u64)?;
+        let mut state = self.state();
+        if state.dead {
+            return Err(gone());
+        }
+        let start = offset as usize;
+        let end = start + buffer.len();
+        buffer.copy_from_slice(&state.medium[start..end]);
+        let mut cached = false;
+        for write in &state.pending {
+            let (from, to) = (write.offset.max(start), (write.offset + write.data.len()).min(end));
+            if from < to {
+                cached = true;
+                buffer[from - start..to - start].copy_from_slice(&write.data[from - write.offset..to - write.offset]);
+            }
+        }
+        state.cached_reads += usize::from(cached);
+        if let Some(byte) = state.faults.corrupt_byte
+            && (offset..offset + buffer.len() as u64).contains(&byte)
+        {
+            buffer[(byte - offset) as usize] ^= 0x40;
+        }
+        Ok(())
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        check_range(self, offset, data.len() as u64)?;
+        self.operation(Some(Pending { offset: offset as usize, data: data.to_vec() }))
+    }
+
+    fn zero_range(&self, offset: u64, length: u64, method: ZeroMethod) -> io::Result<()> {
+        check_range(self, offset, length)?;
+        if method == ZeroMethod::Offload && self.state().faults.zeroing_lies {
+            return self.operation(None);
+        }
+        self.operation(Some(Pending { offset: offset as usize, data: vec![0; length as usize] }))
+    }
+
+    fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
+        check_range(self, offset, length)?;
+        self.operation(None)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.operation(None)?;
+        let mut state = self.state();
+        let number = state.flushes;
+        state.flushes += 1;
+        if state.faults.ignored_flush == Some(number) {
+            return Ok(());
+        }
+        let State { medium, pending, .. } = &mut *state;
+        for write in pending.drain(..) {
+            medium[write.offset..write.offset + write.data.len()].copy_from_slice(&write.data);
+        }
+        Ok(())
+    }
+}
