@@ -1,0 +1,23 @@
+//! Schemas: what an object may hold, what it defaults to, how it is shown and described.
+//!
+//! Pure functions on `serde_json::Value`, behaving as a real kube-apiserver does: structural schemas with pruning,
+//! defaulting, validation and CEL rules ([`Structural`]), `metadata` ([`metadata`]), built-in kinds ([`builtin`]),
+//! table columns ([`table`]) and OpenAPI documents ([`openapi`]). Nothing here stores or serves anything.
+
+pub mod builtin;
+mod cel;
+mod defaults;
+mod error;
+mod formats;
+pub(crate) mod gofmt;
+pub mod metadata;
+pub mod names;
+mod prune;
+mod regexp;
+pub(crate) mod structural;
+mod structural_rules;
+mod validate;
+
+pub use error::{CauseReason, FieldError, aggregate};
+pub use prune::PruneOptions;
+pub use structural::{SchemaError, Structural, prefix_errors};
