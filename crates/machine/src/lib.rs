@@ -36,3 +36,21 @@
 //!
 //! Invariants: a disk is opened exclusively, its contents are probed again right before the first write, and nothing is written unless the
 //! order names the disk *and* what was found on it. Nothing read from a disk is ever executed.
+
+pub mod config_drive;
+pub mod contents;
+pub mod devices;
+pub mod efi;
+pub mod erase;
+pub mod erase_order;
+mod error;
+pub mod image_order;
+pub mod marker;
+mod order;
+pub mod target;
+mod text;
+
+pub use devices::{Devices, KernelDevices};
+pub use erase_order::{EraseJob, run_erase};
+pub use error::MachineError;
+pub use image_order::{ImageJob, run_image};

@@ -1,0 +1,185 @@
+//! An order of kind `Image`, from the target check to the evidence.
+//!
+//! Order of things: the target is found and protection checked; seed and config drive are made ready; the disk is opened exclusively and looked
+//! at; the image is opened (format, size); only then the first write. Whatever can be refused is refused while nothing has changed.
+//!
+//! After the image writer has put the first sector in place the disk is bootable, and nothing afterwards can fail the order: when firmware
+//! refuses a boot entry, that is logged and the evidence has none; the network, which stays first, still leads to the disk.
+//!
+//! Without a config drive there is no place for the finished marker: the disk then reads as `Foreign` with the fingerprint that stands in
+//! the result's contents.
+
+use std::{
+    ops::ControlFlow,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
+
+use agent_protocol::{
+    disk::{Disk, DiskContents, DiskIdentity},
+    inventory::FirmwareMode,
+    order::{ImageEvidence, ImageFormat, ImageParameters, Order, OrderKind, OrderResult, Progress, Step},
+    seed::Seed,
+};
+use image::{Digest, Format, Source, WriteRequest};
+
+use crate::{
+    config_drive::{BootFacts, ConfigDrive},
+    contents,
+    devices::Devices,
+    efi::{self, EfiVariables},
+    erase::in_progress_payload,
+    error::MachineError,
+    order::{incomplete, marker, prepare, successful, unsuccessful},
+};
+
+/// All that an `Image` order needs.
+pub struct ImageJob<'a> {
+    /// The order.
+    pub order: &'a Order,
+    /// The disks of this boot's inventory.
+    pub disks: &'a [Disk],
+    /// Disks that are never changed, whatever an order says.
+    pub protected: &'a [DiskIdentity],
+    /// How disks are opened.
+    pub devices: &'a dyn Devices,
+    /// Where the image comes from.
+    pub source: Box<dyn Source>,
+    /// The opened seed. Needed when the order wants a config drive.
+    pub seed: Option<&'a Seed>,
+    /// The guest helper's binary. Needed when the seed wants it on the drive.
+    pub guest_helper: Option<&'a [u8]>,
+    /// Firmware variables; `None` on a BIOS machine.
+    pub efi: Option<&'a EfiVariables>,
+    /// Set it to stop; the disk then stays marked as in progress.
+    pub cancel: &'a AtomicBool,
+}
+
+/// Runs the order. Every error becomes a result.
+pub fn run_image(job: ImageJob<'_>, progress: &mut dyn FnMut(Progress)) -> OrderResult {
+    let order = job.order;
+    let mut state = State::default();
+    match run(job, progress, &mut state) {
+        Ok(result) => result,
+        Err(error) => unsuccessful(order, &error, state.began, state.contents),
+    }
+}
+
+/// What is known when an error comes.
+#[derive(Default)]
+struct State {
+    began: bool,
+    contents: Option<DiskContents>,
+}
+
+fn run(job: ImageJob<'_>, progress: &mut dyn FnMut(Progress), state: &mut State) -> Result<OrderResult, MachineError> {
+    let started = Instant::now();
+    let order = job.order;
+    if order.kind != OrderKind::Image {
+        return Err(incomplete(order, "kind Image"));
+    }
+    let parameters = order.image.as_ref().ok_or_else(|| incomplete(order, "image"))?;
+    progress(Progress { step: Step::Preparing, done_bytes: 0, total_bytes: 0 });
+    let digest = Digest::parse(&parameters.digest)?;
+    let ready = prepare(order, job.disks, job.protected, job.devices, &mut state.contents)?;
+    let device = ready.device.as_ref();
+    let marker = marker(order, &parameters.digest);
+    let facts = boot_facts(job.efi);
+    let config_drive = match drive_files(parameters, job.seed, job.guest_helper, &facts)? {
+        None => None,
+        Some(drive) => Some(image::ConfigDrive {
+            bytes: drive.build(device.sector_size(), &marker)?,
+            partition_guid: uuid::Uuid::new_v4().to_bytes_le(),
+        }),
+    };
+    let request = WriteRequest { marker: in_progress_payload(&marker)?, config_drive };
+    let image = image::open(job.source, &digest, Some(format(parameters.format)), &image::limit_of(device))?;
+
+    let written = image::write_image(image, device, &request, &mut |update| {
+        state.began = true;
+        progress(translate(update));
+        if job.cancel.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    // In either case: what it holds now is part of the result.
+    let found = contents::probe(device);
+    state.contents = Some(found.clone());
+    let evidence = written?;
+    progress(Progress { step: Step::Configuring, done_bytes: 0, total_bytes: 0 });
+    let boot_entry = job.efi.and_then(|variables| boot_entry(variables, device));
+    let drive = evidence.config_drive.map(|place| {
+        format!("partition {} at byte {}, {} MiB ({})", place.partition, place.offset, place.length >> 20, evidence.partition_table)
+    });
+    Ok(OrderResult {
+        image: Some(ImageEvidence {
+            order_id: order.id.clone(),
+            disk: ready.disk.identity.clone(),
+            digest: evidence.image_digest,
+            written_bytes: evidence.written_bytes,
+            verified_bytes: evidence.verified_bytes,
+            duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            config_drive: drive,
+            boot_entry,
+        }),
+        ..successful(order, found)
+    })
+}
+
+fn drive_files<'a>(
+    parameters: &ImageParameters,
+    seed: Option<&'a Seed>,
+    guest_helper: Option<&'a [u8]>,
+    facts: &'a [u8],
+) -> Result<Option<ConfigDrive<'a>>, MachineError> {
+    if !parameters.config_drive {
+        return Ok(None);
+    }
+    let seed = seed.ok_or(MachineError::NoSeed("there is no seed"))?;
+    if seed.guest_helper && guest_helper.is_none() {
+        return Err(MachineError::NoSeed("the seed wants the guest helper and these boot media have none: build them again"));
+    }
+    let facts = seed.guest_helper.then_some(facts);
+    Ok(Some(ConfigDrive::new(seed, guest_helper, facts)?))
+}
+
+/// What the guest helper has to know about how this machine boots.
+fn boot_facts(efi: Option<&EfiVariables>) -> Vec<u8> {
+    let facts = BootFacts {
+        firmware: if efi.is_some() { FirmwareMode::UEFI } else { FirmwareMode::BIOS },
+        network_boot_entry: efi.and_then(|variables| variables.boot_current().ok().flatten()),
+    };
+    // Two fields of plain types: this cannot fail, and an empty file would only cost the helper its shortcut.
+    serde_json::to_vec(&facts).unwrap_or_default()
+}
+
+fn boot_entry(variables: &EfiVariables, device: &dyn image::BlockDevice) -> Option<String> {
+    match efi::install(variables, device) {
+        Ok(entry) => entry.map(|e| crate::text::clip(&e.to_string(), agent_protocol::limits::MAX_STRING).to_owned()),
+        Err(error) => {
+            tracing::warn!(%error, "no EFI boot entry was set; the machine reaches its disk through the network's answer");
+            None
+        }
+    }
+}
+
+fn translate(update: image::Progress) -> Progress {
+    let step = match update.step {
+        image::Step::Mark | image::Step::ClearEnds => Step::Preparing,
+        image::Step::Write => Step::Writing,
+        image::Step::Verify => Step::Verifying,
+        image::Step::ConfigDrive | image::Step::BackupTable | image::Step::FirstSectors => Step::Configuring,
+    };
+    Progress { step, done_bytes: update.done, total_bytes: update.total.unwrap_or(0) }
+}
+
+fn format(declared: ImageFormat) -> Format {
+    match declared {
+        ImageFormat::Raw => Format::Raw,
+        ImageFormat::Gzip => Format::Gzip,
+        ImageFormat::Xz => Format::Xz,
+        ImageFormat::Zstd => Format::Zstd,
+        ImageFormat::Qcow2 => Format::Qcow2,
+    }
+}
+
+#[cfg(test)]
+mod tests;
