@@ -1,0 +1,115 @@
+//! The server as a user starts it: `kube-baremetal up` in a process of its own.
+
+use std::{path::PathBuf, process::Stdio, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use kube::{
+    Client,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use tokio::{
+    process::{Child, Command},
+    time::{Instant, sleep},
+};
+
+use super::Options;
+
+/// A running server.
+pub struct Server {
+    child: Child,
+    kubeconfig: PathBuf,
+    log: PathBuf,
+    /// Port of the boot server.
+    pub http_port: u16,
+}
+
+/// A port of the loopback that is free now.
+pub fn free_port() -> Result<u16> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").context("looking for a free port")?;
+    Ok(listener.local_addr()?.port())
+}
+
+impl Server {
+    /// Starts it; does not wait until it answers.
+    pub async fn start(options: &Options) -> Result<Self> {
+        let (api, http, agent) = (free_port()?, free_port()?, free_port()?);
+        let kubeconfig = options.state.join("kubeconfig");
+        let log = options.state.join("server.log");
+        let output = std::fs::File::create(&log).with_context(|| format!("creating {}", log.display()))?;
+        let child = Command::new(&options.program)
+            .arg("up")
+            .arg("--data-dir")
+            .arg(options.state.join("server"))
+            .arg("--kubeconfig")
+            .arg(&kubeconfig)
+            .args(["--api-listen", &format!("127.0.0.1:{api}")])
+            .args(["--http-listen", &format!("127.0.0.1:{http}")])
+            .args(["--agent-listen", &format!("127.0.0.1:{agent}")])
+            // QEMU's user networking shows this host's loopback to a guest as 10.0.2.2.
+            .args(["--advertise", "10.0.2.2"])
+            .arg("--media-dir")
+            .arg(&options.media)
+            .arg("--image-dir")
+            .arg(options.image.parent().context("the image has no folder")?)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("starting {}", options.program.display()))?;
+        Ok(Self { child, kubeconfig, log, http_port: http })
+    }
+
+    /// A client through the kubeconfig that the server wrote, once the API answers.
+    pub async fn client(&mut self) -> Result<Client> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the server ended with {status}: {}", self.last_words());
+            }
+            let problem = match self.try_client().await {
+                Ok(client) => return Ok(client),
+                Err(problem) => problem,
+            };
+            if Instant::now() > deadline {
+                return Err(problem.context(format!("the server did not answer within 60 s; see {}", self.log.display())));
+            }
+            sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    async fn try_client(&self) -> Result<Client> {
+        let kubeconfig = Kubeconfig::read_from(&self.kubeconfig)?;
+        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+        let client = Client::try_from(config)?;
+        let crds: kube::Api<api::BareMetalInstance> = kube::Api::all(client.clone());
+        crds.list(&Default::default()).await?;
+        Ok(client)
+    }
+
+    /// Returns only when the server ends by itself, which it never should.
+    pub async fn watch(&mut self) -> anyhow::Error {
+        match self.child.wait().await {
+            Ok(status) => anyhow::anyhow!("the server ended with {status}: {}", self.last_words()),
+            Err(error) => anyhow::Error::from(error).context("waiting for the server"),
+        }
+    }
+
+    /// Asks it to end and waits.
+    pub async fn stop(mut self) -> Result<()> {
+        if let Some(pid) = self.child.id().and_then(|p| i32::try_from(p).ok()).and_then(rustix::process::Pid::from_raw) {
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM).context("stopping the server")?;
+        }
+        match tokio::time::timeout(Duration::from_secs(20), self.child.wait()).await {
+            Ok(status) if status.as_ref().is_ok_and(|s| s.success()) => Ok(()),
+            Ok(status) => bail!("the server ended with {status:?} when it was asked to stop: {}", self.last_words()),
+            Err(_) => bail!("the server did not stop within 20 s of being asked"),
+        }
+    }
+
+    fn last_words(&self) -> String {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().rev().take(15).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+}
