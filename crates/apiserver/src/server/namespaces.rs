@@ -1,0 +1,98 @@
+//! The life of namespaces: the ones that always exist, and the emptying of deleted ones.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::core::Core;
+use super::delete::DeleteOptions;
+use super::registry::{NAMESPACES, ResourceInfo};
+use super::request::{FieldValidation, WriteOptions};
+use super::status::{ApiError, ApiResult};
+use crate::store::Key;
+
+/// The namespaces that exist from the start.
+pub const INITIAL: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+
+fn info(core: &Core) -> ApiResult<Arc<ResourceInfo>> {
+    core.registry().get("", "v1", "namespaces").ok_or_else(|| ApiError::internal("namespaces are not served"))
+}
+
+/// Creates the initial namespaces that are missing.
+pub async fn ensure(core: &Core) -> ApiResult<()> {
+    let info = info(core)?;
+    let options =
+        WriteOptions { dry_run: false, field_validation: FieldValidation::Ignore, manager: "kube-apiserver".to_owned(), manager_given: true, force: None };
+    for name in INITIAL {
+        if core.store.get(&core.key(&info, "", name)).is_none() {
+            match core.create(&info, "", json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } }), &[], &options, &mut Vec::new()).await {
+                Ok(_) => {}
+                Err(error) if error.reason == "AlreadyExists" => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The controller; it ends with the server.
+pub async fn run(core: Arc<Core>) {
+    loop {
+        let key = tokio::select! {
+            key = core.namespaces.next() => key,
+            () = core.stop.cancelled() => return,
+        };
+        if let Err(error) = empty(&core, &key).await {
+            tracing::warn!(namespace = key.name(), error = error.message, "a deleted namespace could not be emptied");
+        }
+    }
+}
+
+/// Deletes what a deleted namespace holds; lets it go when nothing is left. Each object that goes queues it again.
+async fn empty(core: &Core, key: &Key) -> ApiResult<()> {
+    let Some(namespace) = core.store.get(key).filter(|namespace| namespace.meta.deleting && *key.resource == *NAMESPACES) else {
+        return Ok(());
+    };
+    let info = info(core)?;
+    for object in core.store.in_namespace(key.name()) {
+        if object.meta.deleting {
+            continue;
+        }
+        let Some(info) = core.registry().by_storage(&object.key.resource) else { continue };
+        let options = DeleteOptions { uid: Some(object.meta.uid.to_string()), ..DeleteOptions::default() };
+        match core.delete(&info, key.name(), object.key.name(), &options).await {
+            Ok(_) => {}
+            Err(error) if error.code == 404 || error.code == 409 => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let left = core.store.in_namespace(key.name());
+    core.amend(&info, &namespace, |value| {
+        if left.is_empty() {
+            if let Some(spec) = value.get_mut("spec").and_then(Value::as_object_mut) {
+                let others: Vec<Value> = spec
+                    .get("finalizers")
+                    .and_then(Value::as_array)
+                    .map(|list| list.iter().filter(|name| **name != json!("kubernetes")).cloned().collect())
+                    .unwrap_or_default();
+                if others.is_empty() {
+                    spec.remove("finalizers");
+                } else {
+                    spec.insert("finalizers".to_owned(), json!(others));
+                }
+            }
+            return;
+        }
+        let finalizers: Vec<String> = left.iter().flat_map(|object| super::metadata::finalizers(&object.value())).collect();
+        let message = format!("Some content in the namespace has finalizers remaining: {} in {} resource instances", finalizers.join(", "), left.len());
+        let known = value.pointer("/status/conditions/0/message").cloned();
+        if known != Some(json!(message)) {
+            value["status"]["conditions"] = json!([{
+                "type": "NamespaceFinalizersRemaining", "status": "True", "reason": "SomeFinalizersRemain", "message": message,
+                "lastTransitionTime": super::metadata::now_text(),
+            }]);
+        }
+    })
+    .await?;
+    Ok(())
+}
