@@ -1,1 +1,77 @@
-fn main() {}
+//! The `kube-baremetal` command: argument parsing and wiring. Everything that does something lives in the other crates.
+
+mod crds;
+mod lab;
+mod logging;
+mod media;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Bare machines as a cloud: they boot from the network, appear in Kubernetes, are claimed, imaged, released and erased.
+#[derive(Debug, Parser)]
+#[command(name = "kube-baremetal", version, max_term_width = 120)]
+struct Arguments {
+    /// How much to log, as in `info` or `operator=debug,info`.
+    #[arg(long, global = true, env = "KBM_LOG", default_value = "info")]
+    log: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the whole system in this process: embedded Kubernetes API, operator, boot server.
+    Up(Box<up::Arguments>),
+    /// Print the CustomResourceDefinitions as YAML.
+    Crds,
+    /// Build what machines boot from the network.
+    Bootmedia {
+        #[command(subcommand)]
+        command: media::Command,
+    },
+    /// Machines to try things on, in QEMU.
+    Lab {
+        #[command(subcommand)]
+        command: lab::Command,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("kube-baremetal: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<()> {
+    logging::start(&arguments.log)?;
+    match arguments.command {
+        Command::Crds => crds::print(),
+        Command::Bootmedia { command } => media::run(command),
+        Command::Up(up) => runtime()?.block_on(up::run(*up)),
+        Command::Lab { command } => runtime()?.block_on(lab::run(command)),
+    }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    // Two libraries could each bring a TLS provider; this is the one that every part uses.
+    rustls::crypto::ring::default_provider().install_default().map_err(|_| anyhow::anyhow!("a TLS provider is installed already"))?;
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,68 @@
+# Front door of the project: `make help`.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+CARGO ?= cargo
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+KBM := $(TARGET)/debug/kube-baremetal
+AGENT := $(TARGET)/agent/x86_64-unknown-linux-gnu/agent/kube-baremetal-agent
+MEDIA := $(TARGET)/bootmedia
+IMAGE := $(TARGET)/images/debian.raw.zst
+
+.PHONY: help
+help: ## Show the targets
+	@echo "Kube BareMetal: bare machines as a cloud"; echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## Install what is missing: Debian packages, Rust
+	@scripts/setup
+
+.PHONY: build
+build: setup ## Build the kube-baremetal command
+	$(CARGO) build -p cli
+
+.PHONY: agent
+agent: setup ## Build the static agent that runs on the machines
+	@# Static linking is a flag for every crate, so the agent has a target folder of its own.
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build -p agent --bin kube-baremetal-agent --target x86_64-unknown-linux-gnu --profile agent --target-dir $(TARGET)/agent
+
+.PHONY: bootmedia linuxkit
+bootmedia: build agent ## Build kernel and initramfs for network boot
+	@mkdir -p $(HOME)/.cache/kube-baremetal/packages
+	$(KBM) bootmedia build --agent $(AGENT) --output $(MEDIA) --cache $(HOME)/.cache/kube-baremetal/packages
+linuxkit: bootmedia
+
+.PHONY: image
+image: setup ## Build the Debian disk image (kept by content)
+	@scripts/cached debian $(IMAGE) images/debian/build -- images/debian/build OUT
+
+.PHONY: demo
+demo: build bootmedia image ## Show the whole life of two machines in QEMU
+	$(KBM) --log warn lab demo --media $(MEDIA) --image $(IMAGE) --state $(TARGET)/demo
+
+.PHONY: test
+test: setup ## Everything set up, all tests
+	$(CARGO) build --workspace --all-targets
+	$(CARGO) test --workspace
+	scripts/test-setup
+	CI=true $(MAKE) --no-print-directory demo
+
+.PHONY: check
+check: setup ## Formatting and lints
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+.PHONY: generate
+generate: build ## Write the generated files again
+	$(KBM) crds > deploy/crds/kube-baremetal.yaml
+
+.PHONY: deny
+deny: ## Check licences, advisories and duplicate crates (needs cargo-deny)
+	$(CARGO) deny check
+
+.PHONY: clean
+clean: ## Remove everything that was built (kept downloads stay in ~/.cache/kube-baremetal)
+	$(CARGO) clean

@@ -1,0 +1,211 @@
+//! `kube-baremetal up`: the embedded API, the operator and netboot in one process.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::{api::core::v1::Namespace, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{Patch, PatchParams},
+    runtime::{conditions, wait::await_condition},
+};
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+const OPERATOR_NAMESPACE: &str = "kube-baremetal-system";
+const NETBOOT_NAMESPACE: &str = "kube-baremetal-netboot";
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Where everything is kept. Default: $XDG_DATA_HOME/kube-baremetal or ~/.local/share/kube-baremetal.
+    #[arg(long, env = "KBM_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// Where the kubeconfig is written. Default: `kubeconfig` in the data folder.
+    #[arg(long)]
+    kubeconfig: Option<PathBuf>,
+    /// Where the Kubernetes API listens.
+    #[arg(long, default_value = "127.0.0.1:6443")]
+    api_listen: SocketAddr,
+    /// Where boot scripts, boot media and images are served (plain HTTP).
+    #[arg(long, default_value = "0.0.0.0:8080")]
+    http_listen: SocketAddr,
+    /// Where agents connect (TLS, pinned).
+    #[arg(long, default_value = "0.0.0.0:8443")]
+    agent_listen: SocketAddr,
+    /// Address or name by which machines reach this host; may be given more than once. Default: the address of the default route.
+    #[arg(long)]
+    advertise: Vec<String>,
+    /// Folder with the boot media (`kube-baremetal bootmedia build`).
+    #[arg(long, default_value = "target/bootmedia")]
+    media_dir: PathBuf,
+    /// Folder whose image files are served below /images/.
+    #[arg(long)]
+    image_dir: Option<PathBuf>,
+    /// What a machine that nobody accepted gets.
+    #[arg(long, value_enum, default_value = "inventory")]
+    unaccepted: Unaccepted,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Unaccepted {
+    /// Its own disk, at once.
+    Ignore,
+    /// An inventory, some minutes to be accepted, then its own disk.
+    Inventory,
+    /// The agent, until somebody decides.
+    Hold,
+}
+
+/// Runs until SIGINT or SIGTERM, or until a part of the system ends.
+pub async fn run(arguments: Arguments) -> Result<()> {
+    let data_dir = arguments.data_dir.clone().map_or_else(default_data_dir, Ok)?;
+    std::fs::create_dir_all(&data_dir).with_context(|| format!("--data-dir: creating {}", data_dir.display()))?;
+    let advertise = advertised(&arguments)?;
+    let stop = CancellationToken::new();
+    let mut parts: JoinSet<Result<()>> = JoinSet::new();
+
+    // The API first: everything else is its client.
+    let mut config = apiserver::Config::new(&data_dir);
+    config.names = vec![arguments.api_listen.ip().to_string()];
+    let api = Arc::new(apiserver::ApiServer::open(config).await.context("opening the embedded API")?);
+    let listener = TcpListener::bind(arguments.api_listen).await.with_context(|| format!("--api-listen: listening on {}", arguments.api_listen))?;
+    let api_url = format!("https://{}", listener.local_addr()?);
+    let kubeconfig = arguments.kubeconfig.clone().unwrap_or_else(|| data_dir.join("kubeconfig"));
+    let serve = api.serve_tls(listener, stop.child_token());
+    parts.spawn(async move { serve.await.context("serving the API") });
+    let client = Client::new(api.router(apiserver::Identity::admin()), "default");
+    install(&client).await?;
+
+    let decisions = lifecycle::config::Config {
+        unaccepted: match arguments.unaccepted {
+            Unaccepted::Ignore => lifecycle::config::UnacceptedPolicy::Ignore,
+            Unaccepted::Inventory => lifecycle::config::UnacceptedPolicy::Inventory,
+            Unaccepted::Hold => lifecycle::config::UnacceptedPolicy::Hold,
+        },
+        // One machine, one LAN, no BMC: nobody could prove an identity here. Each use is told in an event.
+        allow_asserted_identity: true,
+        ..lifecycle::config::Config::default()
+    };
+    let mut netboot = netboot::Config::new(client.clone(), "up");
+    netboot.namespace = NETBOOT_NAMESPACE.to_owned();
+    netboot.http = arguments.http_listen;
+    netboot.tls = arguments.agent_listen;
+    netboot.advertise = advertise.clone();
+    netboot.image_dir = arguments.image_dir.clone();
+    netboot.decisions = decisions.clone();
+    let has_media = arguments.media_dir.is_dir();
+    netboot.media_dir = has_media.then(|| arguments.media_dir.clone());
+    let netboot = netboot::Netboot::start(netboot, stop.child_token()).await.context("starting the boot server")?;
+    let addresses = netboot.addresses();
+
+    let servers = advertise.iter().map(|host| format!("https://{}:{}", bracketed(host), addresses.tls.port())).collect();
+    let mut operator = operator::Config::new(client, servers);
+    operator.operator_namespace = OPERATOR_NAMESPACE.to_owned();
+    operator.netboot_namespace = NETBOOT_NAMESPACE.to_owned();
+    operator.lifecycle = decisions;
+    let operator = operator::Operator::run(operator, stop.child_token());
+    parts.spawn(async move { operator.await.context("running the operator") });
+
+    // Last, so that whoever waits for the file finds everything ready.
+    api.write_kubeconfig(&kubeconfig, &api_url).context("writing the kubeconfig")?;
+    let boot_url = format!("http://{}:{}/boot/ipxe", bracketed(&advertise[0]), addresses.http.port());
+    println!("Kubernetes API   {api_url}");
+    println!("kubeconfig       {}", kubeconfig.display());
+    println!("boot URL         {boot_url}");
+    if !has_media {
+        println!("no boot media in {}: build them with `kube-baremetal bootmedia build`, then start again", arguments.media_dir.display());
+    }
+    println!("\nWhat to do next:");
+    println!("  1. Let your DHCP server hand out that URL as boot file (option 67) to iPXE; UEFI and BIOS machines without iPXE get it by TFTP first.");
+    println!("  2. Switch a machine on, then:   export KUBECONFIG={}; kubectl get bmd -w", kubeconfig.display());
+    println!("  3. Accept machines with a BareMetalDiscoveryPolicy, add a BareMetalImage, create a BareMetalInstance (see examples/).");
+
+    let ended = tokio::select! {
+        signal = signalled() => signal,
+        part = parts.join_next() => match part {
+            Some(Ok(Ok(()))) => Err(anyhow::anyhow!("a part of the system ended by itself")),
+            Some(Ok(Err(error))) => Err(error),
+            Some(Err(error)) => Err(anyhow::Error::from(error).context("a part of the system failed")),
+            None => Ok(()),
+        },
+    };
+    stop.cancel();
+    netboot.stopped().await;
+    while let Some(part) = parts.join_next().await {
+        if let Ok(Err(error)) = part {
+            tracing::warn!("while stopping: {error:#}");
+        }
+    }
+    api.shutdown().await;
+    ended
+}
+
+async fn signalled() -> Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).context("listening for SIGTERM")?;
+    tokio::select! {
+        result = tokio::signal::ctrl_c() => result.context("listening for SIGINT"),
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+/// The CRDs and the two namespaces, in the state that this version needs.
+async fn install(client: &Client) -> Result<()> {
+    let how = PatchParams::apply("kube-baremetal").force();
+    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
+    for crd in api::crds::all() {
+        let name = crd.name_any();
+        definitions.patch(&name, &how, &Patch::Apply(&crd)).await.with_context(|| format!("installing {name}"))?;
+    }
+    for crd in api::crds::all() {
+        let name = crd.name_any();
+        let ready = await_condition(definitions.clone(), &name, conditions::is_crd_established());
+        tokio::time::timeout(std::time::Duration::from_secs(30), ready)
+            .await
+            .with_context(|| format!("{name} was not established within 30 s"))?
+            .with_context(|| format!("waiting for {name}"))?;
+    }
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    for name in [OPERATOR_NAMESPACE, NETBOOT_NAMESPACE] {
+        let namespace = serde_json::json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } });
+        namespaces.patch(name, &how, &Patch::Apply(&namespace)).await.with_context(|| format!("creating namespace {name}"))?;
+    }
+    Ok(())
+}
+
+fn default_data_dir() -> Result<PathBuf> {
+    let base = match std::env::var_os("XDG_DATA_HOME") {
+        Some(path) => PathBuf::from(path),
+        None => {
+            let home = std::env::var_os("HOME").context("neither --data-dir nor $HOME says where to keep data")?;
+            PathBuf::from(home).join(".local/share")
+        }
+    };
+    Ok(base.join("kube-baremetal"))
+}
+
+/// The addresses that machines are told.
+fn advertised(arguments: &Arguments) -> Result<Vec<String>> {
+    if !arguments.advertise.is_empty() {
+        return Ok(arguments.advertise.clone());
+    }
+    if !arguments.http_listen.ip().is_unspecified() {
+        return Ok(vec![arguments.http_listen.ip().to_string()]);
+    }
+    // Connecting a UDP socket sends nothing; it only asks the kernel which of our addresses faces that way.
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").context("--advertise was not given, and no socket can be opened to find an address")?;
+    let found = socket.connect("192.0.2.1:9").and_then(|()| socket.local_addr());
+    let address = found.context("--advertise was not given, and this host has no default route: say by which address machines reach it")?.ip();
+    ensure!(!address.is_loopback(), "--advertise was not given, and only the loopback was found: say by which address machines reach this host");
+    Ok(vec![address.to_string()])
+}
+
+fn bracketed(host: &str) -> String {
+    match host.parse::<IpAddr>() {
+        Ok(IpAddr::V6(address)) => format!("[{address}]"),
+        _ => host.to_owned(),
+    }
+}
