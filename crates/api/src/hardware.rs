@@ -237,6 +237,22 @@ pub struct BareMetalHardwareStatus {
     /// Fingerprint of what the root disk held when the machine was accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accepted_contents: Option<String>,
+    /// UID of the claim that this status reflects; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim_uid: Option<String>,
+    /// Whether an image order was ever issued for that claim: from then on the disk may hold its data.
+    #[serde(default)]
+    pub written: bool,
+    /// The verified installation on the root disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installed: Option<InstalledImage>,
+    /// Whether the machine should be off, because its instance says `running: false`.
+    #[serde(default)]
+    pub power_off: bool,
+    /// UIDs of the claims released last, newest last. A released claim is never taken up again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub released_claims: Vec<String>,
     /// The order in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<Order>,
@@ -274,4 +290,29 @@ pub struct SelectedDisk {
     pub size_bytes: u64,
     /// Logical sector size in bytes.
     pub logical_sector_bytes: u32,
+}
+
+/// How it is known that an image stands on a disk, whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum InstalledEvidence {
+    /// The order's result said so, with read-back evidence.
+    OrderResult,
+    /// The marker of a finished installation was found on the disk.
+    DiskMarker,
+}
+
+/// A verified installation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InstalledImage {
+    /// UID of the claim it was written for.
+    pub claim_uid: String,
+    /// The order that wrote it.
+    pub order_id: String,
+    /// Digest of the image as served.
+    pub image_digest: String,
+    /// How it is known.
+    pub evidence: InstalledEvidence,
+    /// When it became known.
+    pub since: Time,
 }

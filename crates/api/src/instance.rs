@@ -160,6 +160,10 @@ pub struct BareMetalInstanceStatus {
     /// Generation of the spec that this status reflects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+    /// The machine's `claimRef` was seen to name this instance. From here on a deletion waits for the machine's release, and not before
+    /// here is an image order issued.
+    #[serde(default)]
+    pub claimed: bool,
     /// Addresses in CIDR form; the first is the one to reach it by.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<String>,

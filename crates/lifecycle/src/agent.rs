@@ -1,0 +1,196 @@
+//! What is an agent (or a guest helper) told right now?
+//!
+//! A destructive order is never made here: it is the one the operator wrote into `BareMetalHardware.status.order`, or none. This
+//! function decides only whether that order may be handed to this session now. The caller reads both objects freshly before it hands
+//! out anything destructive, and writes [`Instruction::accept`] by compare and swap first.
+
+use agent_protocol::{
+    guest::GuestAction,
+    order::{Order, OrderKind, RebootTarget},
+};
+use api::{
+    BareMetalDiscovery, BareMetalHardware, HardwarePhase,
+    discovery::{AcceptedOrder, IdentityProof},
+};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::{
+    boot,
+    config::{Config, UnacceptedPolicy},
+    view,
+};
+
+/// What is known when a session asks for its order.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionFacts<'a> {
+    /// The machine's discovery.
+    pub discovery: &'a BareMetalDiscovery,
+    /// Its hardware, where somebody accepted it.
+    pub hardware: Option<&'a BareMetalHardware>,
+    /// Id of the session that asks.
+    pub session: &'a str,
+    /// Times and choices.
+    pub config: &'a Config,
+    /// The server's clock.
+    pub now: Timestamp,
+}
+
+/// The answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Instruction {
+    /// What to do.
+    pub order: Order,
+    /// Phase and reason in one line, for the console.
+    pub note: String,
+    /// To be stored in the discovery before the order is handed out. `None`: nothing destructive, or already noted for this session.
+    pub accept: Option<AcceptedOrder>,
+}
+
+fn simple(kind: OrderKind, facts: &SessionFacts<'_>, note: impl Into<String>) -> Instruction {
+    let word = match kind {
+        OrderKind::Reboot => "reboot",
+        OrderKind::PowerOff => "off",
+        OrderKind::Wait | OrderKind::Erase | OrderKind::Image => "",
+    };
+    Instruction {
+        order: Order {
+            // One order per session and kind: asked again, the agent sees that it is the same.
+            id: if word.is_empty() {
+                String::new()
+            } else {
+                format!("{word}-{}", facts.session)
+            },
+            kind,
+            hardware: facts.hardware.and_then(|h| h.metadata.name.clone()).unwrap_or_default(),
+            reboot: (kind == OrderKind::Reboot).then_some(RebootTarget::Disk),
+            ..Order::wait()
+        },
+        note: note.into(),
+        accept: None,
+    }
+}
+
+/// Decides what the session is told.
+pub fn instruction(facts: &SessionFacts<'_>) -> Instruction {
+    let wait = |note: String| simple(OrderKind::Wait, facts, note);
+    let seen = facts.discovery.status.as_ref();
+    let Some(session) = seen.and_then(|s| s.session.as_ref()).filter(|s| s.id == facts.session) else {
+        return wait("This session is not the machine's latest".to_owned());
+    };
+    let Some(hardware) = facts.hardware else {
+        let over =
+            facts.config.unaccepted == UnacceptedPolicy::Inventory && boot::hold_is_over(Some(facts.discovery), facts.config, facts.now);
+        return if over {
+            simple(OrderKind::Reboot, facts, "Nobody accepted this machine; it boots its own disk")
+        } else {
+            wait("Waiting for a policy or a person to accept this machine".to_owned())
+        };
+    };
+    let status = hardware.status.clone().unwrap_or_default();
+    let place = if status.reason.is_empty() {
+        format!("{:?}", status.phase)
+    } else {
+        format!("{:?}: {}", status.phase, status.reason)
+    };
+    if Some(&hardware.spec.discovery_name) != facts.discovery.metadata.name.as_ref() {
+        return wait("The hardware object names another machine".to_owned());
+    }
+    let claim = hardware.spec.claim_ref.as_ref();
+    let releasing = view::is_releasing(hardware);
+    if let Some(claim) = claim
+        && !releasing
+        && status.phase != HardwarePhase::Quarantined
+        && view::is_installed(hardware, Some(facts.discovery))
+    {
+        let owner = format!("{}/{}", claim.namespace, claim.name);
+        return if status.power_off {
+            simple(OrderKind::PowerOff, facts, format!("Installed for {owner}, which is stopped"))
+        } else {
+            simple(OrderKind::Reboot, facts, format!("Installed for {owner}; booting it"))
+        };
+    }
+    let Some(order) = status.order.as_ref().filter(|o| o.kind.is_destructive()) else {
+        return wait(place);
+    };
+    if let Some(why) = reason_not_to_hand_out(facts, hardware, order, session.proof) {
+        return wait(format!("{place} ({why})"));
+    }
+    let noted = seen
+        .and_then(|s| s.accepted_order.as_ref())
+        .is_some_and(|a| a.id == order.id && a.session == facts.session);
+    Instruction {
+        order: order.clone(),
+        note: place,
+        accept: (!noted).then(|| AcceptedOrder {
+            id: order.id.clone(),
+            kind: order.kind,
+            claim_uid: order.claim.as_ref().map(|c| c.uid.clone()).unwrap_or_default(),
+            session: facts.session.to_owned(),
+            accepted_at: Time(facts.now),
+        }),
+    }
+}
+
+/// Every condition under which a written order stays in the drawer. `None`: hand it out.
+fn reason_not_to_hand_out(
+    facts: &SessionFacts<'_>,
+    hardware: &BareMetalHardware,
+    order: &Order,
+    proof: IdentityProof,
+) -> Option<&'static str> {
+    if Some(&order.hardware) != hardware.metadata.name.as_ref() {
+        return Some("the order is for other hardware");
+    }
+    if hardware.spec.maintenance {
+        return Some("in maintenance");
+    }
+    if view::result_of(Some(facts.discovery), &order.id).is_some() {
+        return Some("its result is stored");
+    }
+    if order.disk.is_none() {
+        return Some("the order names no disk");
+    }
+    let claim = hardware.spec.claim_ref.as_ref();
+    if claim.map(|c| c.uid.as_str()) != order.claim.as_ref().map(|c| c.uid.as_str()) {
+        return Some("the order serves another claim");
+    }
+    if order.kind == OrderKind::Image {
+        let Some(claim) = claim else {
+            return Some("an image needs a claim");
+        };
+        if view::is_releasing(hardware) {
+            return Some("the claim is being released");
+        }
+        if proof == IdentityProof::Asserted && !facts.config.allow_asserted_identity {
+            return Some("this session's identity is not proven");
+        }
+        if view::marked_for(Some(facts.discovery), &claim.uid).is_some() {
+            return Some("the image already stands on the disk");
+        }
+    }
+    None
+}
+
+/// What the guest helper of an instance is told.
+pub fn guest_action(hardware: Option<&BareMetalHardware>, instance_uid: &str) -> GuestAction {
+    let Some(hardware) = hardware else {
+        return GuestAction::Wait;
+    };
+    let claim = hardware.spec.claim_ref.as_ref().map(|c| c.uid.as_str());
+    let status = hardware.status.as_ref();
+    if claim == Some(instance_uid) {
+        if view::is_releasing(hardware) {
+            return GuestAction::RebootToAgent;
+        }
+        if status.is_some_and(|s| s.power_off && s.claim_uid.as_deref() == Some(instance_uid)) {
+            return GuestAction::PowerOff;
+        }
+        return GuestAction::Wait;
+    }
+    // Released (by force) while it could not be reached: it must not go on running.
+    if status.is_some_and(|s| s.released_claims.iter().any(|u| u == instance_uid)) {
+        return GuestAction::RebootToAgent;
+    }
+    GuestAction::Wait
+}

@@ -1,0 +1,521 @@
+//! A machine with a claim: rebinding, image order, use, release.
+
+use agent_protocol::{
+    disk::{ContentsState, DiskContents, DiskMarker},
+    order::FaultReason,
+};
+use api::{
+    BareMetalInstance, HardwarePhase, conditions,
+    hardware::{ClaimRef, InstalledEvidence, InstalledImage, SelectedDisk},
+};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::{
+    Readiness, SpecChange,
+    draft::{Draft, Standing},
+    free,
+};
+use crate::{orders, view};
+
+/// How many released claims are remembered.
+const REMEMBERED_RELEASES: usize = 8;
+
+pub(super) fn decide(draft: &mut Draft<'_>, claim: &ClaimRef) {
+    let facts = draft.facts;
+    if draft.old.released_claims.contains(&claim.uid) {
+        // The release has ended and is on record; what is left is to take the claim off.
+        keep_waiting(draft);
+        draft.spec = Some(SpecChange::ClearClaim);
+        draft.release_addresses = true;
+        return;
+    }
+    let known = draft.old.claim_uid.as_deref() == Some(claim.uid.as_str());
+    if known && draft.old.phase == HardwarePhase::Releasing {
+        // A release that has begun goes on, whatever an older view of the instance says.
+        return release(draft, claim, facts.claimant);
+    }
+    let Some(instance) = facts.claimant else {
+        return claimant_missing(draft, claim, known);
+    };
+    let uid = instance.metadata.uid.as_deref().unwrap_or_default();
+    if uid != claim.uid {
+        return claimant_replaced(draft, claim, instance, known);
+    }
+    if !known {
+        adopt_claim(draft, claim);
+    }
+    if instance.metadata.deletion_timestamp.is_some() {
+        if instance.spec.deletion_protection && !instance.spec.force_release {
+            keep_waiting(draft);
+            return live(draft, claim, instance);
+        }
+        return release(draft, claim, Some(instance));
+    }
+    live(draft, claim, instance);
+}
+
+/// The status speaks of this claim from now on.
+fn adopt_claim(draft: &mut Draft<'_>, claim: &ClaimRef) {
+    let renamed = draft.old.installed.clone().filter(|i| {
+        // The claim was re-identified: same installation, new uid.
+        Some(&i.claim_uid) == draft.old.claim_uid.as_ref() && !draft.old.released_claims.contains(&i.claim_uid)
+    });
+    // A status that never saw a claim, on a machine that was seen free, knows that nothing was written. One that was lost does not.
+    let knows = draft.old.phase == HardwarePhase::Ready && renamed.is_none();
+    draft.new.claim_uid = Some(claim.uid.clone());
+    draft.new.written = !knows;
+    draft.new.installed = renamed.map(|i| InstalledImage {
+        claim_uid: claim.uid.clone(),
+        ..i
+    });
+    if knows {
+        draft.drop_order();
+    }
+}
+
+fn keep_waiting(draft: &mut Draft<'_>) {
+    draft.new.reason.clone_from(&draft.old.reason);
+    draft.new.message.clone_from(&draft.old.message);
+}
+
+/// The claim's instance is not there at all.
+fn claimant_missing(draft: &mut Draft<'_>, claim: &ClaimRef, known: bool) {
+    let since = draft.old.phase_since.as_ref().map_or(draft.facts.now, |t| t.0);
+    let then = since.saturating_add(draft.facts.config.missing_claimant_grace).unwrap_or(since);
+    let phase = draft.old.phase;
+    if known && !draft.old.written || !known && phase == HardwarePhase::Ready {
+        // Nothing was ever ordered for it.
+        keep_waiting(draft);
+        if draft.due(then) {
+            draft.spec = Some(SpecChange::ClearClaim);
+        }
+        return;
+    }
+    orphan(
+        draft,
+        phase,
+        "ClaimantMissing",
+        format!(
+            "The instance {}/{} (uid {}) that has this machine does not exist. Nothing is erased for it. Restore the instance; or, to give its data up, remove spec.claimRef of BareMetalHardware {} and consent to the contents that are then shown",
+            claim.namespace,
+            claim.name,
+            claim.uid,
+            draft.name()
+        ),
+    );
+}
+
+/// Another instance has the name that the claim names.
+fn claimant_replaced(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInstance, known: bool) {
+    let uid = instance.metadata.uid.clone().unwrap_or_default();
+    let wants = instance.spec.hardware_name.as_deref() == Some(draft.name());
+    let installed = draft.old.installed.as_ref().is_some_and(|i| i.claim_uid == claim.uid);
+    let on_disk = draft.old.root_disk.clone().and_then(|d| draft.contents(&d)).is_some_and(|c| {
+        c.state == ContentsState::Marked && c.marker.as_ref().is_some_and(|m| m.instance_uid == claim.uid && names(m, claim))
+    });
+    if wants && (installed || on_disk) && !draft.old.released_claims.contains(&uid) {
+        keep_waiting(draft);
+        draft.new = draft.old.clone();
+        draft.transient = true;
+        draft.spec = Some(SpecChange::SetClaim(ClaimRef { uid, ..claim.clone() }));
+        draft.event(
+            false,
+            "Rebound",
+            format!(
+                "Instance {}/{} has a new uid; its installation was recognised",
+                claim.namespace, claim.name
+            ),
+        );
+        return;
+    }
+    if known && !draft.old.written {
+        keep_waiting(draft);
+        draft.spec = Some(SpecChange::ClearClaim);
+        return;
+    }
+    let phase = draft.old.phase;
+    orphan(
+        draft,
+        phase,
+        "ClaimantReplaced",
+        format!(
+            "The instance {}/{} has uid {uid}, the claim names uid {}, and the disk's marker was not seen. Nothing is erased for it. Set the instance's spec.hardwareName to {} and boot the machine into the agent; or remove spec.claimRef to give the data up",
+            claim.namespace,
+            claim.name,
+            claim.uid,
+            draft.name()
+        ),
+    );
+}
+
+/// A claim that nobody stands for: no order, and a person decides.
+fn orphan(draft: &mut Draft<'_>, phase: HardwarePhase, reason: &str, message: String) {
+    draft.drop_order();
+    if draft.old.reason != reason {
+        draft.event(true, "ClaimUnclear", message.clone());
+    }
+    let phase = if phase == HardwarePhase::InUse {
+        phase
+    } else {
+        HardwarePhase::Reserved
+    };
+    draft.wait(phase, reason, message);
+}
+
+fn names(marker: &DiskMarker, claim: &ClaimRef) -> bool {
+    marker.instance == format!("{}/{}", claim.namespace, claim.name)
+}
+
+/// The installation for this claim, where it is known to be whole.
+fn installation(draft: &Draft<'_>, claim: &ClaimRef) -> Option<InstalledImage> {
+    if let Some(known) = draft.new.installed.clone().filter(|i| i.claim_uid == claim.uid) {
+        return Some(known);
+    }
+    let now = Time(draft.facts.now);
+    if let Some(result) = view::image_result(draft.facts.discovery, &claim.uid)
+        && let Some(image) = &result.image
+    {
+        return Some(InstalledImage {
+            claim_uid: claim.uid.clone(),
+            order_id: result.order_id.clone(),
+            image_digest: image.digest.clone(),
+            evidence: InstalledEvidence::OrderResult,
+            since: now,
+        });
+    }
+    let seen = view::seen(draft.facts.discovery)?;
+    let marker = seen.inventory.as_ref()?.disks.iter().find_map(|d| {
+        let marker = d.contents.marker.as_ref().filter(|_| d.contents.state == ContentsState::Marked)?;
+        let ours = marker.instance_uid == claim.uid
+            || (names(marker, claim) && !marker.instance_uid.is_empty() && !draft.old.released_claims.contains(&marker.instance_uid));
+        ours.then_some(marker)
+    })?;
+    Some(InstalledImage {
+        claim_uid: claim.uid.clone(),
+        order_id: marker.order_id.clone(),
+        image_digest: marker.image_digest.clone(),
+        evidence: InstalledEvidence::DiskMarker,
+        since: now,
+    })
+}
+
+/// The instance is there and wants the machine.
+fn live(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInstance) {
+    draft.new.power_off = !instance.spec.running;
+    if let Some(installed) = installation(draft, claim) {
+        if draft.old.phase != HardwarePhase::InUse {
+            draft.event(
+                false,
+                "Installed",
+                format!("The image for {}/{} stands on the disk, verified", claim.namespace, claim.name),
+            );
+        }
+        draft.new.installed = Some(installed);
+        draft.new.written = true;
+        draft.drop_order();
+        draft.clear(conditions::FOREIGN_DATA);
+        draft.clear(conditions::POWER_CYCLE_NEEDED);
+        draft.set(conditions::INSPECTED, true, "InUse", "The root disk holds the instance");
+        draft.phase(HardwarePhase::InUse);
+        return;
+    }
+    provision(draft, claim, instance);
+}
+
+fn provision(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInstance) {
+    let facts = draft.facts;
+    let waiting_phase = if draft.old.order.is_some() && draft.old.phase == HardwarePhase::Provisioning {
+        HardwarePhase::Provisioning
+    } else {
+        HardwarePhase::Reserved
+    };
+    if !instance.status.as_ref().is_some_and(|s| s.claimed) {
+        // The instance's own acknowledgement comes within moments; it is what a deletion waits on.
+        draft.wait(
+            HardwarePhase::Reserved,
+            "AwaitingInstance",
+            "Waiting for the instance to acknowledge the claim",
+        );
+        draft.transient = draft.old.phase == HardwarePhase::Ready;
+        return;
+    }
+    if facts.hardware.spec.maintenance {
+        draft.wait(
+            waiting_phase,
+            "Maintenance",
+            "No order is given while spec.maintenance is true; set it to false to go on",
+        );
+        return;
+    }
+    let Some(image) = facts.image else {
+        draft.wait(
+            waiting_phase,
+            "ImageNotFound",
+            format!(
+                "There is no BareMetalImage {}: create it, or correct spec.image of the instance",
+                instance.spec.image
+            ),
+        );
+        return;
+    };
+    for ready in [facts.endpoints, facts.seed_input] {
+        if let Readiness::Waiting { reason, message } = ready {
+            draft.wait(waiting_phase, reason, message.clone());
+            return;
+        }
+    }
+    let Some(disk) = draft.inspect(true) else {
+        draft.wait_for_inspection(waiting_phase);
+        return;
+    };
+    if draft.trusted_session().is_none() {
+        if draft.session().is_some() {
+            draft.wait(
+                waiting_phase,
+                "IdentityNotProven",
+                "The machine's identity is only asserted, and asserted identities are not allowed here: power-cycle it through its BMC, or allow asserted identities",
+            );
+            return;
+        }
+        let since = draft.old.phase_since.as_ref().map_or(facts.now, |t| t.0);
+        let asked = draft.watch_for_return(since);
+        draft.wait(
+            waiting_phase,
+            if asked { "PowerCycleNeeded" } else { "AgentNotConnected" },
+            format!("Waiting for the machine to boot into the agent: {}", draft.describe()),
+        );
+        return;
+    }
+    draft.clear(conditions::POWER_CYCLE_NEEDED);
+    let Some(found) = draft.contents(&disk) else {
+        draft.wait(
+            waiting_phase,
+            "NoInventory",
+            "Waiting for the machine to report what its root disk holds",
+        );
+        return;
+    };
+    let mut expected = vec![orders::blank(), orders::interrupted(&claim.uid)];
+    if !permitted(&found, claim, draft) {
+        if !draft.consented(&found) {
+            draft.foreign_data(waiting_phase, &disk, &found);
+            return;
+        }
+        let marker_uid = found.marker.as_ref().map(|m| m.instance_uid.as_str());
+        match found.state {
+            ContentsState::Foreign => expected.push(orders::foreign(&found.fingerprint)),
+            ContentsState::Marked => expected.extend(marker_uid.map(orders::marked)),
+            ContentsState::Interrupted => expected.extend(marker_uid.map(orders::interrupted)),
+            ContentsState::Blank | ContentsState::Unreadable => {}
+        }
+    }
+    draft.clear(conditions::FOREIGN_DATA);
+    let wanted = orders::image(
+        facts.hardware,
+        orders::claim(claim),
+        &disk,
+        expected,
+        image,
+        instance.spec.config_drive,
+    );
+    let standing = draft.put_in_force(wanted);
+    draft.new.written = true;
+    draft.seed_wanted = standing == Standing::InForce;
+    match draft.order_fault() {
+        Some((reason, message)) => draft.wait(HardwarePhase::Provisioning, &reason, message),
+        None => draft.phase(HardwarePhase::Provisioning),
+    }
+}
+
+/// What an image may be written over without asking anybody.
+fn permitted(found: &DiskContents, claim: &ClaimRef, draft: &Draft<'_>) -> bool {
+    match found.state {
+        ContentsState::Blank => true,
+        ContentsState::Interrupted => found
+            .marker
+            .as_ref()
+            .is_some_and(|m| m.instance_uid == claim.uid || draft.new.order.as_ref().is_some_and(|o| o.id == m.order_id)),
+        ContentsState::Foreign | ContentsState::Marked | ContentsState::Unreadable => false,
+    }
+}
+
+/// Records the end of a release. The claim is taken off by the next decision.
+fn end_release(draft: &mut Draft<'_>, claim: &ClaimRef) {
+    draft.new.released_claims.push(claim.uid.clone());
+    let surplus = draft.new.released_claims.len().saturating_sub(REMEMBERED_RELEASES);
+    draft.new.released_claims.drain(..surplus);
+    draft.new.written = false;
+    draft.new.installed = None;
+    draft.new.power_off = false;
+    draft.release_addresses = true;
+    draft.drop_order();
+    draft.clear(conditions::POWER_CYCLE_NEEDED);
+    draft.clear(conditions::FOREIGN_DATA);
+}
+
+fn release(draft: &mut Draft<'_>, claim: &ClaimRef, instance: Option<&BareMetalInstance>) {
+    let facts = draft.facts;
+    draft.new.power_off = false;
+    if instance.is_some_and(|i| i.spec.force_release && i.metadata.deletion_timestamp.is_some()) {
+        end_release(draft, claim);
+        draft.event(
+            true,
+            "ReleaseForced",
+            "The release was forced; nothing proves that the disk is clean",
+        );
+        draft.wait(
+            HardwarePhase::Quarantined,
+            "ReleaseForced",
+            format!(
+                "The release of {}/{} was forced before its disk was erased. Boot the machine into the agent and change spec.retryToken to clean it",
+                claim.namespace, claim.name
+            ),
+        );
+        return;
+    }
+    if draft.new.claim_uid.as_deref() == Some(claim.uid.as_str()) && !draft.new.written {
+        // No image order was ever issued: the disk is as it was when the machine was free.
+        end_release(draft, claim);
+        draft.phase(HardwarePhase::Ready);
+        return;
+    }
+    draft.new.installed = None;
+    draft.phase(HardwarePhase::Releasing);
+    let Some(disk) = release_disk(draft, claim) else {
+        draft.wait_for_inspection(HardwarePhase::Releasing);
+        wait_for_machine(draft, instance);
+        return;
+    };
+    if let Some(order) = draft.old.order.clone()
+        && let Some(evidence) = view::result_of(facts.discovery, &order.id).and_then(|r| free::proven_erase(&order, r))
+        && order.claim.as_ref().is_some_and(|c| c.uid == claim.uid)
+    {
+        draft.new.last_erase = Some(evidence.clone());
+        draft.new.last_erase_time = Some(Time(facts.now));
+        end_release(draft, claim);
+        draft.event(
+            false,
+            "Released",
+            format!(
+                "{}/{} was released and its disk erased ({:?})",
+                claim.namespace, claim.name, evidence.strength
+            ),
+        );
+        draft.phase(HardwarePhase::Ready);
+        return;
+    }
+    if facts.hardware.spec.maintenance {
+        draft.wait(
+            HardwarePhase::Releasing,
+            "Maintenance",
+            "No order is given while spec.maintenance is true; set it to false to go on",
+        );
+        return;
+    }
+    let mut expected = vec![orders::marked(&claim.uid), orders::interrupted(&claim.uid), orders::blank()];
+    let found = draft.contents(&disk);
+    let fresh = view::session_since(facts.discovery, released_at(draft, instance));
+    let mut foreign = false;
+    if let Some(found) = found.as_ref().filter(|_| fresh) {
+        let marker = found.marker.as_ref();
+        let ours = marker.is_some_and(|m| m.instance_uid == claim.uid || names(m, claim));
+        match found.state {
+            ContentsState::Foreign if draft.consented(found) => expected.push(orders::foreign(&found.fingerprint)),
+            ContentsState::Marked if ours || draft.consented(found) => expected.extend(marker.map(|m| orders::marked(&m.instance_uid))),
+            ContentsState::Interrupted if ours || draft.consented(found) => {
+                expected.extend(marker.map(|m| orders::interrupted(&m.instance_uid)));
+            }
+            ContentsState::Blank => {}
+            ContentsState::Foreign | ContentsState::Marked | ContentsState::Interrupted | ContentsState::Unreadable => foreign = true,
+        }
+        let mut unique = Vec::new();
+        for entry in expected {
+            if !unique.contains(&entry) {
+                unique.push(entry);
+            }
+        }
+        expected = unique;
+    }
+    let wanted = orders::erase(
+        facts.hardware,
+        Some(orders::claim(claim)),
+        &disk,
+        expected,
+        facts.hardware.spec.erase_method.into(),
+    );
+    let standing = draft.put_in_force(wanted);
+    if foreign && let Some(found) = &found {
+        draft.foreign_data(HardwarePhase::Releasing, &disk, found);
+        return;
+    }
+    draft.clear(conditions::FOREIGN_DATA);
+    if standing == Standing::Failed {
+        let unproven = view::result_of(facts.discovery, &draft.new.order.as_ref().map(|o| o.id.clone()).unwrap_or_default())
+            .and_then(|r| r.fault.as_ref())
+            .is_some_and(|f| f.reason == FaultReason::EraseNotProven);
+        let (reason, message) = draft.order_fault().unwrap_or_default();
+        if unproven && draft.new.order_failures >= facts.config.erase_attempts {
+            // The deletion ends; the machine is not free.
+            end_release(draft, claim);
+            draft.event(true, "Quarantined", message.clone());
+            draft.wait(
+                HardwarePhase::Quarantined,
+                &reason,
+                format!("{message}. Then change spec.retryToken to clean it again"),
+            );
+            return;
+        }
+    }
+    match draft.order_fault() {
+        Some((reason, message)) => draft.wait(HardwarePhase::Releasing, &reason, message),
+        None => wait_for_machine(draft, instance),
+    }
+}
+
+/// When the release began.
+fn released_at(draft: &Draft<'_>, instance: Option<&BareMetalInstance>) -> Timestamp {
+    instance
+        .and_then(|i| i.metadata.deletion_timestamp.as_ref())
+        .or(draft.old.phase_since.as_ref())
+        .map_or(draft.facts.now, |t| t.0)
+}
+
+fn wait_for_machine(draft: &mut Draft<'_>, instance: Option<&BareMetalInstance>) {
+    let since = released_at(draft, instance);
+    if view::session_since(draft.facts.discovery, since) {
+        // The old system is off: its addresses may be given to others.
+        draft.release_addresses = true;
+        draft.clear(conditions::POWER_CYCLE_NEEDED);
+        return;
+    }
+    if draft.session().is_some() {
+        // It never left the agent.
+        draft.clear(conditions::POWER_CYCLE_NEEDED);
+        return;
+    }
+    let asked = draft.watch_for_return(since);
+    if draft.new.reason.is_empty() {
+        draft.wait(
+            HardwarePhase::Releasing,
+            if asked { "PowerCycleNeeded" } else { "AwaitingMachine" },
+            format!(
+                "Waiting for the machine to boot into the agent, to be erased: {}. To end the deletion without that, set spec.forceRelease of the instance to true; the machine is then quarantined",
+                draft.describe()
+            ),
+        );
+    }
+}
+
+/// The disk that the claim's data stands on: the selected one; where that was lost, the one that carries the marker.
+fn release_disk(draft: &mut Draft<'_>, claim: &ClaimRef) -> Option<SelectedDisk> {
+    if let Some(disk) = draft.old.root_disk.clone() {
+        return Some(disk);
+    }
+    let marked = view::marked_for(draft.facts.discovery, &claim.uid).map(crate::disks::selected);
+    if let Some(disk) = marked {
+        draft.new.root_disk = Some(disk.clone());
+        return Some(disk);
+    }
+    draft.inspect(false)
+}

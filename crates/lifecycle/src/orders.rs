@@ -1,0 +1,123 @@
+//! Building destructive orders: for whom, on which disk, and what that disk may hold.
+//!
+//! An order that asks for the same as the one in force *is* the one in force ([`same_purpose`]): that makes deciding idempotent, and makes any correction of
+//! a spec that changes what is asked for (image, digest, root disk, consent, method) a new order by itself.
+
+use agent_protocol::{
+    disk::ContentsState,
+    order::{Claim, DiskTarget, EraseMethod, EraseParameters, ExpectedContents, ImageParameters, Order, OrderKind},
+};
+use api::{
+    BareMetalHardware, BareMetalImage,
+    hardware::{ClaimRef, SelectedDisk},
+};
+
+/// What a disk may hold: nothing.
+pub fn blank() -> ExpectedContents {
+    ExpectedContents {
+        state: ContentsState::Blank,
+        fingerprint: None,
+        instance_uid: None,
+    }
+}
+
+/// What a disk may hold: foreign data with this fingerprint, which somebody gave up.
+pub fn foreign(fingerprint: &str) -> ExpectedContents {
+    ExpectedContents {
+        state: ContentsState::Foreign,
+        fingerprint: Some(fingerprint.to_owned()),
+        instance_uid: None,
+    }
+}
+
+/// What a disk may hold: a finished installation for this instance.
+pub fn marked(uid: &str) -> ExpectedContents {
+    ExpectedContents {
+        state: ContentsState::Marked,
+        fingerprint: None,
+        instance_uid: Some(uid.to_owned()),
+    }
+}
+
+/// What a disk may hold: an interrupted write for this instance; an interrupted erase without a claim for the empty uid.
+pub fn interrupted(uid: &str) -> ExpectedContents {
+    ExpectedContents {
+        state: ContentsState::Interrupted,
+        fingerprint: None,
+        instance_uid: Some(uid.to_owned()),
+    }
+}
+
+/// The id of the order number `sequence`: unique over all time by its `salt`, which the caller draws at random. A restored backup may repeat a
+/// sequence, never a salt.
+pub fn id(hardware: &str, sequence: u64, salt: u64) -> String {
+    format!("{hardware}-{sequence}-{salt:08x}")
+}
+
+/// A claim as orders carry it.
+pub fn claim(claim: &ClaimRef) -> Claim {
+    Claim {
+        namespace: claim.namespace.clone(),
+        name: claim.name.clone(),
+        uid: claim.uid.clone(),
+    }
+}
+
+fn target(disk: &SelectedDisk, expected: Vec<ExpectedContents>) -> DiskTarget {
+    DiskTarget {
+        identity: disk.identity.clone(),
+        size_bytes: disk.size_bytes,
+        expected,
+    }
+}
+
+/// An order to erase, still without an id.
+pub fn erase(
+    hardware: &BareMetalHardware,
+    claim: Option<Claim>,
+    disk: &SelectedDisk,
+    expected: Vec<ExpectedContents>,
+    method: EraseMethod,
+) -> Order {
+    Order {
+        kind: OrderKind::Erase,
+        claim,
+        hardware: hardware.metadata.name.clone().unwrap_or_default(),
+        disk: Some(target(disk, expected)),
+        erase: Some(EraseParameters { method }),
+        ..Order::wait()
+    }
+}
+
+/// An order to write an image, still without an id.
+pub fn image(
+    hardware: &BareMetalHardware,
+    claim: Claim,
+    disk: &SelectedDisk,
+    expected: Vec<ExpectedContents>,
+    image: &BareMetalImage,
+    config_drive: bool,
+) -> Order {
+    Order {
+        kind: OrderKind::Image,
+        claim: Some(claim),
+        hardware: hardware.metadata.name.clone().unwrap_or_default(),
+        disk: Some(target(disk, expected)),
+        image: Some(ImageParameters {
+            url: image.spec.url.clone(),
+            digest: image.spec.digest.clone(),
+            format: image.spec.format,
+            config_drive,
+        }),
+        ..Order::wait()
+    }
+}
+
+/// Whether two orders ask for the same thing, whatever their ids.
+pub fn same_purpose(a: &Order, b: &Order) -> bool {
+    let without_id = |o: &Order| Order {
+        id: String::new(),
+        ..o.clone()
+    };
+    without_id(a) == without_id(b)
+}
