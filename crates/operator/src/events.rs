@@ -1,0 +1,251 @@
+//! Events (`events.k8s.io/v1`): one per meaningful transition, for people.
+//!
+//! Writing them never holds up a decision: they go through a bounded channel to one task. The same event about the same object within ten minutes is not
+//! written again; it counts into the series of the first, which is patched at most once in that time. When the channel is full, events are dropped and counted.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use k8s_openapi::{
+    api::{
+        core::v1::ObjectReference,
+        events::v1::{Event, EventSeries},
+    },
+    apimachinery::pkg::apis::meta::v1::MicroTime,
+};
+use kube::{
+    Api, Client,
+    api::{ObjectMeta, Patch, PatchParams, PostParams},
+};
+use tokio::{sync::mpsc, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+
+/// Within this time the same event is one.
+const WINDOW: Duration = Duration::from_secs(600);
+/// So many different events are remembered.
+const REMEMBERED: usize = 4096;
+/// So many events may wait to be written.
+const WAITING: usize = 8192;
+/// The longest note the API takes is 1 kB.
+const MAX_NOTE: usize = 1000;
+
+/// Who says it.
+pub const CONTROLLER: &str = "kube-baremetal-operator";
+
+/// Something to tell.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Notice {
+    /// About which object.
+    pub regarding: ObjectReference,
+    /// And which other one.
+    pub related: Option<ObjectReference>,
+    /// Whether something is wrong.
+    pub warning: bool,
+    /// Why, as a CamelCase word.
+    pub reason: String,
+    /// What was done, as a CamelCase word.
+    pub action: String,
+    /// The sentence.
+    pub note: String,
+}
+
+/// Takes notices.
+#[derive(Debug, Clone)]
+pub struct Recorder {
+    sender: mpsc::Sender<Notice>,
+    metrics: Arc<Metrics>,
+}
+
+impl Recorder {
+    /// A recorder, and the notices it takes, for [`write`].
+    pub fn new(metrics: Arc<Metrics>) -> (Self, mpsc::Receiver<Notice>) {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        (Self { sender, metrics }, receiver)
+    }
+
+    /// Tells something; never waits.
+    pub fn tell(&self, notice: Notice) {
+        if self.sender.try_send(notice).is_err() {
+            self.metrics.event_dropped();
+        }
+    }
+}
+
+/// What was written, and how often it was said since.
+struct Written {
+    name: String,
+    namespace: String,
+    first: Instant,
+    count: i32,
+    told: i32,
+}
+
+#[derive(Default)]
+struct Memory {
+    written: HashMap<(String, String, String), Written>,
+    order: VecDeque<(String, String, String)>,
+}
+
+impl Memory {
+    fn remember(&mut self, key: (String, String, String), written: Written) {
+        while self.order.len() >= REMEMBERED {
+            if let Some(oldest) = self.order.pop_front() {
+                self.written.remove(&oldest);
+            }
+        }
+        self.order.push_back(key.clone());
+        self.written.insert(key, written);
+    }
+}
+
+/// Writes notices until `stop`, then what is waiting, within two seconds.
+pub async fn write(client: Client, mut notices: mpsc::Receiver<Notice>, instance: String, metrics: Arc<Metrics>, stop: CancellationToken) {
+    let mut memory = Memory::default();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            notice = notices.recv() => match notice {
+                Some(notice) => write_one(&client, &mut memory, notice, &instance, &metrics).await,
+                None => return,
+            },
+        }
+    }
+    let rest = async {
+        while let Ok(notice) = notices.try_recv() {
+            write_one(&client, &mut memory, notice, &instance, &metrics).await;
+        }
+    };
+    if tokio::time::timeout(Duration::from_secs(2), rest).await.is_err() {
+        tracing::info!("stopped with events still waiting to be written");
+    }
+}
+
+async fn write_one(client: &Client, memory: &mut Memory, notice: Notice, instance: &str, metrics: &Metrics) {
+    let namespace = match notice.regarding.namespace.as_deref() {
+        Some(namespace) if !namespace.is_empty() => namespace.to_owned(),
+        // Where Kubernetes keeps events about cluster-scoped objects.
+        _ => "default".to_owned(),
+    };
+    let key = (
+        notice.regarding.uid.clone().unwrap_or_default(),
+        notice.reason.clone(),
+        notice.note.clone(),
+    );
+    if let Some(written) = memory.written.get_mut(&key) {
+        if written.first.elapsed() < WINDOW {
+            written.count += 1;
+            return;
+        }
+        if written.count > written.told {
+            let series = EventSeries {
+                count: written.count,
+                last_observed_time: MicroTime(k8s_openapi::jiff::Timestamp::now()),
+            };
+            let api: Api<Event> = Api::namespaced(client.clone(), &written.namespace);
+            let patch = Patch::Merge(serde_json::json!({ "series": series }));
+            match api.patch(&written.name, &PatchParams::default(), &patch).await {
+                Ok(_) => {
+                    metrics.requested("Event", "patch", "ok");
+                    written.count += 1;
+                    written.told = written.count;
+                    written.first = Instant::now();
+                    return;
+                }
+                Err(error) => {
+                    // Events expire; a new one is made below.
+                    metrics.requested("Event", "patch", "error");
+                    tracing::debug!(%error, "could not continue an event's series");
+                }
+            }
+        }
+        memory.written.remove(&key);
+        memory.order.retain(|k| *k != key);
+    }
+    let name = format!(
+        "{}.{:016x}",
+        notice.regarding.name.as_deref().unwrap_or("object"),
+        rand::random::<u64>()
+    );
+    let event = Event {
+        metadata: ObjectMeta {
+            name: Some(name.clone()),
+            namespace: Some(namespace.clone()),
+            ..ObjectMeta::default()
+        },
+        action: Some(notice.action),
+        event_time: Some(MicroTime(k8s_openapi::jiff::Timestamp::now())),
+        note: Some(shortened(notice.note)),
+        reason: Some(notice.reason),
+        regarding: Some(notice.regarding),
+        related: notice.related,
+        reporting_controller: Some(CONTROLLER.to_owned()),
+        reporting_instance: Some(instance.to_owned()),
+        type_: Some(if notice.warning { "Warning" } else { "Normal" }.to_owned()),
+        ..Event::default()
+    };
+    let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
+    match api.create(&PostParams::default(), &event).await {
+        Ok(_) => {
+            metrics.requested("Event", "create", "ok");
+            let written = Written {
+                name,
+                namespace,
+                first: Instant::now(),
+                count: 1,
+                told: 1,
+            };
+            memory.remember(key, written);
+        }
+        Err(error) => {
+            metrics.requested("Event", "create", "error");
+            tracing::warn!(%error, "could not write an event");
+        }
+    }
+}
+
+fn shortened(mut note: String) -> String {
+    if note.len() > MAX_NOTE {
+        let mut end = MAX_NOTE;
+        while !note.is_char_boundary(end) {
+            end -= 1;
+        }
+        note.truncate(end);
+        note.push_str(" ...");
+    }
+    note
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_note_is_cut_between_characters() {
+        let note = shortened("ä".repeat(700));
+        assert!(note.len() <= MAX_NOTE + 4 && note.ends_with(" ..."));
+        assert_eq!(shortened("short".to_owned()), "short");
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut memory = Memory::default();
+        for n in 0..REMEMBERED + 10 {
+            let key = (n.to_string(), String::new(), String::new());
+            let written = Written {
+                name: String::new(),
+                namespace: String::new(),
+                first: Instant::now(),
+                count: 1,
+                told: 1,
+            };
+            memory.remember(key, written);
+        }
+        assert_eq!(memory.written.len(), REMEMBERED);
+        assert!(!memory.written.contains_key(&("0".to_owned(), String::new(), String::new())));
+    }
+}

@@ -1,0 +1,143 @@
+//! Images: is what was declared usable at all?
+//!
+//! This looks only at what the object says; nothing is fetched. What the schema already refuses is checked again, since an object may have been stored under an older schema.
+
+use std::sync::Arc;
+
+use api::{BareMetalImage, BareMetalImageSpec, BareMetalImageStatus, conditions};
+use kube::ResourceExt;
+
+use crate::{
+    cache::Key,
+    error::Result,
+    queue::Next,
+    world::{World, now},
+};
+
+/// What is wrong with an image: a reason and a sentence.
+type Fault = (&'static str, String);
+
+fn check(spec: &BareMetalImageSpec) -> Result<(), Fault> {
+    let bad = |problem: String| {
+        let hint = "write spec.url as http://host/path or https://host/path, without user name, query secrets or fragment";
+        ("InvalidURL", format!("spec.url {problem}; {hint}"))
+    };
+    let uri: http::Uri = spec.url.parse().map_err(|e| bad(format!("is not a URL ({e})")))?;
+    if !matches!(uri.scheme_str(), Some("http" | "https")) {
+        return Err(bad("has neither the scheme http nor https".to_owned()));
+    }
+    match uri.authority() {
+        None => return Err(bad("names no host".to_owned())),
+        Some(authority) if authority.as_str().contains('@') => return Err(bad("carries credentials".to_owned())),
+        Some(authority) if authority.host().is_empty() => return Err(bad("names no host".to_owned())),
+        Some(_) => {}
+    }
+    if spec
+        .url
+        .chars()
+        .any(|c| c.is_control() || c.is_whitespace() || "\"'`\\$".contains(c))
+    {
+        return Err(bad("has a character that must be percent-encoded".to_owned()));
+    }
+    let digits = |text: &str, length: usize| text.len() == length && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    let fine = match spec.digest.split_once(':') {
+        Some(("sha256", hex)) => digits(hex, 64),
+        Some(("sha512", hex)) => digits(hex, 128),
+        _ => false,
+    };
+    if !fine {
+        let hint = "write sha256: and 64, or sha512: and 128 lower-case hexadecimal digits, as sha256sum prints them for the file that the URL serves";
+        return Err(("InvalidDigest", format!("spec.digest {:?} is not a digest; {hint}", spec.digest)));
+    }
+    Ok(())
+}
+
+pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
+    let Some(image) = world.images.get(&key) else {
+        return Ok(Next::Rest);
+    };
+    if image.metadata.deletion_timestamp.is_some() {
+        return Ok(Next::Rest);
+    }
+    let status = world.timed("BareMetalImage", || decide(&image));
+    if image.status.as_ref() == Some(&status) {
+        return Ok(Next::Rest);
+    }
+    world
+        .replace_status(&BareMetalImage {
+            status: Some(status),
+            ..image.as_ref().clone()
+        })
+        .await?;
+    Ok(Next::Rest)
+}
+
+fn decide(image: &BareMetalImage) -> BareMetalImageStatus {
+    let mut status = image.status.clone().unwrap_or_default();
+    let (ready, reason, message) = match check(&image.spec) {
+        Ok(()) => (
+            true,
+            "Declared",
+            "URL, digest and format are well-formed; the bytes are checked against the digest when a machine fetches them".to_owned(),
+        ),
+        Err((reason, message)) => (false, reason, format!("BareMetalImage {}: {message}", image.name_any())),
+    };
+    conditions::set(
+        &mut status.conditions,
+        conditions::READY,
+        ready,
+        reason,
+        &message,
+        image.metadata.generation,
+        &now(),
+    );
+    status
+}
+
+#[cfg(test)]
+mod tests {
+    use agent_protocol::order::ImageFormat;
+
+    use super::*;
+
+    fn spec(url: &str, digest: &str) -> BareMetalImageSpec {
+        BareMetalImageSpec {
+            url: url.to_owned(),
+            digest: digest.to_owned(),
+            format: ImageFormat::Raw,
+        }
+    }
+
+    #[test]
+    fn what_no_machine_could_fetch_is_named() {
+        let good = format!("sha256:{}", "a".repeat(64));
+        assert_eq!(check(&spec("http://10.0.2.2:8080/debian.raw", &good)), Ok(()));
+        assert_eq!(
+            check(&spec("https://[2001:db8::1]/x.qcow2", &format!("sha512:{}", "0".repeat(128)))),
+            Ok(())
+        );
+        for url in [
+            "ftp://host/x",
+            "file:///etc/passwd",
+            "http://user:secret@host/x",
+            "http:///x",
+            "http://host/a b",
+            "http://host/${uuid}",
+            "http://host/`id`",
+            "",
+        ] {
+            assert_eq!(check(&spec(url, &good)).unwrap_err().0, "InvalidURL", "{url}");
+        }
+        for digest in ["", "md5:00", "sha256:00", &format!("sha256:{}", "A".repeat(64)), &"a".repeat(64)] {
+            assert_eq!(check(&spec("http://host/x", digest)).unwrap_err().0, "InvalidDigest", "{digest}");
+        }
+    }
+
+    #[test]
+    fn the_condition_does_not_flap() {
+        let mut image = BareMetalImage::new("debian", spec("http://host/x", &format!("sha256:{}", "a".repeat(64))));
+        image.status = Some(decide(&image));
+        assert_eq!(image.status, Some(decide(&image)));
+        assert!(conditions::is_true(&image.status.as_ref().unwrap().conditions, conditions::READY));
+    }
+}
