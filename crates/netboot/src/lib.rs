@@ -1,1 +1,48 @@
-//! Boot scripts, the agent's server side and the image store
+//! The server side of network boot: boot scripts and boot media, the agent's and the guest helper's API, and a store of images.
+//!
+//! | room | what |
+//! |---|---|
+//! | [`boot`] | iPXE scripts over plain HTTP |
+//! | [`agent_api`] | sessions, orders, reports, seeds, over TLS |
+//! | [`guest_api`] | the helper in an installed system, over TLS |
+//! | [`image_store`] | files over plain HTTP, with ranges |
+//! | [`objects`] | what the watches brought; writes by compare and swap |
+//! | [`keys`] | the Secret `netboot-keys` and the replica's certificate |
+//! | [`limits`], [`presence`], [`progress`], [`lost`] | quotas, who is here, hints within a budget, who fell silent |
+//!
+//! Invariants:
+//! * Replicas are equal; all that must last stands in Kubernetes objects. Any replica answers any machine.
+//! * Decisions are made in `lifecycle`; here facts are gathered and the answer is carried out.
+//! * A destructive order is handed out only after fresh reads, and after its acceptance was written by compare and swap.
+//! * A replica that does not reach the API tells machines to boot their own disk, and nothing else.
+//! * Everything a stranger can send is bounded: size, depth, time, rate, number.
+//!
+//! DHCP and TFTP are not here: any DHCP server that hands out the URL of `/boot/ipxe` will do.
+
+mod agent_api;
+mod body;
+mod boot;
+mod config;
+mod error;
+mod guest_api;
+mod image_store;
+pub mod keys;
+pub mod limits;
+mod lost;
+pub mod metrics;
+mod netboot;
+mod objects;
+mod presence;
+mod progress;
+mod reply;
+mod server;
+mod state;
+mod wake;
+
+pub use agent_api::seed::{SEALED, SERVED, secret_name};
+#[cfg(feature = "planted-holes")]
+#[doc(hidden)]
+pub use config::PlantedHoles;
+pub use config::{Config, Quotas};
+pub use error::Error;
+pub use netboot::{Addresses, Netboot, Route, routes};

@@ -1,0 +1,226 @@
+//! What a machine that boots from the network is given, over plain HTTP: an iPXE script, then kernel and initramfs.
+//!
+//! `GET /boot/ipxe` without parameters answers a script that asks again with what only the machine knows. With parameters they are parsed
+//! into types, the machine is matched against the cache, and `lifecycle` decides: agent or own disk. Nothing that a machine or a person
+//! wrote reaches a script except as such a type ([`script`]).
+//!
+//! An unknown machine causes no object here; that happens when its agent opens a session. A script holds no secret but the boot token,
+//! and that is good only from the address it was given to.
+
+pub(crate) mod host;
+pub(crate) mod query;
+pub(crate) mod script;
+
+use std::{sync::Arc, time::Instant};
+
+use agent_protocol::token::BootClaims;
+use api::discovery::{BootAnswer, BootRecord};
+use axum::{
+    Extension,
+    extract::{RawQuery, State},
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use lifecycle::{
+    boot::{BootDecision, BootFacts},
+    identity::Match,
+};
+
+use self::{
+    host::Host,
+    query::BootRequest,
+    script::{AgentBoot, Script},
+};
+use crate::{
+    metrics::Route,
+    objects::store::Change,
+    reply::{Refusal, Reply},
+    server::Peer,
+    state::Shared,
+};
+
+/// Boots that are remembered per machine.
+const MAX_BOOTS: usize = 8;
+
+/// `GET /boot/ipxe`.
+pub(crate) async fn ipxe(
+    State(shared): State<Arc<Shared>>,
+    Extension(peer): Extension<Peer>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    if let Err(wait) = shared.boots.take(peer.address, Instant::now()) {
+        shared.metrics.rate_limited.inc();
+        shared.metrics.count(Route::Boot, StatusCode::SERVICE_UNAVAILABLE);
+        return Refusal::overloaded("too many boot requests from this address", wait).into_response();
+    }
+    let script = match query.as_deref() {
+        None | Some("") => Script::ask(),
+        Some(query) => match BootRequest::parse(query) {
+            Ok(request) => answer(&shared, &peer, &request, &headers).await,
+            Err(error) => {
+                tracing::debug!(address = %peer.address, %error, "a boot request is malformed; answered with the local disk");
+                Script::local_disk(None)
+            }
+        },
+    };
+    shared.metrics.count(Route::Boot, StatusCode::OK);
+    let mut response = script.into_text().into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=us-ascii"));
+    // A token must not come out of anybody's cache.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+async fn answer(shared: &Shared, peer: &Peer, request: &BootRequest, headers: &HeaderMap) -> Script {
+    let local = || Script::local_disk(Some(request));
+    let decided = decide(shared, request).await;
+    let decision = match decided {
+        Ok(Some(decision)) => decision,
+        // Nothing is known, or the API does not answer: the machine's own disk.
+        Ok(None) | Err(_) => return local(),
+    };
+    tracing::info!(mac = %request.mac, address = %peer.address, answer = ?decision.answer, reason = decision.reason, "boot");
+    match decision.answer {
+        BootAnswer::LocalDisk => local(),
+        BootAnswer::Agent => agent(shared, peer, request, headers).unwrap_or_else(local),
+    }
+}
+
+/// `None` while this replica knows too little to send a machine anywhere but to its own disk.
+async fn decide(shared: &Shared, request: &BootRequest) -> Reply<Option<BootDecision>> {
+    if !shared.is_ready() || !shared.store.is_reachable() {
+        return Ok(None);
+    }
+    let matched = shared.cache.match_boot(request.uuid, request.mac);
+    let conflict_known = match &matched {
+        Match::Unclear { names, .. } => shared.cache.conflict_known(names),
+        Match::New | Match::Known(_) => false,
+    };
+    let discovery = match &matched {
+        Match::Known(name) => shared.cache.discovery(name),
+        Match::New | Match::Unclear { .. } => None,
+    };
+    let hardware = discovery
+        .as_ref()
+        .and_then(|d| d.metadata.name.as_deref())
+        .and_then(|name| shared.cache.hardware_of(name));
+    let judge = |discovery: Option<&api::BareMetalDiscovery>| {
+        lifecycle::boot::decide(&BootFacts {
+            matched: &matched,
+            discovery,
+            hardware: hardware.as_deref(),
+            conflict_known,
+            config: &shared.config.decisions,
+            now: Timestamp::now(),
+        })
+    };
+    let decision = judge(discovery.as_deref());
+    let (true, Some(discovery)) = (decision.record, discovery) else {
+        return Ok(Some(decision));
+    };
+    // Evidence is stored before the answer is given.
+    let decision = shared
+        .store
+        .update(discovery, |current| {
+            let decision = judge(Some(current));
+            if !decision.record {
+                return Ok(Change::Keep(decision));
+            }
+            let mut new = current.clone();
+            let status = new.status.get_or_insert_default();
+            let now = Time(Timestamp::now());
+            remember(&mut status.boots, &decision, now.clone());
+            status.last_boot = Some(now);
+            Ok(Change::Write(Box::new(new), decision))
+        })
+        .await?;
+    Ok(Some(decision))
+}
+
+fn remember(boots: &mut Vec<BootRecord>, decision: &BootDecision, time: Time) {
+    boots.push(BootRecord {
+        time,
+        answer: decision.answer,
+        reason: decision.reason.to_owned(),
+        instance_uid: decision.instance_uid.clone(),
+    });
+    if boots.len() > MAX_BOOTS {
+        boots.drain(..boots.len() - MAX_BOOTS);
+    }
+}
+
+/// The record of a boot into the agent: written together with the session.
+pub(crate) fn remember_agent(boots: &mut Vec<BootRecord>, time: Time) {
+    remember(
+        boots,
+        &BootDecision {
+            answer: BootAnswer::Agent,
+            reason: "SessionOpened",
+            instance_uid: String::new(),
+            record: true,
+        },
+        time,
+    );
+}
+
+fn agent(shared: &Shared, peer: &Peer, request: &BootRequest, headers: &HeaderMap) -> Option<Script> {
+    let keys = shared.keys()?;
+    let claims = BootClaims {
+        uuid: request.uuid,
+        mac: request.mac,
+        address: peer.address,
+        nonce: nonce()?,
+        issued_at: issue_time(shared, request),
+    };
+    let host = host(shared, peer, headers)?;
+    Some(Script::agent(&AgentBoot {
+        host: &host,
+        tls_port: shared.config.advertise_tls_port.unwrap_or(shared.tls_port),
+        pin: keys.pin(),
+        token: &keys.issue_boot(&claims),
+        request,
+        arguments: &shared.config.kernel_arguments,
+    }))
+}
+
+/// A new token must be newer than the one the machine redeemed last, also when it reboots within a second.
+fn issue_time(shared: &Shared, request: &BootRequest) -> i64 {
+    let now = Timestamp::now().as_second();
+    let Match::Known(name) = shared.cache.match_boot(request.uuid, request.mac) else {
+        return now;
+    };
+    let last = shared
+        .cache
+        .discovery(&name)
+        .and_then(|d| Some(d.status.as_ref()?.session.as_ref()?.token_issued_at));
+    match last {
+        Some(last) if last >= now && last - now < 30 => last + 1,
+        _ => now,
+    }
+}
+
+pub(crate) fn nonce() -> Option<String> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).ok()?;
+    Some(hex::encode(bytes))
+}
+
+/// Where the machine reaches us: as it said in its `Host` header, if that is an address or one of the configured names.
+fn host(shared: &Shared, peer: &Peer, headers: &HeaderMap) -> Option<Host> {
+    let asked = headers
+        .get(header::HOST)
+        .and_then(|h| h.to_str().ok())
+        .and_then(Host::parse_with_port)
+        .filter(|host| match host {
+            Host::Address(address) => !address.is_unspecified() && !address.is_multicast(),
+            // Whole names only, never a part of one.
+            Host::Name(name) => shared.config.advertise.iter().any(|a| a.eq_ignore_ascii_case(name)),
+        });
+    let configured = || shared.config.advertise.first().and_then(|h| Host::parse(h));
+    let local = || Some(Host::Address(peer.local.ip().to_canonical())).filter(|_| !peer.local.ip().is_unspecified());
+    asked.or_else(configured).or_else(local)
+}

@@ -1,0 +1,198 @@
+//! How a replica is set up. Plain values: whoever starts netboot (the `cli` crate) parses flags into them.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use crate::error::Error;
+
+/// Bounds on what strangers can make this replica do.
+#[derive(Debug, Clone)]
+pub struct Quotas {
+    /// Open connections in all, per listener.
+    pub connections: usize,
+    /// Open connections of one source address, per listener. Machines behind one NAT share it.
+    pub connections_per_source: usize,
+    /// Requests for a session of one source address per minute, known machine or not.
+    pub sessions_per_minute: u32,
+    /// Discoveries that one source address may cause to be created per minute.
+    pub creations_per_minute: u32,
+    /// Boot requests of one source address per minute.
+    pub boots_per_minute: u32,
+    /// Discoveries without hardware, in all. Beyond it no unknown machine is taken in until some are accepted or deleted.
+    pub unaccepted: usize,
+    /// Progress writes per second of this replica.
+    pub progress_writes_per_second: u32,
+    /// Time for one request's header, and for idle connections.
+    pub header_timeout: Duration,
+    /// Time for one request's body.
+    pub body_timeout: Duration,
+}
+
+impl Default for Quotas {
+    fn default() -> Self {
+        Self {
+            connections: 16_384,
+            connections_per_source: 512,
+            sessions_per_minute: 600,
+            creations_per_minute: 20,
+            boots_per_minute: 1_200,
+            unaccepted: 2_000,
+            progress_writes_per_second: 20,
+            header_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(15),
+        }
+    }
+}
+
+impl Quotas {
+    /// For a lab in which every machine comes from one address: per-source bounds are wide, the bounds of the whole stay.
+    pub fn for_lab(machines: usize) -> Self {
+        let machines = u32::try_from(machines.max(1)).unwrap_or(u32::MAX);
+        Self {
+            connections: (machines as usize).saturating_mul(4).max(1_024),
+            connections_per_source: (machines as usize).saturating_mul(4).max(1_024),
+            sessions_per_minute: machines.saturating_mul(60).max(6_000),
+            creations_per_minute: machines.saturating_mul(60).max(6_000),
+            boots_per_minute: machines.saturating_mul(60).max(6_000),
+            unaccepted: (machines as usize).saturating_add(2_000),
+            ..Self::default()
+        }
+    }
+}
+
+/// Holes on purpose, so that the adversary tests are seen to find them. All closed by default.
+#[cfg(feature = "planted-holes")]
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PlantedHoles {
+    /// A boot token may be redeemed again, by any key.
+    pub token_reuse: bool,
+    /// Destructive orders are handed out from the cache.
+    pub no_fresh_read: bool,
+    /// The seed is served as often as it is asked for.
+    pub seed_reuse: bool,
+}
+
+/// Everything a replica needs to know.
+#[derive(Clone)]
+pub struct Config {
+    /// Client of the Kubernetes API.
+    pub client: kube::Client,
+    /// Namespace with `netboot-keys` and the sealed seeds.
+    pub namespace: String,
+    /// Name of this replica, stable across restarts; stands in sessions.
+    pub replica: String,
+    /// Where boot scripts, boot media and images are served over plain HTTP. Port 0 chooses one.
+    pub http: SocketAddr,
+    /// Where agents and guests are served over TLS. Port 0 chooses one.
+    pub tls: SocketAddr,
+    /// Hosts (names or addresses, without port) by which machines reach this replica. The first one is used where the request's own
+    /// `Host` header is neither an IP address nor listed here. Empty: the address the request came in on.
+    pub advertise: Vec<String>,
+    /// Port that machines dial for TLS, where it is not the one listened on (NAT, load balancer).
+    pub advertise_tls_port: Option<u16>,
+    /// Folder with `vmlinuz` and `initramfs.zst` (or `initramfs`).
+    pub media_dir: Option<PathBuf>,
+    /// Folder whose regular files are served as `/images/<name>`.
+    pub image_dir: Option<PathBuf>,
+    /// Further words for the kernel command line, checked at start.
+    pub kernel_arguments: Vec<String>,
+    /// Times and choices of the decisions: what an unaccepted machine gets, whether an asserted identity is enough, ... The same as the operator's.
+    pub decisions: lifecycle::config::Config,
+    /// How long a boot token is good.
+    pub token_life: Duration,
+    /// How long `GET /agent/v1/order` is held.
+    pub poll: Duration,
+    /// How long a machine may be silent before it counts as lost.
+    pub lost_after: Duration,
+    /// How often the API is asked whether it is there (and whether the keys changed).
+    pub probe: Duration,
+    /// Longest wait for one answer of the API.
+    pub api_timeout: Duration,
+    /// Bounds.
+    pub quotas: Quotas,
+    /// Holes on purpose.
+    #[cfg(feature = "planted-holes")]
+    #[doc(hidden)]
+    pub holes: PlantedHoles,
+}
+
+impl Config {
+    /// A configuration with the defaults of `kube-baremetal up`.
+    pub fn new(client: kube::Client, replica: impl Into<String>) -> Self {
+        Self {
+            client,
+            namespace: "kube-baremetal-netboot".to_owned(),
+            replica: replica.into(),
+            http: SocketAddr::from(([0, 0, 0, 0], 8080)),
+            tls: SocketAddr::from(([0, 0, 0, 0], 8443)),
+            advertise: Vec::new(),
+            advertise_tls_port: None,
+            media_dir: None,
+            image_dir: None,
+            kernel_arguments: Vec::new(),
+            decisions: lifecycle::config::Config {
+                allow_asserted_identity: true,
+                ..lifecycle::config::Config::default()
+            },
+            token_life: Duration::from_secs(600),
+            poll: Duration::from_secs(30),
+            lost_after: Duration::from_secs(90),
+            probe: Duration::from_secs(5),
+            api_timeout: Duration::from_secs(5),
+            quotas: Quotas::default(),
+            #[cfg(feature = "planted-holes")]
+            holes: PlantedHoles::default(),
+        }
+    }
+
+    /// Checks what would otherwise end up in a boot script or an object.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let refuse = |field, problem: String| Err(Error::Config { field, problem });
+        for host in &self.advertise {
+            if crate::boot::host::Host::parse(host).is_none() {
+                return refuse(
+                    "advertise",
+                    format!("{host:?} is neither an IP address nor a DNS name (without port)"),
+                );
+            }
+        }
+        for word in &self.kernel_arguments {
+            let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.,:=/@+".contains(&b);
+            if word.is_empty() || word.len() > 256 || !word.bytes().all(plain) || word.starts_with("kbm.") {
+                return refuse(
+                    "kernelArguments",
+                    format!("{word:?} is not allowed: use letters, digits and -_.,:=/@+ only, and no word that begins with kbm."),
+                );
+            }
+        }
+        if self.replica.is_empty() || self.replica.len() > 253 {
+            return refuse("replica", "give this replica a name of at most 253 bytes".to_owned());
+        }
+        let quotas = &self.quotas;
+        for (field, value) in [
+            ("quotas.connections", quotas.connections),
+            ("quotas.connectionsPerSource", quotas.connections_per_source),
+            ("quotas.sessionsPerMinute", quotas.sessions_per_minute as usize),
+            ("quotas.progressWritesPerSecond", quotas.progress_writes_per_second as usize),
+        ] {
+            if value == 0 {
+                return refuse(field, "must be at least 1".to_owned());
+            }
+        }
+        if self.poll.is_zero() || self.probe.is_zero() || self.api_timeout.is_zero() {
+            return refuse("poll, probe, apiTimeout", "must be longer than nothing".to_owned());
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config")
+            .field("namespace", &self.namespace)
+            .field("replica", &self.replica)
+            .field("http", &self.http)
+            .field("tls", &self.tls)
+            .finish_non_exhaustive()
+    }
+}

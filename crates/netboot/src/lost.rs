@@ -1,0 +1,76 @@
+//! Machines that fall silent, and that are heard again: one write each way.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use api::{BareMetalDiscovery, conditions};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::{objects::store::Change, state::Shared};
+
+/// Between two writes of losses: a switch that fails takes a thousand machines with it.
+const PACE: Duration = Duration::from_millis(50);
+
+async fn write(shared: &Shared, discovery: Arc<BareMetalDiscovery>, session: &str, connected: bool, reason: &str, message: &str) {
+    let written = shared
+        .store
+        .update(discovery, |current| {
+            let mut new = current.clone();
+            let status = new.status.get_or_insert_default();
+            let same_session = status.session.as_ref().is_some_and(|s| s.id == session);
+            if !same_session || conditions::is_true(&status.conditions, conditions::AGENT_CONNECTED) == connected {
+                return Ok(Change::Keep(()));
+            }
+            let now = Time(Timestamp::now());
+            conditions::set(
+                &mut status.conditions,
+                conditions::AGENT_CONNECTED,
+                connected,
+                reason,
+                message,
+                None,
+                &now,
+            );
+            Ok(Change::Write(Box::new(new), ()))
+        })
+        .await;
+    if let Err(refusal) = written {
+        tracing::warn!(?refusal, "AgentConnected could not be written");
+    }
+}
+
+/// A machine that was lost asks again.
+pub(crate) async fn regained(shared: &Shared, discovery: &Arc<BareMetalDiscovery>, session: &str) {
+    write(shared, discovery.clone(), session, true, "HeardAgain", "The agent asks again").await;
+}
+
+/// Looks for silent machines until the process ends.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    let after = shared.config.lost_after;
+    let mut tick = tokio::time::interval((after / 6).max(Duration::from_millis(50)));
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        shared
+            .metrics
+            .machines
+            .set(i64::try_from(shared.presence.len()).unwrap_or(i64::MAX));
+        if !shared.store.is_reachable() {
+            continue;
+        }
+        for (name, session) in shared.presence.newly_lost(after, Instant::now()) {
+            shared.metrics.lost.inc();
+            let Some(discovery) = shared.cache.discovery(&name) else {
+                shared.presence.forget(&name);
+                continue;
+            };
+            tracing::warn!(discovery = %name, "the agent fell silent");
+            let message = format!("Nothing was heard from the agent for {} s", after.as_secs());
+            write(&shared, discovery, &session, false, "Silent", &message).await;
+            tokio::time::sleep(PACE).await;
+        }
+    }
+}

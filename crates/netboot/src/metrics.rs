@@ -1,0 +1,138 @@
+//! Metrics of one replica. Labels are closed lists: nothing that a stranger sends becomes a label.
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue, text},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+/// Which route was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Route {
+    /// Boot script.
+    Boot,
+    /// Session.
+    Session,
+    /// Order.
+    Order,
+    /// Report.
+    Report,
+    /// Seed.
+    Seed,
+    /// Guest registration.
+    GuestRegister,
+    /// Guest order.
+    GuestOrder,
+}
+
+/// How it was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Answer {
+    /// 2xx.
+    Ok,
+    /// 4xx.
+    Refused,
+    /// 429 or 503.
+    Overloaded,
+    /// 500.
+    Failed,
+}
+
+/// Labels of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RequestLabels {
+    /// Which route.
+    pub route: Route,
+    /// How answered.
+    pub answer: Answer,
+}
+
+/// All metrics.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Requests by route and answer.
+    pub requests: Family<RequestLabels, Counter>,
+    /// Panics in request handlers.
+    pub panics: Counter,
+    /// Writes to the API.
+    pub writes: Counter,
+    /// Writes that came too late and were tried again.
+    pub conflicts: Counter,
+    /// Fresh reads from the API.
+    pub reads: Counter,
+    /// Destructive orders handed out.
+    pub orders: Counter,
+    /// Destructive orders that the cache showed and the fresh read did not.
+    pub stale_orders: Counter,
+    /// Progress hints dropped because a newer one replaced them.
+    pub progress_dropped: Counter,
+    /// Connections turned away because of a quota.
+    pub connections_refused: Counter,
+    /// Requests turned away because of a rate limit.
+    pub rate_limited: Counter,
+    /// Machines whose agent asks this replica.
+    pub machines: Gauge,
+    /// Machines that fell silent.
+    pub lost: Counter,
+    /// Whether the API answers: 1 or 0.
+    pub api_reachable: Gauge,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::with_prefix("kube_baremetal_netboot");
+        macro_rules! register {
+            ($name:literal, $help:literal, $kind:ty) => {{
+                let metric = <$kind>::default();
+                registry.register($name, $help, metric.clone());
+                metric
+            }};
+        }
+        let requests = register!("requests", "Requests by route and answer", Family<RequestLabels, Counter>);
+        Self {
+            requests,
+            panics: register!("panics", "Panics caught in request handlers", Counter),
+            writes: register!("api_writes", "Writes to the Kubernetes API", Counter),
+            conflicts: register!("api_conflicts", "Writes that came too late and were tried again", Counter),
+            reads: register!("api_fresh_reads", "Reads from the Kubernetes API past the cache", Counter),
+            orders: register!("destructive_orders", "Destructive orders handed out", Counter),
+            stale_orders: register!(
+                "stale_orders",
+                "Destructive orders that were in the cache only and were not handed out",
+                Counter
+            ),
+            progress_dropped: register!(
+                "progress_dropped",
+                "Progress hints replaced by newer ones before they were written",
+                Counter
+            ),
+            connections_refused: register!("connections_refused", "Connections turned away by a quota", Counter),
+            rate_limited: register!("rate_limited", "Requests turned away by a rate limit", Counter),
+            machines: register!("machines", "Machines whose agent asks this replica", Gauge),
+            lost: register!("machines_lost", "Machines that fell silent", Counter),
+            api_reachable: register!("api_reachable", "Whether the Kubernetes API answers", Gauge),
+            registry,
+        }
+    }
+
+    /// OpenMetrics text.
+    pub fn encode(&self) -> String {
+        let mut out = String::new();
+        match text::encode(&mut out, &self.registry) {
+            Ok(()) => out,
+            // Writing to a String fails only when a metric's own encoder does.
+            Err(std::fmt::Error) => String::new(),
+        }
+    }
+
+    pub(crate) fn count(&self, route: Route, status: http::StatusCode) {
+        let answer = match status.as_u16() {
+            429 | 503 => Answer::Overloaded,
+            500.. => Answer::Failed,
+            400.. => Answer::Refused,
+            _ => Answer::Ok,
+        };
+        self.requests.get_or_create(&RequestLabels { route, answer }).inc();
+    }
+}

@@ -1,0 +1,295 @@
+//! Starts a replica and keeps it going.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, RwLock},
+    time::{Duration, Instant},
+};
+
+use agent_protocol::{
+    guest::{PATH_GUEST_ORDER, PATH_GUEST_REGISTER},
+    session::{PATH_ORDER, PATH_REPORTS, PATH_SEED, PATH_SESSIONS},
+};
+use axum::{
+    Router,
+    routing::{get, post},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    agent_api, boot,
+    config::Config,
+    error::{Error, chain},
+    guest_api,
+    image_store::{self, Folder},
+    keys::{self, Keys},
+    limits::{RateLimit, Slots},
+    lost,
+    metrics::Metrics,
+    objects::{cache::Cache, store::Store, watch},
+    presence::Presence,
+    progress::Hints,
+    server::{self, Front},
+    state::Shared,
+    wake::Wakes,
+};
+
+/// Where a replica is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses {
+    /// Plain HTTP: boot scripts, boot media, images.
+    pub http: SocketAddr,
+    /// TLS: agents and guests.
+    pub tls: SocketAddr,
+}
+
+/// One route, for tests and documents that go through all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    /// Method.
+    pub method: &'static str,
+    /// Path; `{name}` stands for one segment.
+    pub path: &'static str,
+    /// Whether it is served over TLS (else over plain HTTP).
+    pub tls: bool,
+    /// Whether anybody may ask: it gives nothing that is anybody's in particular.
+    pub public: bool,
+}
+
+const PATH_IPXE: &str = "/boot/ipxe";
+const PATH_MEDIA: &str = "/boot/media/{name}";
+const PATH_IMAGES: &str = "/images/{name}";
+
+/// Every route there is. [`Netboot::start`] serves these and nothing else.
+pub fn routes() -> Vec<Route> {
+    let route = |method, path, tls, public| Route { method, path, tls, public };
+    vec![
+        route("GET", PATH_IPXE, false, true),
+        route("GET", PATH_MEDIA, false, true),
+        route("GET", PATH_IMAGES, false, true),
+        route("POST", PATH_SESSIONS, true, false),
+        route("GET", PATH_ORDER, true, false),
+        route("POST", PATH_REPORTS, true, false),
+        route("GET", PATH_SEED, true, false),
+        route("POST", PATH_GUEST_REGISTER, true, false),
+        route("GET", PATH_GUEST_ORDER, true, false),
+    ]
+}
+
+fn plain_router(shared: &Arc<Shared>) -> Router {
+    let media = Router::new()
+        .route(PATH_MEDIA, get(image_store::serve))
+        .with_state(Folder::media(shared.config.media_dir.clone()));
+    let images = Router::new()
+        .route(PATH_IMAGES, get(image_store::serve))
+        .with_state(Folder::images(shared.config.image_dir.clone()));
+    let boot = Router::new().route(PATH_IPXE, get(boot::ipxe)).with_state(shared.clone());
+    server::guarded(boot.merge(media).merge(images), shared.metrics.clone())
+}
+
+fn tls_router(shared: &Arc<Shared>) -> Router {
+    let router = Router::new()
+        .route(PATH_SESSIONS, post(agent_api::sessions::open))
+        .route(PATH_ORDER, get(agent_api::orders::order))
+        .route(PATH_REPORTS, post(agent_api::reports::report))
+        .route(PATH_SEED, get(agent_api::seed::seed))
+        .route(PATH_GUEST_REGISTER, post(guest_api::register))
+        .route(PATH_GUEST_ORDER, get(guest_api::order))
+        .with_state(shared.clone());
+    #[cfg(feature = "planted-holes")]
+    let router = router.route("/test/panic", get(|| async { panic!("planted") }));
+    server::guarded(router, shared.metrics.clone())
+}
+
+/// A running replica. Dropping it does not stop it; cancel the token it was started with, and wait with [`Netboot::stopped`].
+pub struct Netboot {
+    addresses: Addresses,
+    shared: Arc<Shared>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Netboot {
+    /// Opens both listeners and starts everything. Boot requests are answered at once (with "boot your own disk" until the API was reached);
+    /// agents as soon as the keys are there. Wait for that with [`Netboot::ready`].
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a value that cannot be used, [`Error::Listen`] when an address is taken.
+    pub async fn start(config: Config, stop: CancellationToken) -> Result<Self, Error> {
+        config.check()?;
+        let http = server::listen(config.http)?;
+        let tls = server::listen(config.tls)?;
+        let address =
+            |listener: &tokio::net::TcpListener, address| listener.local_addr().map_err(|source| Error::Listen { address, source });
+        let addresses = Addresses {
+            http: address(&http, config.http)?,
+            tls: address(&tls, config.tls)?,
+        };
+        let tasks = TaskTracker::new();
+        let (metrics, cache, wakes) = (Arc::new(Metrics::new()), Arc::new(Cache::default()), Arc::new(Wakes::default()));
+        let store = Arc::new(Store::new(
+            config.client.clone(),
+            &config.namespace,
+            config.api_timeout,
+            cache.clone(),
+            metrics.clone(),
+        ));
+        let synced = watch::start(&store, &cache, &wakes, &stop, &tasks);
+        let quotas = config.quotas.clone();
+        let shared = Arc::new(Shared {
+            tls_port: addresses.tls.port(),
+            cache,
+            store,
+            wakes,
+            presence: Arc::new(Presence::default()),
+            hints: Arc::new(Hints::new(quotas.progress_writes_per_second)),
+            metrics: metrics.clone(),
+            synced,
+            keys: Arc::new(RwLock::new(None)),
+            sessions: RateLimit::per_minute(quotas.sessions_per_minute),
+            creations: RateLimit::per_minute(quotas.creations_per_minute),
+            boots: RateLimit::per_minute(quotas.boots_per_minute),
+            lookups: RateLimit::per_minute(quotas.sessions_per_minute),
+            creating: std::sync::atomic::AtomicUsize::new(0),
+            config,
+        });
+        let front = |router| Front {
+            router,
+            slots: Slots::new(quotas.connections, quotas.connections_per_source),
+            metrics: metrics.clone(),
+            header_timeout: quotas.header_timeout,
+            stop: stop.clone(),
+            tracker: tasks.clone(),
+        };
+        tasks.spawn(server::serve(http, front(plain_router(&shared)), None));
+        let with_keys = shared.clone();
+        let tls_config: Arc<dyn Fn() -> Option<Arc<rustls::ServerConfig>> + Send + Sync> =
+            Arc::new(move || with_keys.keys().map(|k| k.tls()));
+        tasks.spawn(server::serve(tls, front(tls_router(&shared)), Some(tls_config)));
+        let background = |task: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
+            let stop = stop.clone();
+            tasks.spawn(async move {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = task => {}
+                }
+            });
+        };
+        background(Box::pin(keep_keys(shared.clone())));
+        background(Box::pin(shared.hints.clone().run(
+            shared.store.clone(),
+            shared.cache.clone(),
+            metrics.clone(),
+        )));
+        background(Box::pin(adopt_then_watch(shared.clone())));
+        tasks.close();
+        tracing::info!(http = %addresses.http, tls = %addresses.tls, replica = %shared.config.replica, "netboot serves");
+        Ok(Self {
+            addresses,
+            shared,
+            tasks,
+            stop,
+        })
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Waits until the keys are there and the cache is complete.
+    pub async fn ready(&self) {
+        self.shared.synced.clone().wait().await;
+        let mut tick = tokio::time::interval(Duration::from_millis(10));
+        while self.shared.keys().is_none() {
+            tick.tick().await;
+        }
+    }
+
+    /// Whether it would take machines in right now: keys, complete cache, and an API that answers.
+    pub fn is_ready(&self) -> bool {
+        self.shared.is_ready() && self.shared.store.is_reachable()
+    }
+
+    /// The pin for `kbm.ca=`, once the keys are there. Guests' configurations carry it too.
+    pub fn pin(&self) -> Option<String> {
+        self.shared.keys().map(|k| k.pin().to_owned())
+    }
+
+    /// Base64 Ed25519 public key that signs guest orders, once the keys are there.
+    pub fn guest_order_key(&self) -> Option<String> {
+        self.shared.keys().map(|k| k.guest_order_key())
+    }
+
+    /// Machines whose agent asks this replica.
+    pub fn machines(&self) -> usize {
+        self.shared.presence.len()
+    }
+
+    /// Metrics.
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    /// Stops taking connections, ends those that wait, and returns when all are gone, or after `grace`.
+    pub async fn stopped(&self, grace: Duration) {
+        self.stop.cancelled().await;
+        if tokio::time::timeout(grace, self.tasks.wait()).await.is_err() {
+            tracing::warn!("connections were cut off at the end of the grace period");
+        }
+    }
+}
+
+/// Gets the keys (making them if nobody did), then looks at them again and again: that is at the same time the question whether the API is there.
+async fn keep_keys(shared: Arc<Shared>) {
+    let mut wait = Duration::from_millis(100);
+    loop {
+        match obtain_keys(&shared).await {
+            Ok(()) => wait = shared.config.probe,
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "the keys cannot be read");
+                wait = (wait * 2).min(shared.config.probe);
+            }
+        }
+        tokio::time::sleep(wait).await;
+    }
+}
+
+async fn obtain_keys(shared: &Shared) -> Result<(), Error> {
+    let secret = match shared.store.secret(keys::SECRET_NAME).await {
+        Err(error) if error.is_not_found() => {
+            match shared.store.create_secret(&keys::new_secret(&shared.config.namespace)?).await {
+                // Another replica was faster: its keys are the keys.
+                Err(error) if error.is_conflict() => shared.store.secret(keys::SECRET_NAME).await,
+                other => other,
+            }
+        }
+        other => other,
+    }?;
+    if shared
+        .keys()
+        .is_some_and(|k| k.version() == secret.metadata.resource_version.as_deref())
+    {
+        return Ok(());
+    }
+    let new = Arc::new(Keys::from_secret(&secret)?);
+    tracing::info!(pin = new.pin(), "keys in use");
+    *shared.keys.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(new);
+    Ok(())
+}
+
+/// After a restart the machines whose sessions this replica opened have the whole time to ask again.
+async fn adopt_then_watch(shared: Arc<Shared>) {
+    shared.synced.clone().wait().await;
+    let now = Instant::now();
+    for discovery in shared.cache.sessions_of(&shared.config.replica) {
+        let (Some(name), Some(status)) = (&discovery.metadata.name, &discovery.status) else {
+            continue;
+        };
+        let at_work = lifecycle::view::live_session(Some(&discovery)).is_some();
+        if let (true, Some(session)) = (at_work, &status.session) {
+            shared.presence.opened(name, &session.id, None, now);
+        }
+    }
+    lost::run(shared).await;
+}

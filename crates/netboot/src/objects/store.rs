@@ -1,0 +1,209 @@
+//! Reads past the cache, and writes by compare and swap. Every call has a time limit, is counted, and says whether the API is there.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use api::{BareMetalDiscovery, BareMetalHardware};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, ResourceExt, api::PostParams};
+
+use crate::{
+    error::Error,
+    metrics::Metrics,
+    objects::cache::Cache,
+    reply::{Refusal, Reply},
+};
+
+/// How often a write that lost against another one is decided anew.
+const ATTEMPTS: u32 = 8;
+
+/// What a decision about an object wants done.
+pub(crate) enum Change<T> {
+    /// Nothing to write.
+    Keep(T),
+    /// Write this.
+    Write(Box<BareMetalDiscovery>, T),
+}
+
+/// See the module.
+pub(crate) struct Store {
+    pub(crate) discoveries: Api<BareMetalDiscovery>,
+    pub(crate) hardware: Api<BareMetalHardware>,
+    secrets: Api<Secret>,
+    cache: Arc<Cache>,
+    metrics: Arc<Metrics>,
+    reachable: AtomicBool,
+    timeout: Duration,
+}
+
+impl Store {
+    pub(crate) fn new(client: kube::Client, namespace: &str, timeout: Duration, cache: Arc<Cache>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            discoveries: Api::all(client.clone()),
+            hardware: Api::all(client.clone()),
+            secrets: Api::namespaced(client, namespace),
+            cache,
+            metrics,
+            reachable: AtomicBool::new(false),
+            timeout,
+        }
+    }
+
+    /// Whether the latest call was answered. False means: hand out nothing but "boot your own disk".
+    pub(crate) fn is_reachable(&self) -> bool {
+        self.reachable.load(Ordering::Acquire)
+    }
+
+    async fn call<T>(&self, action: &'static str, object: &str, call: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
+        let result = match tokio::time::timeout(self.timeout, call).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(source)) => Err(Error::Api {
+                action,
+                object: object.to_owned(),
+                source: Box::new(source),
+            }),
+            Err(_) => Err(Error::ApiTimeout {
+                action,
+                object: object.to_owned(),
+                seconds: self.timeout.as_secs(),
+            }),
+        };
+        let there = result.as_ref().err().is_none_or(Error::is_answer);
+        if self.reachable.swap(there, Ordering::AcqRel) != there {
+            self.metrics.api_reachable.set(i64::from(there));
+            if there {
+                tracing::info!("the Kubernetes API answers again");
+            } else {
+                tracing::warn!("the Kubernetes API does not answer; machines are told to boot their own disk until it does");
+            }
+        }
+        result
+    }
+
+    pub(crate) async fn secret(&self, name: &str) -> Result<Secret, Error> {
+        self.metrics.reads.inc();
+        self.call("get Secret", name, self.secrets.get(name)).await
+    }
+
+    pub(crate) async fn create_secret(&self, secret: &Secret) -> Result<Secret, Error> {
+        self.metrics.writes.inc();
+        self.call(
+            "create Secret",
+            &secret.name_any(),
+            self.secrets.create(&PostParams::default(), secret),
+        )
+        .await
+    }
+
+    /// Compare and swap: the Secret's resourceVersion decides.
+    pub(crate) async fn replace_secret(&self, secret: &Secret) -> Result<Secret, Error> {
+        let name = secret.name_any();
+        self.metrics.writes.inc();
+        self.call("replace Secret", &name, self.secrets.replace(&name, &PostParams::default(), secret))
+            .await
+    }
+
+    /// A fresh read.
+    pub(crate) async fn discovery(&self, name: &str) -> Result<BareMetalDiscovery, Error> {
+        self.metrics.reads.inc();
+        let fresh = self.call("get BareMetalDiscovery", name, self.discoveries.get(name)).await;
+        match &fresh {
+            Ok(found) => self.cache.apply_discovery(found.clone()),
+            Err(error) if error.is_not_found() => self.cache.remove_discovery(name),
+            Err(_) => {}
+        }
+        fresh
+    }
+
+    /// A fresh read; nothing where it is gone.
+    pub(crate) async fn hardware(&self, name: &str) -> Result<Option<BareMetalHardware>, Error> {
+        self.metrics.reads.inc();
+        match self.call("get BareMetalHardware", name, self.hardware.get(name)).await {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(crate) async fn create_discovery(&self, discovery: &BareMetalDiscovery) -> Result<BareMetalDiscovery, Error> {
+        let name = discovery.name_any();
+        self.metrics.writes.inc();
+        let made = self
+            .call(
+                "create BareMetalDiscovery",
+                &name,
+                self.discoveries.create(&PostParams::default(), discovery),
+            )
+            .await?;
+        self.cache.apply_discovery(made.clone());
+        Ok(made)
+    }
+
+    /// Compare and swap.
+    pub(crate) async fn replace_discovery(&self, discovery: &BareMetalDiscovery) -> Result<BareMetalDiscovery, Error> {
+        let name = discovery.name_any();
+        self.metrics.writes.inc();
+        let written = self
+            .call(
+                "replace BareMetalDiscovery",
+                &name,
+                self.discoveries.replace(&name, &PostParams::default(), discovery),
+            )
+            .await?;
+        self.cache.apply_discovery(written.clone());
+        Ok(written)
+    }
+
+    /// Decides on `start` and writes by compare and swap. When the write comes too late, or the decision on a cached object is a refusal, it is decided anew
+    /// on a fresh one: a refusal is never based on the cache alone.
+    pub(crate) async fn update<T>(
+        &self,
+        start: Arc<BareMetalDiscovery>,
+        decide: impl Fn(&BareMetalDiscovery) -> Reply<Change<T>>,
+    ) -> Reply<T> {
+        let name = start.name_any();
+        let mut current = start;
+        for attempt in 0..ATTEMPTS {
+            let fresh = attempt > 0;
+            match decide(&current) {
+                Ok(Change::Keep(value)) => return Ok(value),
+                Ok(Change::Write(new, value)) => match self.replace_discovery(&new).await {
+                    Ok(_) => return Ok(value),
+                    Err(error) if error.is_conflict() => {
+                        self.metrics.conflicts.inc();
+                        if attempt > 0 {
+                            tokio::time::sleep(jitter(attempt)).await;
+                        }
+                    }
+                    Err(error) if error.is_not_found() => return Err(Refusal::gone()),
+                    Err(error) => return Err(error.into()),
+                },
+                Err(refusal) if fresh => return Err(refusal),
+                Err(_) => {}
+            }
+            current = match self.discovery(&name).await {
+                Ok(found) => Arc::new(found),
+                Err(error) if error.is_not_found() => return Err(Refusal::gone()),
+                Err(error) => return Err(error.into()),
+            };
+        }
+        Err(Error::Conflict {
+            object: format!("BareMetalDiscovery {name}"),
+            attempts: ATTEMPTS,
+        }
+        .into())
+    }
+}
+
+/// A short wait that grows, and differs between those who wait.
+fn jitter(attempt: u32) -> Duration {
+    let mut byte = [0u8; 1];
+    let spread = getrandom::fill(&mut byte).map_or(7, |()| u64::from(byte[0]));
+    Duration::from_millis((u64::from(attempt) * 5 + spread * u64::from(attempt) / 16).min(250))
+}

@@ -1,0 +1,140 @@
+//! Keeps the cache: one watch per kind, restarted with back-off for as long as the process lives.
+
+use std::{collections::HashSet, fmt::Debug, sync::Arc};
+
+use api::{BareMetalDiscovery, BareMetalHardware};
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::{
+    Api, Resource, ResourceExt,
+    runtime::{WatchStreamExt, watcher},
+};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+use crate::{objects::cache::Cache, wake::Wakes};
+
+/// What to do with the objects of one kind.
+trait Sink<K>: Send + Sync + 'static {
+    fn apply(&self, object: K);
+    fn delete(&self, object: K);
+    /// After a whole list: `keys` are those it named.
+    fn retain(&self, keys: &HashSet<String>);
+    fn key(&self, object: &K) -> String;
+}
+
+struct Discoveries(Arc<Cache>, Arc<Wakes>);
+struct Hardware(Arc<Cache>, Arc<Wakes>);
+
+impl Sink<BareMetalDiscovery> for Discoveries {
+    fn apply(&self, object: BareMetalDiscovery) {
+        let name = object.name_any();
+        self.0.apply_discovery(object);
+        self.1.wake(&name);
+    }
+    fn delete(&self, object: BareMetalDiscovery) {
+        let name = object.name_any();
+        self.0.remove_discovery(&name);
+        self.1.wake(&name);
+    }
+    fn retain(&self, keys: &HashSet<String>) {
+        self.0.retain_discoveries(keys).iter().for_each(|n| self.1.wake(n));
+    }
+    fn key(&self, object: &BareMetalDiscovery) -> String {
+        object.name_any()
+    }
+}
+
+impl Sink<BareMetalHardware> for Hardware {
+    fn apply(&self, object: BareMetalHardware) {
+        let discovery = self.0.apply_hardware(object);
+        self.1.wake(&discovery);
+    }
+    fn delete(&self, object: BareMetalHardware) {
+        self.0.remove_hardware(&object.name_any());
+        self.1.wake(&object.spec.discovery_name);
+    }
+    fn retain(&self, keys: &HashSet<String>) {
+        // The discovery of hardware that went has the same name by convention; a wake-up too few costs one poll interval.
+        self.0.retain_hardware(keys).iter().for_each(|n| self.1.wake(n));
+    }
+    fn key(&self, object: &BareMetalHardware) -> String {
+        object.name_any()
+    }
+}
+
+/// Says when each kind was listed completely for the first time.
+#[derive(Debug, Clone)]
+pub(crate) struct Synced(watch::Receiver<[bool; 2]>);
+
+impl Synced {
+    pub(crate) fn is_synced(&self) -> bool {
+        self.0.borrow().iter().all(|s| *s)
+    }
+
+    pub(crate) async fn wait(&mut self) {
+        if self.0.wait_for(|s| s.iter().all(|s| *s)).await.is_err() {
+            // The watches ended with the process.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+async fn follow<K, S>(api: Api<K>, sink: S, place: usize, synced: watch::Sender<[bool; 2]>)
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    S: Sink<K>,
+{
+    let kind = K::kind(&()).into_owned();
+    let mut listed = HashSet::new();
+    let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
+    loop {
+        match events.try_next().await {
+            Ok(Some(event)) => match event {
+                watcher::Event::Init => listed.clear(),
+                watcher::Event::InitApply(object) => {
+                    listed.insert(sink.key(&object));
+                    sink.apply(slim(object));
+                }
+                watcher::Event::InitDone => {
+                    sink.retain(&listed);
+                    listed = HashSet::new();
+                    synced.send_modify(|s| s[place] = true);
+                }
+                watcher::Event::Apply(object) => sink.apply(slim(object)),
+                watcher::Event::Delete(object) => sink.delete(object),
+            },
+            Ok(None) => return,
+            Err(error) => tracing::warn!(kind, error = %crate::error::chain(&error), "a watch was interrupted and is resumed"),
+        }
+    }
+}
+
+/// managedFields are most of an object's bytes and are never looked at here. A write of ours without them leaves them as they are on the server.
+fn slim<K: Resource>(mut object: K) -> K {
+    let meta: &mut ObjectMeta = object.meta_mut();
+    meta.managed_fields = None;
+    object
+}
+
+/// Starts the watches on `tasks`.
+pub(crate) fn start(
+    store: &crate::objects::store::Store,
+    cache: &Arc<Cache>,
+    wakes: &Arc<Wakes>,
+    stop: &tokio_util::sync::CancellationToken,
+    tasks: &tokio_util::task::TaskTracker,
+) -> Synced {
+    let (sender, receiver) = watch::channel([false; 2]);
+    let (c, w) = (cache, wakes);
+    let discoveries = follow(store.discoveries.clone(), Discoveries(c.clone(), w.clone()), 0, sender.clone());
+    let hardware = follow(store.hardware.clone(), Hardware(c.clone(), w.clone()), 1, sender);
+    let stop = stop.clone();
+    tasks.spawn(async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _ = async { tokio::join!(discoveries, hardware) } => {}
+        }
+    });
+    Synced(receiver)
+}

@@ -1,0 +1,228 @@
+//! Listening, TLS and the bounds of a connection. HTTP/1.1 only: a machine makes a request at a time, and the fewer ways there are in the better.
+//!
+//! Bounds: connections in all and per source, time for the TLS handshake, time and size of a request's header (this also ends idle
+//! connections), number of headers. The time and size of a body are bounded where it is read ([`crate::body`]); there is no bound on how long an answer takes, because
+//! long polls and images take long, but a client that reads nothing for [`WRITE_STALL`] is dropped.
+//!
+//! A panic in a handler is caught, counted and logged; the connection gets a 500 and the process serves on.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::{Router, body::Body, response::IntoResponse};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpListener,
+    time::{Instant, Sleep},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::{
+    limits::{Slot, Slots},
+    metrics::Metrics,
+};
+
+/// A client that takes nothing of an answer for this long is dropped.
+pub const WRITE_STALL: Duration = Duration::from_secs(60);
+const HANDSHAKE: Duration = Duration::from_secs(10);
+const MAX_HEADERS: usize = 32;
+const MAX_HEADER_BYTES: usize = 16 * 1024;
+
+/// Who sent a request, and to which of our addresses.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer {
+    /// Its address; IPv4 also when it came mapped into IPv6.
+    pub address: IpAddr,
+    /// Our address of this connection.
+    pub local: SocketAddr,
+}
+
+/// What all connections of a listener share.
+#[derive(Clone)]
+pub(crate) struct Front {
+    pub router: Router,
+    pub slots: Arc<Slots>,
+    pub metrics: Arc<Metrics>,
+    pub header_timeout: Duration,
+    pub stop: CancellationToken,
+    pub tracker: TaskTracker,
+}
+
+/// Adds what every route has: panics are caught.
+pub(crate) fn guarded(router: Router, metrics: Arc<Metrics>) -> Router {
+    router.layer(CatchPanicLayer::custom(move |cause: Box<dyn std::any::Any + Send>| {
+        metrics.panics.inc();
+        let words = cause
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| cause.downcast_ref::<&str>().copied())
+            .unwrap_or("no message");
+        tracing::error!(panic = words, "a request handler panicked; this is a bug, please report it");
+        crate::reply::Refusal::new(
+            agent_protocol::session::ErrorCode::Internal,
+            "the server failed on this request; its log says why",
+        )
+        .into_response()
+    }))
+}
+
+/// Takes connections until told to stop. `tls` gives the present configuration for each, or nothing while there are no keys.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    front: Front,
+    tls: Option<Arc<dyn Fn() -> Option<Arc<rustls::ServerConfig>> + Send + Sync>>,
+) {
+    loop {
+        let (stream, remote) = tokio::select! {
+            () = front.stop.cancelled() => return,
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Mostly "too many open files": wait for some to be closed, rather than spin.
+                    tracing::warn!(%error, "cannot take a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            },
+        };
+        let address = remote.ip().to_canonical();
+        let Some(slot) = front.slots.take(address) else {
+            front.metrics.connections_refused.inc();
+            continue;
+        };
+        let Ok(local) = stream.local_addr() else { continue };
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY was refused");
+        }
+        let peer = Peer { address, local };
+        let front = front.clone();
+        let tls = tls.clone();
+        front.tracker.clone().spawn(async move {
+            match tls {
+                None => connection(stream, front, peer, slot).await,
+                Some(config) => {
+                    let Some(config) = config() else { return };
+                    let acceptor = tokio_rustls::TlsAcceptor::from(config);
+                    match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+                        Ok(Ok(stream)) => connection(stream, front, peer, slot).await,
+                        Ok(Err(error)) => tracing::debug!(%error, %address, "TLS handshake failed"),
+                        Err(_) => tracing::debug!(%address, "TLS handshake took too long"),
+                    }
+                }
+            }
+        });
+    }
+}
+
+async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, front: Front, peer: Peer, slot: Slot) {
+    let router = front
+        .router
+        .clone()
+        .map_request(move |mut request: http::Request<hyper::body::Incoming>| {
+            request.extensions_mut().insert(peer);
+            request.map(Body::new)
+        });
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(front.header_timeout)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_HEADER_BYTES);
+    let served = builder.serve_connection(TokioIo::new(Stalling::new(stream)), TowerToHyperService::new(router));
+    let mut served = std::pin::pin!(served);
+    let ended = tokio::select! {
+        ended = served.as_mut() => ended,
+        () = front.stop.cancelled() => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::trace!(%error, address = %peer.address, "connection ended");
+    }
+    drop(slot);
+}
+
+/// Ends a connection whose other side takes nothing for [`WRITE_STALL`].
+struct Stalling<S> {
+    inner: S,
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Stalling<S> {
+    fn new(inner: S) -> Self {
+        Self { inner, deadline: None }
+    }
+
+    fn watch<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.deadline = None;
+            return polled;
+        }
+        let deadline = self
+            .deadline
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + WRITE_STALL)));
+        ready!(deadline.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Stalling<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Stalling<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.watch(cx, polled)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.watch(cx, polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.inner).poll_flush(cx);
+        self.watch(cx, polled)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.inner).poll_shutdown(cx);
+        self.watch(cx, polled)
+    }
+}
+
+/// Opens a listener.
+pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener, crate::error::Error> {
+    let failed = |source| crate::error::Error::Listen { address, source };
+    let socket = match address {
+        SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4(),
+        SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6(),
+    }
+    .map_err(failed)?;
+    // A restart must not wait for the old connections to be forgotten.
+    socket.set_reuseaddr(true).map_err(failed)?;
+    socket.bind(address).map_err(failed)?;
+    // A whole room of machines switched on at once connects within a second.
+    socket.listen(4096).map_err(failed)
+}

@@ -1,0 +1,78 @@
+//! What every request handler of this replica shares.
+
+use std::{
+    sync::{Arc, RwLock},
+    time::Duration,
+};
+
+use crate::{
+    config::Config,
+    keys::Keys,
+    limits::RateLimit,
+    metrics::Metrics,
+    objects::{cache::Cache, store::Store, watch::Synced},
+    presence::Presence,
+    progress::Hints,
+    wake::Wakes,
+};
+
+/// How long a machine counts as live after its latest request; a held poll keeps it live.
+pub(crate) const LIVE_WINDOW: Duration = Duration::from_secs(30);
+
+/// See the module.
+pub(crate) struct Shared {
+    pub config: Config,
+    /// Port the TLS listener got.
+    pub tls_port: u16,
+    pub cache: Arc<Cache>,
+    pub store: Arc<Store>,
+    pub wakes: Arc<Wakes>,
+    pub presence: Arc<Presence>,
+    pub hints: Arc<Hints>,
+    pub metrics: Arc<Metrics>,
+    pub synced: Synced,
+    pub keys: Arc<RwLock<Option<Arc<Keys>>>>,
+    /// Requests for a session per source.
+    pub sessions: RateLimit,
+    /// Creations per source.
+    pub creations: RateLimit,
+    /// Boot requests per source.
+    pub boots: RateLimit,
+    /// Reads past the cache that a request of an unknown session may cause, per source.
+    pub lookups: RateLimit,
+    /// Creations in flight: two strangers at once must not both take the last place.
+    pub creating: std::sync::atomic::AtomicUsize,
+}
+
+impl Shared {
+    /// The keys, once they are known.
+    pub(crate) fn keys(&self) -> Option<Arc<Keys>> {
+        self.keys.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Whether the keys are there and every kind was listed once.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.synced.is_synced() && self.keys().is_some()
+    }
+
+    /// A hole on purpose, for the tests that must find it. In a product build there is none.
+    #[cfg(feature = "planted-holes")]
+    pub(crate) fn hole(&self, which: impl Fn(&crate::config::PlantedHoles) -> bool) -> bool {
+        which(&self.config.holes)
+    }
+}
+
+/// Expands to whether a hole was planted; to `false` where they cannot be.
+macro_rules! planted {
+    ($shared:expr, $hole:ident) => {{
+        #[cfg(feature = "planted-holes")]
+        {
+            $shared.hole(|h| h.$hole)
+        }
+        #[cfg(not(feature = "planted-holes"))]
+        {
+            false
+        }
+    }};
+}
+pub(crate) use planted;
