@@ -19,7 +19,10 @@ pub enum Digest {
 impl Digest {
     /// Reads `sha256:<64 hex digits>` or `sha512:<128 hex digits>`, in either case of letters.
     pub fn parse(text: &str) -> Result<Self, ImageError> {
-        let invalid = |reason| ImageError::InvalidDigest { text: text.chars().take(160).collect(), reason };
+        let invalid = |reason| ImageError::InvalidDigest {
+            text: text.chars().take(160).collect(),
+            reason,
+        };
         let (algorithm, value) = text.split_once(':').ok_or_else(|| invalid("the algorithm is missing"))?;
         match algorithm {
             "sha256" => {
@@ -116,7 +119,11 @@ mod tests {
         let mut hasher = Digest::parse(empty).unwrap().hasher();
         hasher.update(b"");
         assert_eq!(hasher.finish(), Digest::parse(&empty.to_uppercase().replace("SHA", "sha")).unwrap());
-        assert!(Digest::sha512_of(b"abc").to_string().starts_with("sha512:ddaf35a193617abacc417349ae204131"));
+        assert!(
+            Digest::sha512_of(b"abc")
+                .to_string()
+                .starts_with("sha512:ddaf35a193617abacc417349ae204131")
+        );
     }
 
     #[test]

@@ -161,7 +161,9 @@ pub enum ImageError {
         limit: u64,
     },
     /// The source ended early.
-    #[error("{source_name} is truncated: {actual} of {expected} bytes came; publish the whole file again and check the server or proxy between")]
+    #[error(
+        "{source_name} is truncated: {actual} of {expected} bytes came; publish the whole file again and check the server or proxy between"
+    )]
     Truncated {
         /// URL or file.
         source_name: String,
@@ -171,7 +173,9 @@ pub enum ImageError {
         actual: u64,
     },
     /// The compressed stream ends in the middle, though its digest is the one that was asked for.
-    #[error("{source_name} ends in the middle of its {format} stream: the published file itself is incomplete; publish it again and correct the digest")]
+    #[error(
+        "{source_name} ends in the middle of its {format} stream: the published file itself is incomplete; publish it again and correct the digest"
+    )]
     IncompleteStream {
         /// URL or file.
         source_name: String,
@@ -253,7 +257,9 @@ pub enum ImageError {
         actual: u32,
     },
     /// The disk failed.
-    #[error("{operation} disk {disk} at byte {offset} failed: {source}; check cable, controller and the health of the disk, or choose another one")]
+    #[error(
+        "{operation} disk {disk} at byte {offset} failed: {source}; check cable, controller and the health of the disk, or choose another one"
+    )]
     DiskIo {
         /// What was asked.
         operation: DiskOperation,

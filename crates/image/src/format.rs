@@ -130,13 +130,17 @@ pub fn sniff(head: &[u8]) -> Sniffed {
 pub fn check(source_name: &str, head: &[u8], declared: Option<Format>) -> Result<Format, ImageError> {
     let sniffed = sniff(head);
     match (sniffed, declared) {
-        (Sniffed::Supported(found), Some(declared)) if found != declared => {
-            Err(ImageError::FormatMismatch { source_name: source_name.to_owned(), declared, found: found.to_string() })
-        }
+        (Sniffed::Supported(found), Some(declared)) if found != declared => Err(ImageError::FormatMismatch {
+            source_name: source_name.to_owned(),
+            declared,
+            found: found.to_string(),
+        }),
         (Sniffed::Supported(found), _) => Ok(found),
-        (Sniffed::Unsupported(name), Some(declared)) => {
-            Err(ImageError::FormatMismatch { source_name: source_name.to_owned(), declared, found: name.to_owned() })
-        }
+        (Sniffed::Unsupported(name), Some(declared)) => Err(ImageError::FormatMismatch {
+            source_name: source_name.to_owned(),
+            declared,
+            found: name.to_owned(),
+        }),
         (Sniffed::Unsupported(name), None) => Err(unsupported(source_name, name)),
     }
 }

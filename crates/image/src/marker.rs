@@ -37,12 +37,18 @@ const ROOM: usize = MARKER_BYTES - 2 - HEADER;
 /// Makes the first sector. Payloads that do not fit after compression are refused with both lengths.
 pub fn encode(payload: &[u8]) -> Result<[u8; MARKER_BYTES], ImageError> {
     if payload.len() > MAX_PAYLOAD {
-        return Err(ImageError::MarkerTooLarge { needed: payload.len(), available: MAX_PAYLOAD });
+        return Err(ImageError::MarkerTooLarge {
+            needed: payload.len(),
+            available: MAX_PAYLOAD,
+        });
     }
     let compressed = if payload.len() > ROOM { deflate(payload) } else { None };
     let stored = compressed.as_deref().unwrap_or(payload);
     if stored.len() > ROOM {
-        return Err(ImageError::MarkerTooLarge { needed: stored.len(), available: ROOM });
+        return Err(ImageError::MarkerTooLarge {
+            needed: stored.len(),
+            available: ROOM,
+        });
     }
     let mut sector = [0; MARKER_BYTES];
     sector[..14].copy_from_slice(MAGIC);
@@ -76,7 +82,10 @@ pub fn decode(sector: &[u8]) -> Option<Vec<u8>> {
         0 if stored_length == length => Some(stored.to_vec()),
         1 => {
             let mut payload = Vec::with_capacity(length);
-            DeflateDecoder::new(stored).take(MAX_PAYLOAD as u64 + 1).read_to_end(&mut payload).ok()?;
+            DeflateDecoder::new(stored)
+                .take(MAX_PAYLOAD as u64 + 1)
+                .read_to_end(&mut payload)
+                .ok()?;
             (payload.len() == length).then_some(payload)
         }
         _ => None,
@@ -102,7 +111,11 @@ mod tests {
 
     #[test]
     fn payloads_come_back() {
-        let long = format!(r#"{{"instance":"{}","imageDigest":"sha512:{}"}}"#, "tenant-namespace/".repeat(20), "ab".repeat(64));
+        let long = format!(
+            r#"{{"instance":"{}","imageDigest":"sha512:{}"}}"#,
+            "tenant-namespace/".repeat(20),
+            "ab".repeat(64)
+        );
         for payload in [&b""[..], b"{}", &[b'x'; ROOM], long.as_bytes()] {
             let sector = encode(payload).unwrap();
             assert_eq!(decode(&sector).as_deref(), Some(payload));

@@ -80,7 +80,12 @@ impl Limit {
         if needed <= self.bytes {
             return Ok(());
         }
-        Err(ImageError::TooLarge { source_name: source_name.to_owned(), disk: self.disk.clone(), needed, available: self.bytes })
+        Err(ImageError::TooLarge {
+            source_name: source_name.to_owned(),
+            disk: self.disk.clone(),
+            needed,
+            available: self.bytes,
+        })
     }
 }
 
@@ -95,7 +100,14 @@ pub fn open(
     let mut reader = HashingReader::new(&name, source.stream()?, digest);
     let head = reader.peek(SNIFF_BYTES)?;
     if head.is_empty() {
-        return Err(settle(ImageError::Corrupt { source_name: name, reason: "it is empty".to_owned() }, reader, digest));
+        return Err(settle(
+            ImageError::Corrupt {
+                source_name: name,
+                reason: "it is empty".to_owned(),
+            },
+            reader,
+            digest,
+        ));
     }
     let format = format::check(&name, head, declared)?;
     if format == Format::Qcow2 {

@@ -89,8 +89,10 @@ impl StreamReader {
             Format::Gzip => Decoder::Gzip(Box::new(MultiGzDecoder::new(BufReader::with_capacity(INPUT, reader)))),
             Format::Xz => {
                 let flags = liblzma::stream::CONCATENATED;
-                let stream = liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY_LIMIT, flags)
-                    .map_err(|error| ImageError::Corrupt { source_name: name.to_owned(), reason: error.to_string() })?;
+                let stream = liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY_LIMIT, flags).map_err(|error| ImageError::Corrupt {
+                    source_name: name.to_owned(),
+                    reason: error.to_string(),
+                })?;
                 Decoder::Xz(Box::new(XzDecoder::new_stream(BufReader::with_capacity(INPUT, reader), stream)))
             }
             Format::Zstd => {
@@ -103,14 +105,20 @@ impl StreamReader {
                 if let Some(content) = frame.content {
                     limit.check(name, content)?;
                 }
-                let damaged = |error: io::Error| ImageError::Corrupt { source_name: name.to_owned(), reason: error.to_string() };
+                let damaged = |error: io::Error| ImageError::Corrupt {
+                    source_name: name.to_owned(),
+                    reason: error.to_string(),
+                };
                 let mut decoder = zstd::Decoder::with_buffer(BufReader::with_capacity(INPUT, reader)).map_err(damaged)?;
                 decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(damaged)?;
                 Decoder::Zstd(Box::new(decoder))
             }
             Format::Qcow2 => {
                 let reason = "qcow2 is not one stream".to_owned();
-                return Err(ImageError::Corrupt { source_name: name.to_owned(), reason });
+                return Err(ImageError::Corrupt {
+                    source_name: name.to_owned(),
+                    reason,
+                });
             }
         };
         let mut this = Self {
@@ -127,7 +135,10 @@ impl StreamReader {
             Err(error) => return Err(this.failed(error)),
         }
         if this.first.is_empty() {
-            let error = ImageError::Corrupt { source_name: this.name.clone(), reason: "it decompresses to nothing".to_owned() };
+            let error = ImageError::Corrupt {
+                source_name: this.name.clone(),
+                reason: "it decompresses to nothing".to_owned(),
+            };
             return Err(settle(error, this.decoder.into_source(), digest));
         }
         if format != Format::Raw {
@@ -154,13 +165,20 @@ impl StreamReader {
             Format::Zstd if text.contains("too much memory") => window_too_large(&self.name, "a window above 64 MiB"),
             Format::Xz if is_memory_limit(error) => ImageError::Unsupported {
                 source_name: self.name.clone(),
-                reason: format!("its xz stream needs more than {} MiB of memory to decompress", XZ_MEMORY_LIMIT >> 20),
+                reason: format!(
+                    "its xz stream needs more than {} MiB of memory to decompress",
+                    XZ_MEMORY_LIMIT >> 20
+                ),
                 remedy: "recompress with xz -9 or below, without a larger --lzma2 dictionary".to_owned(),
             },
-            format if error.kind() == io::ErrorKind::UnexpectedEof => {
-                ImageError::IncompleteStream { source_name: self.name.clone(), format }
-            }
-            format => ImageError::Corrupt { source_name: self.name.clone(), reason: format!("its {format} stream is not valid: {text}") },
+            format if error.kind() == io::ErrorKind::UnexpectedEof => ImageError::IncompleteStream {
+                source_name: self.name.clone(),
+                format,
+            },
+            format => ImageError::Corrupt {
+                source_name: self.name.clone(),
+                reason: format!("its {format} stream is not valid: {text}"),
+            },
         }
     }
 }
@@ -173,7 +191,10 @@ fn is_memory_limit(error: &io::Error) -> bool {
 fn window_too_large(name: &str, what: &str) -> ImageError {
     ImageError::Unsupported {
         source_name: name.to_owned(),
-        reason: format!("its Zstandard stream needs {what}, the limit is {} MiB", 1u64 << (ZSTD_WINDOW_LOG_MAX - 20)),
+        reason: format!(
+            "its Zstandard stream needs {what}, the limit is {} MiB",
+            1u64 << (ZSTD_WINDOW_LOG_MAX - 20)
+        ),
         remedy: format!("recompress with zstd --long={ZSTD_WINDOW_LOG_MAX} or below"),
     }
 }
@@ -186,7 +207,10 @@ struct ZstdFrame {
 
 impl ZstdFrame {
     fn parse(head: &[u8]) -> Self {
-        Self::try_parse(head).unwrap_or(Self { window: None, content: None })
+        Self::try_parse(head).unwrap_or(Self {
+            window: None,
+            content: None,
+        })
     }
 
     fn try_parse(head: &[u8]) -> Option<Self> {
@@ -209,7 +233,10 @@ impl ZstdFrame {
             (2, _) => Some(u64::from(u32::from_le_bytes(rest.get(..4)?.try_into().ok()?))),
             _ => Some(u64::from_le_bytes(rest.get(..8)?.try_into().ok()?)),
         };
-        Some(Self { window: window.or(content), content })
+        Some(Self {
+            window: window.or(content),
+            content,
+        })
     }
 }
 
@@ -259,7 +286,10 @@ impl ImageReader for StreamReader {
             }
         }
         let stored_bytes = self.decoder.into_source().finish(&self.digest)?;
-        Ok(Copied { image_bytes: position, stored_bytes })
+        Ok(Copied {
+            image_bytes: position,
+            stored_bytes,
+        })
     }
 }
 

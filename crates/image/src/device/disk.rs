@@ -50,7 +50,12 @@ impl Disk {
         let name = path.display().to_string();
         let fault = |operation| {
             let disk = name.clone();
-            move |source: io::Error| ImageError::DiskIo { operation, disk, offset: 0, source }
+            move |source: io::Error| ImageError::DiskIo {
+                operation,
+                disk,
+                offset: 0,
+                source,
+            }
         };
         let metadata = std::fs::metadata(path).map_err(fault(DiskOperation::Open))?;
         let block_device = metadata.file_type().is_block_device();
@@ -78,11 +83,21 @@ impl Disk {
             (metadata.len() / 512 * 512, 512)
         };
         if !(512..=65536).contains(&sector_size) || !sector_size.is_power_of_two() {
-            let error = io::Error::new(io::ErrorKind::InvalidData, format!("it reports a sector size of {sector_size} bytes"));
+            let error = io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("it reports a sector size of {sector_size} bytes"),
+            );
             return Err(fault(DiskOperation::Inspect)(error));
         }
         let bounce = Mutex::new(AlignedBuffer::zeroed(BOUNCE));
-        Ok(Self { name, file, size, sector_size, block_device, bounce })
+        Ok(Self {
+            name,
+            file,
+            size,
+            sector_size,
+            block_device,
+            bounce,
+        })
     }
 
     /// For regular files: plays a disk with this sector size.
@@ -156,7 +171,9 @@ fn plain_command<const OPCODE: Opcode>(file: &File) -> io::Result<()> {
 fn is_unsupported(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let unsupported = [Errno::OPNOTSUPP, Errno::NOTTY, Errno::INVAL, Errno::NOSYS];
-    error.raw_os_error().is_some_and(|code| unsupported.iter().any(|errno| errno.raw_os_error() == code))
+    error
+        .raw_os_error()
+        .is_some_and(|code| unsupported.iter().any(|errno| errno.raw_os_error() == code))
 }
 
 impl BlockDevice for Disk {
@@ -227,7 +244,11 @@ impl BlockDevice for Disk {
         if length == 0 {
             return Ok(());
         }
-        if self.block_device { range_command::<BLKDISCARD>(&self.file, offset, length) } else { self.zero_offload(offset, length) }
+        if self.block_device {
+            range_command::<BLKDISCARD>(&self.file, offset, length)
+        } else {
+            self.zero_offload(offset, length)
+        }
     }
 
     fn flush(&self) -> io::Result<()> {
@@ -243,6 +264,10 @@ impl BlockDevice for Disk {
     }
 
     fn reread_partition_table(&self) -> io::Result<()> {
-        if self.block_device { plain_command::<BLKRRPART>(&self.file) } else { Ok(()) }
+        if self.block_device {
+            plain_command::<BLKRRPART>(&self.file)
+        } else {
+            Ok(())
+        }
     }
 }

@@ -66,7 +66,10 @@ pub(crate) fn check_range(device: &dyn BlockDevice, offset: u64, length: u64) ->
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
     if end.is_none_or(|end| end > device.size()) {
-        let text = format!("{length} bytes at {offset} reach behind the end of the disk, {} bytes", device.size());
+        let text = format!(
+            "{length} bytes at {offset} reach behind the end of the disk, {} bytes",
+            device.size()
+        );
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
     Ok(())
@@ -79,7 +82,12 @@ pub(crate) struct Checked<'a>(pub(crate) &'a dyn BlockDevice);
 impl Checked<'_> {
     fn fault(self, operation: DiskOperation, offset: u64) -> impl FnOnce(io::Error) -> ImageError {
         let disk = self.0.name().to_owned();
-        move |source| ImageError::DiskIo { operation, disk, offset, source }
+        move |source| ImageError::DiskIo {
+            operation,
+            disk,
+            offset,
+            source,
+        }
     }
 
     pub(crate) fn read(self, offset: u64, buffer: &mut [u8]) -> Result<(), ImageError> {
@@ -91,7 +99,9 @@ impl Checked<'_> {
     }
 
     pub(crate) fn zero(self, offset: u64, length: u64, method: ZeroMethod) -> Result<(), ImageError> {
-        self.0.zero_range(offset, length, method).map_err(self.fault(DiskOperation::Zero, offset))
+        self.0
+            .zero_range(offset, length, method)
+            .map_err(self.fault(DiskOperation::Zero, offset))
     }
 
     pub(crate) fn flush(self) -> Result<(), ImageError> {
@@ -103,7 +113,9 @@ impl Checked<'_> {
 pub fn reads_as_zeros(device: &dyn BlockDevice, offset: u64, length: u64) -> io::Result<bool> {
     let mut buffer = AlignedBuffer::zeroed(1 << 20);
     let mut at = offset;
-    let end = offset.checked_add(length).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let end = offset
+        .checked_add(length)
+        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     while at < end {
         let count = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
         device.read_at(at, &mut buffer[..count])?;
@@ -125,7 +137,11 @@ pub fn sample(device: &dyn BlockDevice, block: usize, count: u64, mut visit: imp
     let mut buffer = AlignedBuffer::zeroed(block);
     let count = count.min(blocks);
     for index in 0..count {
-        let number = if count == 1 { 0 } else { u128::from(index) * u128::from(blocks - 1) / u128::from(count - 1) };
+        let number = if count == 1 {
+            0
+        } else {
+            u128::from(index) * u128::from(blocks - 1) / u128::from(count - 1)
+        };
         // Not above `blocks`, a u64.
         let offset = number as u64 * block as u64;
         device.read_at(offset, &mut buffer)?;

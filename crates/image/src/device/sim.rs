@@ -52,7 +52,15 @@ impl SimDisk {
     /// A disk that holds these bytes.
     pub fn new(medium: Vec<u8>, sector_size: u32, faults: Faults) -> Self {
         let size = medium.len() as u64;
-        Self { size, sector_size, state: Mutex::new(State { medium, faults, ..State::default() }) }
+        Self {
+            size,
+            sector_size,
+            state: Mutex::new(State {
+                medium,
+                faults,
+                ..State::default()
+            }),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -166,7 +174,10 @@ impl BlockDevice for SimDisk {
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         check_range(self, offset, data.len() as u64)?;
-        self.operation(Some(Pending { offset: offset as usize, data: data.to_vec() }))
+        self.operation(Some(Pending {
+            offset: offset as usize,
+            data: data.to_vec(),
+        }))
     }
 
     fn zero_range(&self, offset: u64, length: u64, method: ZeroMethod) -> io::Result<()> {
@@ -174,7 +185,10 @@ impl BlockDevice for SimDisk {
         if method == ZeroMethod::Offload && self.state().faults.zeroing_lies {
             return self.operation(None);
         }
-        self.operation(Some(Pending { offset: offset as usize, data: vec![0; length as usize] }))
+        self.operation(Some(Pending {
+            offset: offset as usize,
+            data: vec![0; length as usize],
+        }))
     }
 
     fn discard(&self, offset: u64, length: u64) -> io::Result<()> {

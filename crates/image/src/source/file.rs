@@ -21,7 +21,11 @@ impl FileSource {
     pub fn open(path: &Path) -> Result<Self, ImageError> {
         let name = path.display().to_string();
         let file = File::open(path).map_err(|error| unreadable(&name, &error))?;
-        Ok(Self { name, path: path.to_owned(), file: Arc::new(file) })
+        Ok(Self {
+            name,
+            path: path.to_owned(),
+            file: Arc::new(file),
+        })
     }
 
     /// Its path.
@@ -31,7 +35,10 @@ impl FileSource {
 }
 
 fn unreadable(name: &str, error: &io::Error) -> ImageError {
-    ImageError::Unreachable { source_name: name.to_owned(), reason: error.to_string() }
+    ImageError::Unreachable {
+        source_name: name.to_owned(),
+        reason: error.to_string(),
+    }
 }
 
 struct FileStream {
@@ -49,7 +56,11 @@ impl Read for FileStream {
         let want = buffer.len().min(usize::try_from(self.size - self.position).unwrap_or(usize::MAX));
         let count = self.file.read_at(&mut buffer[..want], self.position)?;
         if count == 0 {
-            let error = ImageError::Truncated { source_name: self.name.clone(), expected: self.size, actual: self.position };
+            let error = ImageError::Truncated {
+                source_name: self.name.clone(),
+                expected: self.size,
+                actual: self.position,
+            };
             return Err(error.into_io());
         }
         self.position += count as u64;
@@ -69,7 +80,12 @@ impl Source for FileSource {
 
     fn stream(&mut self) -> Result<Box<dyn Read + Send>, ImageError> {
         let size = self.size()?.unwrap_or(0);
-        Ok(Box::new(FileStream { name: self.name.clone(), file: Arc::clone(&self.file), size, position: 0 }))
+        Ok(Box::new(FileStream {
+            name: self.name.clone(),
+            file: Arc::clone(&self.file),
+            size,
+            position: 0,
+        }))
     }
 
     fn read_range(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, ImageError> {
@@ -96,7 +112,10 @@ pub struct MemorySource {
 impl MemorySource {
     /// A source named `name` of these bytes.
     pub fn new(name: &str, bytes: impl Into<Arc<[u8]>>) -> Self {
-        Self { name: name.to_owned(), bytes: bytes.into() }
+        Self {
+            name: name.to_owned(),
+            bytes: bytes.into(),
+        }
     }
 }
 

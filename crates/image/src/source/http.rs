@@ -95,18 +95,35 @@ enum Failure {
 impl HttpSource {
     /// A source at `url`. Nothing is sent yet.
     pub fn new(client: Client, url: &str, limits: HttpLimits) -> Result<Self, ImageError> {
-        let parsed = Url::parse(url)
-            .map_err(|error| ImageError::InvalidUrl { url: url.chars().take(200).collect(), reason: error.to_string() })?;
+        let parsed = Url::parse(url).map_err(|error| ImageError::InvalidUrl {
+            url: url.chars().take(200).collect(),
+            reason: error.to_string(),
+        })?;
         let name = redacted(&parsed);
         if !matches!(parsed.scheme(), "http" | "https") {
-            return Err(ImageError::InvalidUrl { url: name, reason: format!("scheme {} is not allowed", parsed.scheme()) });
+            return Err(ImageError::InvalidUrl {
+                url: name,
+                reason: format!("scheme {} is not allowed", parsed.scheme()),
+            });
         }
         if !parsed.username().is_empty() || parsed.password().is_some() {
-            return Err(ImageError::InvalidUrl { url: name, reason: "it carries credentials".to_owned() });
+            return Err(ImageError::InvalidUrl {
+                url: name,
+                reason: "it carries credentials".to_owned(),
+            });
         }
         let now = Instant::now();
         let deadline = now.checked_add(limits.deadline).unwrap_or(now);
-        Ok(Self { shared: Arc::new(Shared { client, url: parsed, name, limits, deadline, seen: Mutex::new(None) }) })
+        Ok(Self {
+            shared: Arc::new(Shared {
+                client,
+                url: parsed,
+                name,
+                limits,
+                deadline,
+                seen: Mutex::new(None),
+            }),
+        })
     }
 }
 
@@ -138,7 +155,13 @@ impl Source for HttpSource {
 
     fn stream(&mut self) -> Result<Box<dyn Read + Send>, ImageError> {
         let response = self.shared.retrying(|shared| shared.open_at(0))?;
-        Ok(Box::new(HttpStream { shared: Arc::clone(&self.shared), response: Some(response), position: 0, failures: 0, in_a_row: 0 }))
+        Ok(Box::new(HttpStream {
+            shared: Arc::clone(&self.shared),
+            response: Some(response),
+            position: 0,
+            failures: 0,
+            in_a_row: 0,
+        }))
     }
 
     fn read_range(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, ImageError> {
@@ -159,7 +182,10 @@ impl Shared {
             return Ok(());
         }
         let reason = format!("not finished after {} seconds", self.limits.deadline.as_secs());
-        Err(ImageError::TooSlow { source_name: self.name.clone(), reason })
+        Err(ImageError::TooSlow {
+            source_name: self.name.clone(),
+            reason,
+        })
     }
 
     fn pause(&self, failures_in_a_row: u32) {
@@ -189,7 +215,10 @@ impl Shared {
 
     fn transport(&self, error: &reqwest::Error) -> ImageError {
         if error.is_timeout() {
-            return ImageError::TooSlow { source_name: self.name.clone(), reason: "no answer within the stall time-out".to_owned() };
+            return ImageError::TooSlow {
+                source_name: self.name.clone(),
+                reason: "no answer within the stall time-out".to_owned(),
+            };
         }
         // reqwest's own text carries the URL with its query; the innermost cause says what happened.
         let mut cause = error.source();
@@ -198,14 +227,21 @@ impl Shared {
             reason = inner.to_string();
             cause = inner.source();
         }
-        ImageError::Unreachable { source_name: self.name.clone(), reason }
+        ImageError::Unreachable {
+            source_name: self.name.clone(),
+            reason,
+        }
     }
 
     /// One request with its redirects.
     fn get(&self, headers: &HeaderMap) -> Result<Response, Failure> {
         let mut url = self.url.clone();
         for _ in 0..=self.limits.max_redirects {
-            let request = self.client.get(url.clone()).headers(headers.clone()).header(ACCEPT_ENCODING, "identity");
+            let request = self
+                .client
+                .get(url.clone())
+                .headers(headers.clone())
+                .header(ACCEPT_ENCODING, "identity");
             let response = request.send().map_err(|error| Failure::Again(self.transport(&error)))?;
             // A client that follows redirects by itself must not have led us elsewhere.
             self.allowed(&url, response.url())?;
@@ -226,7 +262,10 @@ impl Shared {
     }
 
     fn bad_redirect(&self, reason: String) -> Failure {
-        Failure::Final(ImageError::InvalidUrl { url: self.name.clone(), reason })
+        Failure::Final(ImageError::InvalidUrl {
+            url: self.name.clone(),
+            reason,
+        })
     }
 
     fn allowed(&self, from: &Url, to: &Url) -> Result<(), Failure> {
@@ -237,7 +276,10 @@ impl Shared {
     }
 
     fn status_failure(&self, status: StatusCode) -> Failure {
-        let error = ImageError::HttpStatus { source_name: self.name.clone(), status: status.as_u16() };
+        let error = ImageError::HttpStatus {
+            source_name: self.name.clone(),
+            status: status.as_u16(),
+        };
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::REQUEST_TIMEOUT {
             Failure::Again(error)
         } else {
@@ -246,11 +288,17 @@ impl Shared {
     }
 
     fn changed(&self, reason: &str) -> Failure {
-        Failure::Final(ImageError::SourceChanged { source_name: self.name.clone(), reason: reason.to_owned() })
+        Failure::Final(ImageError::SourceChanged {
+            source_name: self.name.clone(),
+            reason: reason.to_owned(),
+        })
     }
 
     fn too_large(&self) -> ImageError {
-        ImageError::SourceTooLarge { source_name: self.name.clone(), limit: self.limits.max_bytes }
+        ImageError::SourceTooLarge {
+            source_name: self.name.clone(),
+            limit: self.limits.max_bytes,
+        }
     }
 
     /// Holds what an answer says of the whole file against what the first one said.
@@ -260,7 +308,9 @@ impl Shared {
         }
         let etag = headers.get(ETAG).filter(|etag| !etag.as_bytes().starts_with(b"W/")).cloned();
         let validator = etag.or_else(|| headers.get(LAST_MODIFIED).cloned());
-        let ranges = headers.get(ACCEPT_RANGES).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"bytes"));
+        let ranges = headers
+            .get(ACCEPT_RANGES)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"bytes"));
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         match &*seen {
             None => *seen = Some(Seen { total, validator, ranges }),
@@ -294,7 +344,11 @@ impl Shared {
     /// A response whose body begins at `position`.
     fn open_at(&self, position: u64) -> Result<Response, Failure> {
         let ranged = position > 0 && self.seen().is_none_or(|seen| seen.ranges || seen.validator.is_some());
-        let headers = if ranged { self.range_headers(&format!("bytes={position}-")) } else { HeaderMap::new() };
+        let headers = if ranged {
+            self.range_headers(&format!("bytes={position}-"))
+        } else {
+            HeaderMap::new()
+        };
         let mut response = self.get(&headers)?;
         match response.status() {
             StatusCode::PARTIAL_CONTENT if ranged => {
@@ -368,7 +422,11 @@ impl Shared {
 
     fn truncated(&self, position: u64) -> ImageError {
         match self.seen().and_then(|seen| seen.total) {
-            Some(expected) => ImageError::Truncated { source_name: self.name.clone(), expected, actual: position },
+            Some(expected) => ImageError::Truncated {
+                source_name: self.name.clone(),
+                expected,
+                actual: position,
+            },
             None => ImageError::Unreachable {
                 source_name: self.name.clone(),
                 reason: format!("the connection broke after {position} bytes"),
@@ -377,9 +435,16 @@ impl Shared {
     }
 
     fn broken(&self, error: &io::Error, position: u64) -> ImageError {
-        if error.kind() == io::ErrorKind::TimedOut {
+        let stalled = error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<reqwest::Error>())
+            .is_some_and(reqwest::Error::is_timeout);
+        if stalled || error.kind() == io::ErrorKind::TimedOut {
             let reason = format!("no byte came within the stall time-out, {position} bytes were here");
-            return ImageError::TooSlow { source_name: self.name.clone(), reason };
+            return ImageError::TooSlow {
+                source_name: self.name.clone(),
+                reason,
+            };
         }
         self.truncated(position)
     }

@@ -33,7 +33,10 @@ pub trait Source: Send {
 pub(crate) fn source_error(name: &str, error: io::Error) -> ImageError {
     match ImageError::from_io(error) {
         Ok(typed) => typed,
-        Err(other) => ImageError::Unreachable { source_name: name.to_owned(), reason: other.to_string() },
+        Err(other) => ImageError::Unreachable {
+            source_name: name.to_owned(),
+            reason: other.to_string(),
+        },
     }
 }
 
@@ -50,7 +53,14 @@ pub(crate) struct HashingReader {
 
 impl HashingReader {
     pub(crate) fn new(name: &str, inner: Box<dyn Read + Send>, expected: &Digest) -> Self {
-        Self { name: name.to_owned(), inner, hasher: expected.hasher(), passed: 0, peeked: Vec::new(), taken: 0 }
+        Self {
+            name: name.to_owned(),
+            inner,
+            hasher: expected.hasher(),
+            passed: 0,
+            peeked: Vec::new(),
+            taken: 0,
+        }
     }
 
     /// The first bytes, which stay to be read. Only before anything was read.
@@ -89,7 +99,11 @@ impl HashingReader {
         if actual == *expected {
             Ok(self.passed)
         } else {
-            Err(ImageError::DigestMismatch { source_name: self.name, expected: expected.to_string(), actual: actual.to_string() })
+            Err(ImageError::DigestMismatch {
+                source_name: self.name,
+                expected: expected.to_string(),
+                actual: actual.to_string(),
+            })
         }
     }
 }

@@ -1,7 +1,9 @@
 //! GUID partition tables: read with every checksum and bound checked, and moved to a larger disk.
 
 /// Type of the config drive's partition: basic data, which every operating system mounts by what is in it.
-const BASIC_DATA: [u8; 16] = [0xa2, 0xa0, 0xd0, 0xeb, 0xe5, 0xb9, 0x33, 0x44, 0x87, 0xc0, 0x68, 0xb6, 0xb7, 0x26, 0x99, 0xc7];
+const BASIC_DATA: [u8; 16] = [
+    0xa2, 0xa0, 0xd0, 0xeb, 0xe5, 0xb9, 0x33, 0x44, 0x87, 0xc0, 0x68, 0xb6, 0xb7, 0x26, 0x99, 0xc7,
+];
 const SIGNATURE: &[u8; 8] = b"EFI PART";
 /// Largest array of entries: 128 entries of 128 bytes, or fewer of longer ones.
 const MAX_ENTRIES_BYTES: u64 = 16 * 1024;
@@ -82,7 +84,9 @@ impl Gpt {
         let header = head.get(sector_size as usize..2 * sector_size as usize).ok_or_else(cut)?;
         let header_size = le32(header, 12).ok_or_else(cut)?;
         if !(92..=sector_size).contains(&header_size) {
-            return Err(format!("its GPT header is {header_size} bytes long, 92 to {sector_size} are possible"));
+            return Err(format!(
+                "its GPT header is {header_size} bytes long, 92 to {sector_size} are possible"
+            ));
         }
         let header = &header[..header_size as usize];
         if le32(header, 16) != Some(header_checksum(header)) {
@@ -97,7 +101,9 @@ impl Gpt {
             return Err(format!("its primary GPT header says that it is at LBA {own}"));
         }
         if entry_size < 128 || !entry_size.is_power_of_two() || count == 0 || count.saturating_mul(entry_size) > MAX_ENTRIES_BYTES {
-            return Err(format!("its GPT has {count} entries of {entry_size} bytes; at most {MAX_ENTRIES_BYTES} bytes are supported"));
+            return Err(format!(
+                "its GPT has {count} entries of {entry_size} bytes; at most {MAX_ENTRIES_BYTES} bytes are supported"
+            ));
         }
         let entries_bytes = count * entry_size;
         let entries_sectors = entries_bytes.div_ceil(sector);
@@ -121,7 +127,10 @@ impl Gpt {
         for (index, entry) in entries.chunks_exact(entry_size as usize).enumerate() {
             let (first, last) = (le64(entry, 32).ok_or_else(cut)?, le64(entry, 40).ok_or_else(cut)?);
             if entry[..16] != [0; 16] && (first < first_usable || last < first || last > last_usable) {
-                return Err(format!("its partition {} spans LBA {first} to {last}, outside of the usable range", index + 1));
+                return Err(format!(
+                    "its partition {} spans LBA {first} to {last}, outside of the usable range",
+                    index + 1
+                ));
             }
         }
         Ok(Self {

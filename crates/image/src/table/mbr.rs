@@ -39,7 +39,9 @@ impl Mbr {
     /// Where the last partition ends, in bytes.
     pub fn partitions_end(&self) -> u64 {
         let used = self.slots.iter().filter(|(kind, ..)| *kind != 0);
-        used.map(|&(_, first, count)| (u64::from(first) + u64::from(count)) * SECTOR).max().unwrap_or(0)
+        used.map(|&(_, first, count)| (u64::from(first) + u64::from(count)) * SECTOR)
+            .max()
+            .unwrap_or(0)
     }
 
     /// The first free slot, from 0.

@@ -24,7 +24,11 @@ impl RegionDigests {
         let region = disk_bytes.div_ceil(MAX_REGIONS).max(LEAST_REGION).next_power_of_two();
         let count = disk_bytes.div_ceil(region);
         // At most MAX_REGIONS.
-        Self { granule: granule as usize, region, sums: vec![0; count as usize] }
+        Self {
+            granule: granule as usize,
+            region,
+            sums: vec![0; count as usize],
+        }
     }
 
     /// Takes in bytes at an offset that is a multiple of the granule. A granule cut short counts as filled up with zeros.
@@ -87,7 +91,10 @@ mod tests {
         assert_eq!(one, digests(&[(8192, &b), (0, &a)]));
         assert_eq!(one, digests(&[(8192, &b), (4096, &[0; 4096]), (0, &a)]));
         assert_eq!(one.first_difference(&digests(&[(0, &b), (8192, &a)])), Some((0, 1 << 20)));
-        assert_eq!(one.first_difference(&digests(&[(0, &a), (8192, &b), (40 << 20, &a)])), Some((40 << 20, 41 << 20)));
+        assert_eq!(
+            one.first_difference(&digests(&[(0, &a), (8192, &b), (40 << 20, &a)])),
+            Some((40 << 20, 41 << 20))
+        );
         assert_ne!(one.summary(), digests(&[(0, &a)]).summary());
     }
 

@@ -47,7 +47,9 @@ pub struct ConfigDrive {
 impl std::fmt::Debug for ConfigDrive {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // The content is somebody's secret.
-        f.debug_struct("ConfigDrive").field("bytes", &self.bytes.len()).finish_non_exhaustive()
+        f.debug_struct("ConfigDrive")
+            .field("bytes", &self.bytes.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -113,7 +115,10 @@ pub struct Evidence {
 
 /// The limit to open an image with when it is meant for this disk.
 pub fn limit_of(disk: &dyn BlockDevice) -> Limit {
-    Limit { bytes: disk.size(), disk: disk.name().to_owned() }
+    Limit {
+        bytes: disk.size(),
+        disk: disk.name().to_owned(),
+    }
 }
 
 /// Writes, verifies and makes bootable. On an error after the first write the disk carries the in-progress marker and is not bootable.
@@ -127,18 +132,36 @@ pub fn write_image(
     let mut forward = |update: Progress| progress(update);
     let mut reporter = Reporter::new(&mut forward);
     let started = std::time::Instant::now();
-    let geometry = Geometry { disk: disk.name(), size: disk.size(), sector_size: disk.sector_size() };
+    let geometry = Geometry {
+        disk: disk.name(),
+        size: disk.size(),
+        sector_size: disk.sector_size(),
+    };
     let source_name = image.source_name().to_owned();
-    let plan = Plan::make(&source_name, image.head(), image.image_bytes(), request.config_drive.as_ref(), &geometry)?;
+    let plan = Plan::make(
+        &source_name,
+        image.head(),
+        image.image_bytes(),
+        request.config_drive.as_ref(),
+        &geometry,
+    )?;
     if image.granule() < geometry.sector_size {
         return Err(ImageError::Unsupported {
             source_name,
-            reason: format!("its clusters of {} bytes are smaller than the disk's sectors of {}", image.granule(), geometry.sector_size),
+            reason: format!(
+                "its clusters of {} bytes are smaller than the disk's sectors of {}",
+                image.granule(),
+                geometry.sector_size
+            ),
             remedy: "convert it with qemu-img convert -O qcow2 -o cluster_size=64k".to_owned(),
         });
     }
     let marker = marker::encode(&request.marker)?;
-    let writer = Writer { disk: Checked(disk), plan: &plan, marker };
+    let writer = Writer {
+        disk: Checked(disk),
+        plan: &plan,
+        marker,
+    };
 
     reporter.begin(Step::Mark, None)?;
     writer.mark()?;
@@ -148,7 +171,11 @@ pub fn write_image(
 
     let (format, digest, granule) = (image.format(), image.digest().to_string(), image.granule());
     reporter.begin(Step::Write, image.image_bytes())?;
-    let settings = SinkSettings { granule, zero_method, left_out: plan.left_out.clone() };
+    let settings = SinkSettings {
+        granule,
+        zero_method,
+        left_out: plan.left_out.clone(),
+    };
     let mut sink = DiskSink::new(Checked(disk), settings, &mut reporter);
     let copied = image.copy_to(&mut sink)?;
     sink.finish()?;
@@ -247,13 +274,21 @@ impl Writer<'_> {
         if is_zero(&probe) {
             return Ok(ZeroMethod::Offload);
         }
-        tracing::warn!(disk = self.disk.0.name(), "the disk's own command for zeros does not make zeros; zeros are written instead");
+        tracing::warn!(
+            disk = self.disk.0.name(),
+            "the disk's own command for zeros does not make zeros; zeros are written instead"
+        );
         self.disk.zero(probe_at, probe_length as u64, ZeroMethod::Write)?;
         Ok(ZeroMethod::Write)
     }
 
     fn mismatch(&self, offset: u64, end: u64, what: &'static str) -> ImageError {
-        ImageError::VerifyMismatch { disk: self.disk.0.name().to_owned(), offset, end, what }
+        ImageError::VerifyMismatch {
+            disk: self.disk.0.name().to_owned(),
+            offset,
+            end,
+            what,
+        }
     }
 
     /// Reads the whole image back and compares. Where nothing was written, zeros must be.

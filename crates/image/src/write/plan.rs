@@ -62,8 +62,10 @@ impl Plan {
         {
             return Err(too_large(needed));
         }
-        let table = Table::parse(head)
-            .map_err(|reason| ImageError::Corrupt { source_name: source_name.to_owned(), reason: format!("of its partition table: {reason}") })?;
+        let table = Table::parse(head).map_err(|reason| ImageError::Corrupt {
+            source_name: source_name.to_owned(),
+            reason: format!("of its partition table: {reason}"),
+        })?;
         let mut image_head = head[..head.len().min(FIRST_BYTES)].to_vec();
         image_head.resize(FIRST_BYTES, 0);
         let mismatch = |image| ImageError::SectorSizeMismatch {
@@ -92,7 +94,11 @@ impl Plan {
         {
             return Err(cut_off(source_name, image_bytes, plan.least_image_bytes));
         }
-        let placing = Placing { plan: &plan, geometry, config_drive };
+        let placing = Placing {
+            plan: &plan,
+            geometry,
+            config_drive,
+        };
         match &table {
             Table::Gpt(gpt) => {
                 let usable_end = gpt.usable_end(geometry.size);
@@ -120,7 +126,9 @@ impl Plan {
                 plan.left_out = Some(gpt.backup_range());
                 plan.backup = Some((moved.backup_offset, moved.backup));
                 plan.config_drive =
-                    place.zip(moved.added).map(|((offset, length), partition)| ConfigDrivePlace { partition, offset, length });
+                    place
+                        .zip(moved.added)
+                        .map(|((offset, length), partition)| ConfigDrivePlace { partition, offset, length });
             }
             Table::Mbr(mbr) => {
                 if mbr.partitions_end() > geometry.size {
@@ -138,7 +146,11 @@ impl Plan {
                     if !Mbr::set_slot(&mut plan.final_head[..512], slot, 0x0c, offset, length) {
                         return Err(too_large(offset + length));
                     }
-                    plan.config_drive = Some(ConfigDrivePlace { partition: slot + 1, offset, length });
+                    plan.config_drive = Some(ConfigDrivePlace {
+                        partition: slot + 1,
+                        offset,
+                        length,
+                    });
                 }
             }
             Table::None => {
@@ -156,7 +168,10 @@ impl Plan {
 
 pub(crate) fn cut_off(source_name: &str, image_bytes: u64, needed: u64) -> ImageError {
     let reason = format!("it describes a disk of {image_bytes} bytes, but its partitions reach to byte {needed}");
-    ImageError::Corrupt { source_name: source_name.to_owned(), reason }
+    ImageError::Corrupt {
+        source_name: source_name.to_owned(),
+        reason,
+    }
 }
 
 struct Placing<'a> {
@@ -192,7 +207,10 @@ impl Placing<'_> {
                 "the image's partitions end at byte {}, and the config drive would have to begin at byte {start}",
                 self.plan.least_image_bytes
             );
-            return Err(self.refused(reason, "choose a disk at least 2 MiB larger than the image plus the config drive, or a smaller image"));
+            return Err(self.refused(
+                reason,
+                "choose a disk at least 2 MiB larger than the image plus the config drive, or a smaller image",
+            ));
         }
         Ok(Some((start, length)))
     }

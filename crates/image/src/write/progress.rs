@@ -78,7 +78,12 @@ pub(crate) struct Reporter<'a> {
 
 impl<'a> Reporter<'a> {
     pub(crate) fn new(callback: &'a mut ProgressCallback<'a>) -> Self {
-        Self { callback, present: None, reported: Instant::now(), durations: Vec::new() }
+        Self {
+            callback,
+            present: None,
+            reported: Instant::now(),
+            durations: Vec::new(),
+        }
     }
 
     fn report(&mut self) -> Result<(), ImageError> {
@@ -108,14 +113,22 @@ impl<'a> Reporter<'a> {
     }
 
     pub(crate) fn tick(&mut self) -> Result<(), ImageError> {
-        if self.reported.elapsed() >= INTERVAL { self.report() } else { Ok(()) }
+        if self.reported.elapsed() >= INTERVAL {
+            self.report()
+        } else {
+            Ok(())
+        }
     }
 
     /// Closes the present step.
     pub(crate) fn end(&mut self) {
         if let Some((progress, since)) = self.present.take() {
             let seconds = since.elapsed().as_secs_f64();
-            self.durations.push(StepDuration { step: progress.step, seconds, bytes: progress.done });
+            self.durations.push(StepDuration {
+                step: progress.step,
+                seconds,
+                bytes: progress.done,
+            });
         }
     }
 }

@@ -87,7 +87,11 @@ impl<'a, 'p> DiskSink<'a, 'p> {
         self.zeros = 0..0;
         while at < end {
             let length = (end - at).min(ZERO_PIECE);
-            let method = if length < LEAST_ZERO_RUN as u64 { ZeroMethod::Write } else { self.zero_method };
+            let method = if length < LEAST_ZERO_RUN as u64 {
+                ZeroMethod::Write
+            } else {
+                self.zero_method
+            };
             self.disk.zero(at, length, method)?;
             self.zeroed += length;
             at += length;

@@ -60,9 +60,14 @@ pub fn add_gpt(disk: &mut [u8], partitions: &[(u64, u64)], sector: usize) {
     put(disk, sector, &gpt_header(1, last, 2, last, &entries, sector));
     put(disk, 2 * sector, &entries);
     put(disk, backup_entries as usize * sector, &entries);
-    put(disk, last as usize * sector, &gpt_header(last, 1, backup_entries, last, &entries, sector));
+    put(
+        disk,
+        last as usize * sector,
+        &gpt_header(last, 1, backup_entries, last, &entries, sector),
+    );
     let mut slot = [0, 0, 2, 0, 0xee, 0xff, 0xff, 0xff, 1, 0, 0, 0, 0, 0, 0, 0];
     slot[12..].copy_from_slice(&(last as u32).to_le_bytes());
+    put(disk, 446, &[0; 64]);
     put(disk, 446, &slot);
     put(disk, 510, &[0x55, 0xaa]);
 }
@@ -108,7 +113,9 @@ pub fn used_disk(length: usize) -> Vec<u8> {
 
 /// Whether the header at this LBA and its array are valid, as firmware would check it.
 pub fn gpt_is_valid(disk: &[u8], lba: usize, sector: usize) -> bool {
-    let Some(header) = disk.get(lba * sector..lba * sector + 92) else { return false };
+    let Some(header) = disk.get(lba * sector..lba * sector + 92) else {
+        return false;
+    };
     if &header[..8] != b"EFI PART" {
         return false;
     }
@@ -123,12 +130,17 @@ pub fn gpt_is_valid(disk: &[u8], lba: usize, sector: usize) -> bool {
         return false;
     }
     let start = word(72) as usize * sector;
-    let Some(entries) = disk.get(start..start + (half(80) * half(84)) as usize) else { return false };
+    let Some(entries) = disk.get(start..start + (half(80) * half(84)) as usize) else {
+        return false;
+    };
     crc32fast::hash(entries) == half(88)
 }
 
 pub fn config_drive() -> ConfigDrive {
-    ConfigDrive { bytes: noise(100_000, 21), partition_guid: [0xcd; 16] }
+    ConfigDrive {
+        bytes: noise(100_000, 21),
+        partition_guid: [0xcd; 16],
+    }
 }
 
 pub fn request(with_config_drive: bool) -> WriteRequest {

@@ -49,7 +49,10 @@ impl Header {
 
     /// Reads a header. `bytes` is the start of the file, up to [`HEADER_BYTES`].
     pub(crate) fn parse(name: &str, bytes: &[u8], limit: &Limit) -> Result<Self, ImageError> {
-        let corrupt = |reason: String| ImageError::Corrupt { source_name: name.to_owned(), reason };
+        let corrupt = |reason: String| ImageError::Corrupt {
+            source_name: name.to_owned(),
+            reason,
+        };
         let unsupported = |reason: &str, remedy: &str| ImageError::Unsupported {
             source_name: name.to_owned(),
             reason: format!("this qcow2 image {reason}"),
@@ -61,21 +64,29 @@ impl Header {
 
         let version = u32_at(4)?;
         if !(2..=3).contains(&version) {
-            return Err(unsupported(&format!("is of version {version}, versions 2 and 3 are known"), convert));
+            return Err(unsupported(
+                &format!("is of version {version}, versions 2 and 3 are known"),
+                convert,
+            ));
         }
         if u64_at(8)? != 0 || u32_at(16)? != 0 {
             return Err(unsupported("has a backing file", "flatten it with qemu-img convert -O qcow2"));
         }
         let cluster_bits = u32_at(20)?;
         if !(9..=21).contains(&cluster_bits) {
-            return Err(corrupt(format!("its cluster size is 2^{cluster_bits} bytes, 2^9 to 2^21 are allowed")));
+            return Err(corrupt(format!(
+                "its cluster size is 2^{cluster_bits} bytes, 2^9 to 2^21 are allowed"
+            )));
         }
         let size = u64_at(24)?;
         if size == 0 {
             return Err(corrupt("it describes a disk of 0 bytes".to_owned()));
         }
         if u32_at(32)? != 0 {
-            return Err(unsupported("is encrypted", "publish it decrypted; disks are protected by other means"));
+            return Err(unsupported(
+                "is encrypted",
+                "publish it decrypted; disks are protected by other means",
+            ));
         }
         limit.check(name, size)?;
         let l1_size = u64::from(u32_at(36)?);
@@ -91,18 +102,28 @@ impl Header {
                 return Err(unsupported("keeps its data in another file", convert));
             }
             if incompatible & INCOMPATIBLE_EXTENDED_L2 != 0 {
-                return Err(unsupported("has extended L2 entries", "convert it with qemu-img convert -O qcow2 -o extended_l2=off"));
+                return Err(unsupported(
+                    "has extended L2 entries",
+                    "convert it with qemu-img convert -O qcow2 -o extended_l2=off",
+                ));
             }
             // Dirty concerns reference counts alone, which are not read here.
             let known = INCOMPATIBLE_DIRTY | INCOMPATIBLE_COMPRESSION;
             if incompatible & !known != 0 {
-                return Err(unsupported(&format!("uses unknown incompatible features {:#x}", incompatible & !known), convert));
+                return Err(unsupported(
+                    &format!("uses unknown incompatible features {:#x}", incompatible & !known),
+                    convert,
+                ));
             }
             let header_length = u32_at(100)?;
             if header_length < 104 || header_length % 8 != 0 || u64::from(header_length) > 1 << cluster_bits {
                 return Err(corrupt(format!("its qcow2 header length {header_length} is not possible")));
             }
-            let named = if header_length > 104 { bytes.get(104).copied().unwrap_or(0) } else { 0 };
+            let named = if header_length > 104 {
+                bytes.get(104).copied().unwrap_or(0)
+            } else {
+                0
+            };
             compression = match (incompatible & INCOMPATIBLE_COMPRESSION != 0, named) {
                 (false, 0) => Compression::Deflate,
                 (true, 1) => Compression::Zstd,
@@ -124,12 +145,23 @@ impl Header {
             ));
         }
         if l1_size < l1_entries {
-            return Err(corrupt(format!("its first-level table has {l1_size} entries, its size needs {l1_entries}")));
+            return Err(corrupt(format!(
+                "its first-level table has {l1_size} entries, its size needs {l1_entries}"
+            )));
         }
         if l1_offset == 0 || l1_offset % cluster_size != 0 || l1_offset >> 56 != 0 {
-            return Err(corrupt(format!("its first-level table is at offset {l1_offset}, which is not possible")));
+            return Err(corrupt(format!(
+                "its first-level table is at offset {l1_offset}, which is not possible"
+            )));
         }
-        Ok(Self { version, cluster_bits, size, l1_offset, l1_entries, compression })
+        Ok(Self {
+            version,
+            cluster_bits,
+            size,
+            l1_offset,
+            l1_entries,
+            compression,
+        })
     }
 
     fn check_extensions(name: &str, bytes: &[u8], mut at: usize) -> Result<(), ImageError> {

@@ -64,7 +64,10 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     fn corrupt(&self, reason: String) -> ImageError {
-        ImageError::Corrupt { source_name: self.name.to_owned(), reason }
+        ImageError::Corrupt {
+            source_name: self.name.to_owned(),
+            reason,
+        }
     }
 
     fn room(&self) -> Result<(), ImageError> {
@@ -90,7 +93,12 @@ impl Builder<'_> {
             let index = self.tables.len() as u64;
             self.tables.push(table_digest(part));
             // A part is at most MAX_RUN long.
-            self.pieces.push(Piece { host: at, to: index, length: part.len() as u32, kind: Kind::Table });
+            self.pieces.push(Piece {
+                host: at,
+                to: index,
+                length: part.len() as u32,
+                kind: Kind::Table,
+            });
             at += part.len() as u64;
         }
         Ok(())
@@ -110,7 +118,9 @@ impl Builder<'_> {
 
     fn data(&mut self, guest: u64, host: u64, cluster_size: u64) -> Result<(), ImageError> {
         if self.source_size.is_some_and(|size| host >= size) {
-            return Err(self.corrupt(format!("guest offset {guest} is mapped to offset {host}, behind the end of the file")));
+            return Err(self.corrupt(format!(
+                "guest offset {guest} is mapped to offset {host}, behind the end of the file"
+            )));
         }
         if let Some(last) = self.pieces.last_mut()
             && last.kind == Kind::Data
@@ -122,7 +132,12 @@ impl Builder<'_> {
             return Ok(());
         }
         self.room()?;
-        self.pieces.push(Piece { host, to: guest, length: cluster_size as u32, kind: Kind::Data });
+        self.pieces.push(Piece {
+            host,
+            to: guest,
+            length: cluster_size as u32,
+            kind: Kind::Data,
+        });
         Ok(())
     }
 
@@ -138,7 +153,12 @@ impl Builder<'_> {
             }
             self.room()?;
             // At most twice the cluster size, 4 MiB.
-            self.pieces.push(Piece { host, to: guest, length: length as u32, kind: Kind::Compressed });
+            self.pieces.push(Piece {
+                host,
+                to: guest,
+                length: length as u32,
+                kind: Kind::Compressed,
+            });
             return Ok(());
         }
         let host = entry & L1_OFFSET;
@@ -160,12 +180,24 @@ impl Builder<'_> {
 impl Map {
     pub(crate) fn build(name: &str, source: &mut dyn Source, limit: &Limit) -> Result<Self, ImageError> {
         let source_size = source.size()?;
-        let mut builder = Builder { name, source, source_size, pieces: Vec::new(), zeros: Vec::new(), tables: Vec::new() };
+        let mut builder = Builder {
+            name,
+            source,
+            source_size,
+            pieces: Vec::new(),
+            zeros: Vec::new(),
+            tables: Vec::new(),
+        };
         let mut head = vec![0; HEADER_BYTES];
         let count = builder.source.read_range(0, &mut head)?;
         head.truncate(count);
         builder.tables.push(table_digest(&head));
-        builder.pieces.push(Piece { host: 0, to: 0, length: count as u32, kind: Kind::Table });
+        builder.pieces.push(Piece {
+            host: 0,
+            to: 0,
+            length: count as u32,
+            kind: Kind::Table,
+        });
         let header = Header::parse(name, &head, limit)?;
 
         let cluster_size = header.cluster_size();
@@ -183,7 +215,9 @@ impl Map {
                 continue;
             }
             if offset % cluster_size != 0 {
-                return Err(builder.corrupt(format!("its second-level table {index} is at offset {offset}, which is not aligned")));
+                return Err(builder.corrupt(format!(
+                    "its second-level table {index} is at offset {offset}, which is not aligned"
+                )));
             }
             let entries = header.l2_entries().min((header.size - guest).div_ceil(cluster_size));
             let used = entries as usize * 8;
@@ -193,8 +227,15 @@ impl Map {
                 builder.entry(&header, guest + slot * cluster_size, entry)?;
             }
         }
-        let Builder { mut pieces, zeros, tables, .. } = builder;
+        let Builder {
+            mut pieces, zeros, tables, ..
+        } = builder;
         pieces.sort_unstable();
-        Ok(Self { header, pieces, zeros, tables })
+        Ok(Self {
+            header,
+            pieces,
+            zeros,
+            tables,
+        })
     }
 }

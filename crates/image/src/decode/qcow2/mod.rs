@@ -36,7 +36,13 @@ impl Qcow2Reader {
     pub(crate) fn open(mut source: Box<dyn Source>, digest: &Digest, limit: &Limit) -> Result<Self, ImageError> {
         let name = source.name().to_owned();
         match Self::read_map(&name, source.as_mut(), limit) {
-            Ok((map, head)) => Ok(Self { name, digest: digest.clone(), source, map, head }),
+            Ok((map, head)) => Ok(Self {
+                name,
+                digest: digest.clone(),
+                source,
+                map,
+                head,
+            }),
             Err(error) => {
                 let stream = source.stream()?;
                 Err(settle(error, HashingReader::new(&name, stream, digest), digest))
@@ -82,7 +88,10 @@ struct Clusters<'a> {
 
 impl<'a> Clusters<'a> {
     fn new(name: &'a str, map: &Map) -> Result<Self, ImageError> {
-        let broken = |error: std::io::Error| ImageError::Corrupt { source_name: name.to_owned(), reason: error.to_string() };
+        let broken = |error: std::io::Error| ImageError::Corrupt {
+            source_name: name.to_owned(),
+            reason: error.to_string(),
+        };
         let mut zstd = ZstdDecoder::new().map_err(broken)?;
         // A cluster is at most 2 MiB: no larger window makes sense.
         zstd.set_parameter(DParameter::WindowLogMax(23)).map_err(broken)?;
@@ -97,7 +106,10 @@ impl<'a> Clusters<'a> {
     }
 
     fn corrupt(&self, guest: u64, what: &str) -> ImageError {
-        ImageError::Corrupt { source_name: self.name.to_owned(), reason: format!("the cluster of guest offset {guest} {what}") }
+        ImageError::Corrupt {
+            source_name: self.name.to_owned(),
+            reason: format!("the cluster of guest offset {guest} {what}"),
+        }
     }
 
     /// The plain bytes of a piece, cut at the end of the disk.
@@ -243,7 +255,10 @@ impl Qcow2Reader {
             if piece.kind == Kind::Table {
                 if self.map.tables.get(piece.to as usize) != Some(&table_digest(stored)) {
                     let reason = format!("its tables at offset {} were other bytes before", piece.host);
-                    return Err(ImageError::SourceChanged { source_name: self.name.clone(), reason });
+                    return Err(ImageError::SourceChanged {
+                        source_name: self.name.clone(),
+                        reason,
+                    });
                 }
                 continue;
             }
@@ -281,11 +296,21 @@ impl ImageReader for Qcow2Reader {
     fn copy_to(mut self: Box<Self>, sink: &mut dyn ExtentSink) -> Result<Copied, ImageError> {
         let stream = self.source.stream()?;
         let reader = HashingReader::new(&self.name, stream, &self.digest);
-        let mut window = Window { reader, name: self.name.clone(), buffer: Vec::new(), head: 0, offset: 0, ended: false };
+        let mut window = Window {
+            reader,
+            name: self.name.clone(),
+            buffer: Vec::new(),
+            head: 0,
+            offset: 0,
+            ended: false,
+        };
         match self.copy_pieces(&mut window, sink) {
             Ok(()) => {
                 let stored_bytes = window.reader.finish(&self.digest)?;
-                Ok(Copied { image_bytes: self.map.header.size, stored_bytes })
+                Ok(Copied {
+                    image_bytes: self.map.header.size,
+                    stored_bytes,
+                })
             }
             Err(error) => Err(settle(error, window.reader, &self.digest)),
         }
