@@ -5,16 +5,19 @@
 //! writer can refuse a disk without room before it changes anything.
 //!
 //! Invariants: the same input gives the same bytes (timestamps are 1980-01-01, the volume id comes from the contents); paths are relative,
-//! without `.` or `..`, of characters that FAT and cloud-init both take; what was built is read back from the image before it is used.
+//! without `.` or `..`, of characters that FAT and cloud-init both take; what was built is read back by another implementation before it is used.
 //! What it does not do: write to a disk (the image writer does), or understand the files.
+
+mod fat_writer;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{self, Cursor, Read, Write},
+    io::{Cursor, Read},
 };
 
 use agent_protocol::{disk::DiskMarker, seed::Seed};
 
+use self::fat_writer::{Folder, LARGEST_CLUSTER, Volume};
 use crate::marker::{self, MARKER_BYTES, MarkerError};
 
 /// Where the guest helper lies on the drive.
@@ -30,9 +33,7 @@ const SMALLEST: u64 = 16 << 20;
 /// What the image writer takes.
 const LARGEST: u64 = 64 << 20;
 /// Room for the file system's own tables.
-const OVERHEAD: u64 = 2 << 20;
-/// Most that one file costs beyond its bytes: a cluster that is not full, and its directory's.
-const PER_FILE: u64 = 32 << 10;
+const OVERHEAD: u64 = 1 << 20;
 const MOST_FILES: usize = 512;
 
 /// Why a seed cannot become a config drive.
@@ -58,13 +59,11 @@ pub enum ConfigDriveError {
     /// Sector size that FAT has not.
     #[error("disks with {0}-byte sectors cannot hold a FAT config drive; use a disk with 512 or 4096-byte sectors")]
     SectorSize(u32),
-    /// The file system code failed.
-    #[error("building the config drive failed at {at}: {source}")]
+    /// The file system cannot hold the files.
+    #[error("the files do not fit on a config drive: {reason}; use fewer or smaller files")]
     Build {
-        /// Path or step.
-        at: String,
         /// Why.
-        source: io::Error,
+        reason: &'static str,
     },
     /// What was built reads back differently.
     #[error("the config drive that was built does not hold {0} as given; this is a defect of the agent")]
@@ -126,8 +125,7 @@ impl<'a> ConfigDrive<'a> {
 
     /// Bytes of the partition, marker included.
     pub fn size_for(&self) -> u64 {
-        let files: u64 = self.files.values().map(|data| data.len() as u64 + PER_FILE).sum();
-        (files + OVERHEAD + MARKER_BYTES as u64).next_multiple_of(UNIT).max(SMALLEST)
+        (self.tree().bytes(LARGEST_CLUSTER) + OVERHEAD + MARKER_BYTES as u64).next_multiple_of(UNIT).max(SMALLEST)
     }
 
     /// The whole partition: file system and finished marker.
@@ -141,46 +139,29 @@ impl<'a> ConfigDrive<'a> {
         let whole = usize::try_from(self.size_for()).map_err(|_| ConfigDriveError::TooLarge { needed: self.size_for() })?;
         let mut partition = vec![0; whole];
         let (file_system, tail) = partition.split_at_mut(whole - MARKER_BYTES);
-        self.format(file_system, bytes_per_sector)?;
-        self.read_back(file_system)?;
-        tail.copy_from_slice(&marker);
-        Ok(partition)
-    }
-
-    fn format(&self, file_system: &mut [u8], bytes_per_sector: u16) -> Result<(), ConfigDriveError> {
-        let build = |at: &str| {
-            let at = at.to_owned();
-            move |source| ConfigDriveError::Build { at, source }
-        };
         let mut sum = crc32fast::Hasher::new();
         for (path, data) in &self.files {
             sum.update(path.as_bytes());
             sum.update(data);
         }
-        let options =
-            fatfs::FormatVolumeOptions::new().bytes_per_sector(bytes_per_sector).volume_label(FAT_LABEL).volume_id(sum.finalize() | 1);
-        fatfs::format_volume(Cursor::new(&mut *file_system), options).map_err(build("formatting"))?;
-        let options = fatfs::FsOptions::new().time_provider(&EPOCH).update_accessed_date(false);
-        let fs = fatfs::FileSystem::new(Cursor::new(&mut *file_system), options).map_err(build("opening"))?;
-        let root = fs.root_dir();
-        let mut made = BTreeSet::new();
+        let volume = Volume { bytes_per_sector, label: FAT_LABEL, id: sum.finalize() | 1 };
+        fat_writer::write(file_system, &volume, &self.tree()).map_err(|reason| ConfigDriveError::Build { reason })?;
+        self.read_back(file_system)?;
+        tail.copy_from_slice(&marker);
+        Ok(partition)
+    }
+
+    fn tree(&self) -> Folder<'_> {
+        let mut root = Folder::default();
         for (path, data) in &self.files {
-            for (end, _) in path.match_indices('/') {
-                if made.insert(&path[..end]) {
-                    root.create_dir(&path[..end]).map_err(build(&path[..end]))?;
-                }
-            }
-            let mut file = root.create_file(path).map_err(build(path))?;
-            file.write_all(data).map_err(build(path))?;
-            file.flush().map_err(build(path))?;
+            root.add(path, data);
         }
-        drop(root);
-        fs.unmount().map_err(build("closing"))
+        root
     }
 
     fn read_back(&self, file_system: &mut [u8]) -> Result<(), ConfigDriveError> {
         let different = |path: &str| ConfigDriveError::ReadBack(path.to_owned());
-        let options = fatfs::FsOptions::new().time_provider(&EPOCH).update_accessed_date(false);
+        let options = fatfs::FsOptions::new().update_accessed_date(false);
         let fs = fatfs::FileSystem::new(Cursor::new(file_system), options).map_err(|_| different("its file system"))?;
         for (path, data) in &self.files {
             let mut found = Vec::with_capacity(data.len());
@@ -196,7 +177,7 @@ impl<'a> ConfigDrive<'a> {
 /// Refuses what would leave the drive, what FAT cannot name, and two paths that are one to FAT or of which one is a folder of the other.
 fn check_paths<'p>(paths: impl Iterator<Item = &'p String>) -> Result<(), ConfigDriveError> {
     let mut files = BTreeSet::new();
-    let mut folders = BTreeSet::new();
+    let mut folders = BTreeMap::new();
     for path in paths {
         let refuse = |reason| Err(ConfigDriveError::Path { path: path.chars().take(200).collect(), reason });
         if path.is_empty() || path.len() > 200 {
@@ -217,30 +198,18 @@ fn check_paths<'p>(paths: impl Iterator<Item = &'p String>) -> Result<(), Config
             }
         }
         let folded = path.to_ascii_lowercase();
-        folders.extend(folded.match_indices('/').map(|(at, _)| folded[..at].to_owned()));
+        for (at, _) in folded.match_indices('/') {
+            if folders.insert(folded[..at].to_owned(), &path[..at]).is_some_and(|other| other != &path[..at]) {
+                return refuse("another folder differs from its only in the case of letters");
+            }
+        }
         if !files.insert(folded) {
             return refuse("another path differs from it only in the case of letters");
         }
     }
-    match files.intersection(&folders).next() {
+    match files.iter().find(|path| folders.contains_key(*path)) {
         Some(path) => Err(ConfigDriveError::Path { path: path.clone(), reason: "it is both a file and a folder" }),
         None => Ok(()),
-    }
-}
-
-/// 1980-01-01 00:00:00, FAT's first moment.
-#[derive(Debug)]
-struct Epoch;
-
-static EPOCH: Epoch = Epoch;
-
-impl fatfs::TimeProvider for Epoch {
-    fn get_current_date(&self) -> fatfs::Date {
-        fatfs::Date { year: 1980, month: 1, day: 1 }
-    }
-
-    fn get_current_date_time(&self) -> fatfs::DateTime {
-        fatfs::DateTime { date: self.get_current_date(), time: fatfs::Time { hour: 0, min: 0, sec: 0, millis: 0 } }
     }
 }
 
@@ -291,10 +260,8 @@ mod tests {
             assert!(mtools(&["mlabel", "-s", "-i", image, "::"]).contains("config-2"));
             let listing = mtools(&["mdir", "-/", "-i", image, "::"]);
             assert!(listing.contains("guest-helper") && listing.contains("5242880") && listing.contains("1980-01-01"), "{listing}");
-            let check = Command::new("fsck.vfat").args(["-n", image]).output();
-            if let (512, Ok(output)) = (sector, check) {
-                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-            }
+            let check = Command::new("/usr/sbin/fsck.vfat").args(["-n", image]).output().expect("dosfstools are installed");
+            assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
         }
     }
 
@@ -316,6 +283,7 @@ mod tests {
         }
         assert!(ConfigDrive::new(&seed(&[("a", "x"), ("A", "y")]), None, None).is_err());
         assert!(ConfigDrive::new(&seed(&[("a", "x"), ("a/b", "y")]), None, None).is_err());
+        assert!(ConfigDrive::new(&seed(&[("a/c", "x"), ("A/b", "y")]), None, None).is_err());
     }
 
     proptest! {

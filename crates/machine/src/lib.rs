@@ -45,6 +45,7 @@ pub mod erase;
 pub mod erase_order;
 mod error;
 pub mod image_order;
+pub mod inventory;
 pub mod marker;
 mod order;
 pub mod target;

@@ -10,7 +10,7 @@ use image::{BlockDevice, device::AlignedBuffer};
 /// Most bytes that looking at one disk may read.
 const BUDGET: u64 = 512 << 20;
 /// How much of the start of a container is looked at.
-pub(super) const HEAD: u64 = 264 << 10;
+pub(super) const HEAD: u64 = 288 << 10;
 /// How much of the end of a container is looked at.
 pub(super) const TAIL: u64 = 768 << 10;
 
