@@ -93,7 +93,9 @@ pub struct ConfigDrive<'a> {
 impl std::fmt::Debug for ConfigDrive<'_> {
     /// Names only: contents are secrets.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ConfigDrive").field("files", &self.files.keys()).finish_non_exhaustive()
+        f.debug_struct("ConfigDrive")
+            .field("files", &self.files.keys())
+            .finish_non_exhaustive()
     }
 }
 
@@ -125,7 +127,9 @@ impl<'a> ConfigDrive<'a> {
 
     /// Bytes of the partition, marker included.
     pub fn size_for(&self) -> u64 {
-        (self.tree().bytes(LARGEST_CLUSTER) + OVERHEAD + MARKER_BYTES as u64).next_multiple_of(UNIT).max(SMALLEST)
+        (self.tree().bytes(LARGEST_CLUSTER) + OVERHEAD + MARKER_BYTES as u64)
+            .next_multiple_of(UNIT)
+            .max(SMALLEST)
     }
 
     /// The whole partition: file system and finished marker.
@@ -133,8 +137,10 @@ impl<'a> ConfigDrive<'a> {
     /// # Errors
     /// [`ConfigDriveError`] when it cannot be built or does not read back.
     pub fn build(&self, sector_size: u32, marker: &DiskMarker) -> Result<Vec<u8>, ConfigDriveError> {
-        let bytes_per_sector =
-            u16::try_from(sector_size).ok().filter(|s| matches!(s, 512 | 4096)).ok_or(ConfigDriveError::SectorSize(sector_size))?;
+        let bytes_per_sector = u16::try_from(sector_size)
+            .ok()
+            .filter(|s| matches!(s, 512 | 4096))
+            .ok_or(ConfigDriveError::SectorSize(sector_size))?;
         let marker = marker::encode(marker)?;
         let whole = usize::try_from(self.size_for()).map_err(|_| ConfigDriveError::TooLarge { needed: self.size_for() })?;
         let mut partition = vec![0; whole];
@@ -144,7 +150,11 @@ impl<'a> ConfigDrive<'a> {
             sum.update(path.as_bytes());
             sum.update(data);
         }
-        let volume = Volume { bytes_per_sector, label: FAT_LABEL, id: sum.finalize() | 1 };
+        let volume = Volume {
+            bytes_per_sector,
+            label: FAT_LABEL,
+            id: sum.finalize() | 1,
+        };
         fat_writer::write(file_system, &volume, &self.tree()).map_err(|reason| ConfigDriveError::Build { reason })?;
         self.read_back(file_system)?;
         tail.copy_from_slice(&marker);
@@ -165,7 +175,10 @@ impl<'a> ConfigDrive<'a> {
         let fs = fatfs::FileSystem::new(Cursor::new(file_system), options).map_err(|_| different("its file system"))?;
         for (path, data) in &self.files {
             let mut found = Vec::with_capacity(data.len());
-            fs.root_dir().open_file(path).and_then(|mut f| f.read_to_end(&mut found)).map_err(|_| different(path))?;
+            fs.root_dir()
+                .open_file(path)
+                .and_then(|mut f| f.read_to_end(&mut found))
+                .map_err(|_| different(path))?;
             if found != *data {
                 return Err(different(path));
             }
@@ -179,14 +192,22 @@ fn check_paths<'p>(paths: impl Iterator<Item = &'p String>) -> Result<(), Config
     let mut files = BTreeSet::new();
     let mut folders = BTreeMap::new();
     for path in paths {
-        let refuse = |reason| Err(ConfigDriveError::Path { path: path.chars().take(200).collect(), reason });
+        let refuse = |reason| {
+            Err(ConfigDriveError::Path {
+                path: path.chars().take(200).collect(),
+                reason,
+            })
+        };
         if path.is_empty() || path.len() > 200 {
             return refuse("it must have 1 to 200 characters");
         }
         if path.starts_with('/') {
             return refuse("it is absolute");
         }
-        if !path.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/')) {
+        if !path
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/'))
+        {
             return refuse("it has other characters");
         }
         for part in path.split('/') {
@@ -199,7 +220,10 @@ fn check_paths<'p>(paths: impl Iterator<Item = &'p String>) -> Result<(), Config
         }
         let folded = path.to_ascii_lowercase();
         for (at, _) in folded.match_indices('/') {
-            if folders.insert(folded[..at].to_owned(), &path[..at]).is_some_and(|other| other != &path[..at]) {
+            if folders
+                .insert(folded[..at].to_owned(), &path[..at])
+                .is_some_and(|other| other != &path[..at])
+            {
                 return refuse("another folder differs from its only in the case of letters");
             }
         }
@@ -208,7 +232,10 @@ fn check_paths<'p>(paths: impl Iterator<Item = &'p String>) -> Result<(), Config
         }
     }
     match files.iter().find(|path| folders.contains_key(*path)) {
-        Some(path) => Err(ConfigDriveError::Path { path: path.clone(), reason: "it is both a file and a folder" }),
+        Some(path) => Err(ConfigDriveError::Path {
+            path: path.clone(),
+            reason: "it is both a file and a folder",
+        }),
         None => Ok(()),
     }
 }
@@ -223,7 +250,10 @@ mod tests {
     use crate::marker::tests::example;
 
     fn seed(files: &[(&str, &str)]) -> Seed {
-        Seed { files: files.iter().map(|(p, t)| ((*p).to_owned(), (*t).to_owned())).collect(), guest_helper: true }
+        Seed {
+            files: files.iter().map(|(p, t)| ((*p).to_owned(), (*t).to_owned())).collect(),
+            guest_helper: true,
+        }
     }
 
     fn usual() -> Seed {
@@ -236,8 +266,16 @@ mod tests {
 
     /// mtools is an independent reader of FAT; `apt-get install mtools`.
     fn mtools(arguments: &[&str]) -> String {
-        let output = Command::new(arguments[0]).args(&arguments[1..]).env("MTOOLS_SKIP_CHECK", "1").output().expect("mtools is installed");
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let output = Command::new(arguments[0])
+            .args(&arguments[1..])
+            .env("MTOOLS_SKIP_CHECK", "1")
+            .output()
+            .expect("mtools is installed");
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
@@ -259,8 +297,14 @@ mod tests {
             assert_eq!(user_data, "#cloud-config\nhostname: web-1\n");
             assert!(mtools(&["mlabel", "-s", "-i", image, "::"]).contains("config-2"));
             let listing = mtools(&["mdir", "-/", "-i", image, "::"]);
-            assert!(listing.contains("guest-helper") && listing.contains("5242880") && listing.contains("1980-01-01"), "{listing}");
-            let check = Command::new("/usr/sbin/fsck.vfat").args(["-n", image]).output().expect("dosfstools are installed");
+            assert!(
+                listing.contains("guest-helper") && listing.contains("5242880") && listing.contains("1980-01-01"),
+                "{listing}"
+            );
+            let check = Command::new("/usr/sbin/fsck.vfat")
+                .args(["-n", image])
+                .output()
+                .expect("dosfstools are installed");
             assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
         }
     }
@@ -277,7 +321,22 @@ mod tests {
 
     #[test]
     fn paths_that_leave_the_drive_are_refused_by_name() {
-        for path in ["../etc/passwd", "/etc/passwd", "a/../b", "a//b", "a/./b", "", "a b", "a\\b", "a\nb", "C:x", "x/", "ü", "a.", "a/b./c"] {
+        for path in [
+            "../etc/passwd",
+            "/etc/passwd",
+            "a/../b",
+            "a//b",
+            "a/./b",
+            "",
+            "a b",
+            "a\\b",
+            "a\nb",
+            "C:x",
+            "x/",
+            "ü",
+            "a.",
+            "a/b./c",
+        ] {
             let error = ConfigDrive::new(&seed(&[(path, "x")]), None, None).unwrap_err();
             assert!(matches!(error, ConfigDriveError::Path { .. }), "{path:?}: {error}");
         }

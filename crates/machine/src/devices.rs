@@ -43,6 +43,11 @@ impl Devices for KernelDevices {
         // The kernel's name went to another disk since the inventory.
         let text = format!("it has {} bytes now and had {} in the inventory", device.size(), disk.size_bytes);
         let source = std::io::Error::new(std::io::ErrorKind::InvalidData, text);
-        Err(ImageError::DiskIo { operation: DiskOperation::Inspect, disk: disk.name.clone(), offset: 0, source })
+        Err(ImageError::DiskIo {
+            operation: DiskOperation::Inspect,
+            disk: disk.name.clone(),
+            offset: 0,
+            source,
+        })
     }
 }

@@ -57,15 +57,27 @@ fn run(job: &EraseJob<'_>, progress: &mut dyn FnMut(Progress), state: &mut State
         return Err(incomplete(order, "kind Erase"));
     }
     let parameters = order.erase.as_ref().ok_or_else(|| incomplete(order, "erase"))?;
-    progress(Progress { step: Step::Preparing, done_bytes: 0, total_bytes: 0 });
+    progress(Progress {
+        step: Step::Preparing,
+        done_bytes: 0,
+        total_bytes: 0,
+    });
     let ready = prepare(order, job.disks, job.protected, job.devices, &mut state.contents)?;
     let device = ready.device.as_ref();
     let marker = marker(order, "");
-    let request = EraseRequest { marker: &marker, method: parameters.method, discards: ready.disk.discard, cancel: job.cancel };
+    let request = EraseRequest {
+        marker: &marker,
+        method: parameters.method,
+        discards: ready.disk.discard,
+        cancel: job.cancel,
+    };
     let erased = erase::erase(device, request, progress);
     // In either case: what it holds now is part of the result.
     let found = contents::probe(device);
-    state.began = !matches!(erased, Err(EraseError::TooSmall { .. } | EraseError::Random(_) | EraseError::Marker(_)));
+    state.began = !matches!(
+        erased,
+        Err(EraseError::TooSmall { .. } | EraseError::Random(_) | EraseError::Marker(_))
+    );
     state.contents = Some(found.clone());
     let erased = erased?;
     if let Some(variables) = job.efi

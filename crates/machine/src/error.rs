@@ -72,7 +72,10 @@ impl MachineError {
     /// As it goes into an order's result, clipped to what the protocol allows.
     pub fn fault(&self) -> Fault {
         let message: String = self.to_string().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        Fault { reason: self.reason(), message: crate::text::clip(&message, agent_protocol::limits::MAX_MESSAGE).to_owned() }
+        Fault {
+            reason: self.reason(),
+            message: crate::text::clip(&message, agent_protocol::limits::MAX_MESSAGE).to_owned(),
+        }
     }
 
     /// Refused when nothing was changed yet, else failed.

@@ -79,7 +79,11 @@ fn run(job: ImageJob<'_>, progress: &mut dyn FnMut(Progress), state: &mut State)
         return Err(incomplete(order, "kind Image"));
     }
     let parameters = order.image.as_ref().ok_or_else(|| incomplete(order, "image"))?;
-    progress(Progress { step: Step::Preparing, done_bytes: 0, total_bytes: 0 });
+    progress(Progress {
+        step: Step::Preparing,
+        done_bytes: 0,
+        total_bytes: 0,
+    });
     let digest = Digest::parse(&parameters.digest)?;
     let ready = prepare(order, job.disks, job.protected, job.devices, &mut state.contents)?;
     let device = ready.device.as_ref();
@@ -92,22 +96,39 @@ fn run(job: ImageJob<'_>, progress: &mut dyn FnMut(Progress), state: &mut State)
             partition_guid: uuid::Uuid::new_v4().to_bytes_le(),
         }),
     };
-    let request = WriteRequest { marker: in_progress_payload(&marker)?, config_drive };
+    let request = WriteRequest {
+        marker: in_progress_payload(&marker)?,
+        config_drive,
+    };
     let image = image::open(job.source, &digest, Some(format(parameters.format)), &image::limit_of(device))?;
 
     let written = image::write_image(image, device, &request, &mut |update| {
         state.began = true;
         progress(translate(update));
-        if job.cancel.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if job.cancel.load(Ordering::Relaxed) {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     });
     // In either case: what it holds now is part of the result.
     let found = contents::probe(device);
     state.contents = Some(found.clone());
     let evidence = written?;
-    progress(Progress { step: Step::Configuring, done_bytes: 0, total_bytes: 0 });
+    progress(Progress {
+        step: Step::Configuring,
+        done_bytes: 0,
+        total_bytes: 0,
+    });
     let boot_entry = job.efi.and_then(|variables| boot_entry(variables, device));
     let drive = evidence.config_drive.map(|place| {
-        format!("partition {} at byte {}, {} MiB ({})", place.partition, place.offset, place.length >> 20, evidence.partition_table)
+        format!(
+            "partition {} at byte {}, {} MiB ({})",
+            place.partition,
+            place.offset,
+            place.length >> 20,
+            evidence.partition_table
+        )
     });
     Ok(OrderResult {
         image: Some(ImageEvidence {
@@ -135,7 +156,9 @@ fn drive_files<'a>(
     }
     let seed = seed.ok_or(MachineError::NoSeed("there is no seed"))?;
     if seed.guest_helper && guest_helper.is_none() {
-        return Err(MachineError::NoSeed("the seed wants the guest helper and these boot media have none: build them again"));
+        return Err(MachineError::NoSeed(
+            "the seed wants the guest helper and these boot media have none: build them again",
+        ));
     }
     let facts = seed.guest_helper.then_some(facts);
     Ok(Some(ConfigDrive::new(seed, guest_helper, facts)?))
@@ -168,7 +191,11 @@ fn translate(update: image::Progress) -> Progress {
         image::Step::Verify => Step::Verifying,
         image::Step::ConfigDrive | image::Step::BackupTable | image::Step::FirstSectors => Step::Configuring,
     };
-    Progress { step, done_bytes: update.done, total_bytes: update.total.unwrap_or(0) }
+    Progress {
+        step,
+        done_bytes: update.done,
+        total_bytes: update.total.unwrap_or(0),
+    }
 }
 
 fn format(declared: ImageFormat) -> Format {

@@ -22,9 +22,9 @@
 //!         disks: &inventory.disks,
 //!         protected: &[],
 //!         devices: &machine::devices::KernelDevices::default(),
-//!         source: &mut image_source,          // image::Source, e.g. image::HttpSource
+//!         source: Box::new(image_source),     // image::Source, e.g. image::HttpSource
 //!         seed: Some(&seed),                  // needed when order.image.configDrive is true
-//!         guest_helper: Some(&helper_bytes),  // goes onto the config drive when seed.guest_helper is true
+//!         guest_helper: Some(&helper_bytes),  // must be there when seed.guest_helper is true
 //!         efi: Some(&machine::efi::EfiVariables::of_this_machine()), // None on a BIOS machine
 //!         cancel: &cancel,                    // AtomicBool: stop at the next chunk
 //!     },

@@ -90,9 +90,15 @@ pub fn decode(block: &[u8]) -> Option<DiskMarker> {
 
 /// A marker is sent to the server; one that the protocol would refuse is treated as none.
 fn is_within_bounds(marker: &DiskMarker) -> bool {
-    [&marker.instance_uid, &marker.instance, &marker.hardware, &marker.image_digest, &marker.order_id]
-        .iter()
-        .all(|text| text.len() <= 512 && !text.chars().any(char::is_control))
+    [
+        &marker.instance_uid,
+        &marker.instance,
+        &marker.hardware,
+        &marker.image_digest,
+        &marker.order_id,
+    ]
+    .iter()
+    .all(|text| text.len() <= 512 && !text.chars().any(char::is_control))
 }
 
 #[cfg(test)]
@@ -125,7 +131,10 @@ pub(crate) mod tests {
 
     #[test]
     fn names_that_do_not_fit_are_refused() {
-        let marker = DiskMarker { instance: "x".repeat(5000), ..example() };
+        let marker = DiskMarker {
+            instance: "x".repeat(5000),
+            ..example()
+        };
         assert!(matches!(encode(&marker), Err(MarkerError::TooLarge(_))));
     }
 

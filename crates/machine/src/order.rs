@@ -32,7 +32,10 @@ pub(crate) fn prepare<'a>(
 }
 
 pub(crate) fn incomplete(order: &Order, part: &'static str) -> MachineError {
-    MachineError::Incomplete { order: order.id.clone(), part }
+    MachineError::Incomplete {
+        order: order.id.clone(),
+        part,
+    }
 }
 
 /// The marker of an order.

@@ -22,7 +22,9 @@ pub enum Refusal {
         present: String,
     },
     /// Several disks have it.
-    #[error("{count} disks of this machine are {wanted} ({names}); name the root disk of the hardware by WWN, serial or path so that one remains")]
+    #[error(
+        "{count} disks of this machine are {wanted} ({names}); name the root disk of the hardware by WWN, serial or path so that one remains"
+    )]
     Ambiguous {
         /// As ordered.
         wanted: String,
@@ -89,20 +91,35 @@ pub fn find<'a>(target: &DiskTarget, disks: &'a [Disk], protected: &[DiskIdentit
     let matching: Vec<&Disk> = disks.iter().filter(|d| is_meant(&target.identity, &d.identity)).collect();
     let disk = match matching.as_slice() {
         [] => {
-            let mut present: Vec<String> = disks.iter().take(16).map(|d| format!("{} {}", d.name, d.identity.label())).collect();
+            let mut present: Vec<String> = disks
+                .iter()
+                .take(16)
+                .map(|d| format!("{} {}", d.name, d.identity.label()))
+                .collect();
             if present.is_empty() {
                 present.push("none".to_owned());
             }
-            return Err(Refusal::NotFound { wanted, present: present.join(", ") });
+            return Err(Refusal::NotFound {
+                wanted,
+                present: present.join(", "),
+            });
         }
         [disk] => *disk,
         several => {
             let names: Vec<&str> = several.iter().map(|d| d.name.as_str()).collect();
-            return Err(Refusal::Ambiguous { wanted, count: several.len(), names: names.join(", ") });
+            return Err(Refusal::Ambiguous {
+                wanted,
+                count: several.len(),
+                names: names.join(", "),
+            });
         }
     };
     if disk.size_bytes != target.size_bytes {
-        return Err(Refusal::SizeMismatch { disk: name(disk), found: disk.size_bytes, expected: target.size_bytes });
+        return Err(Refusal::SizeMismatch {
+            disk: name(disk),
+            found: disk.size_bytes,
+            expected: target.size_bytes,
+        });
     }
     check_protection(disk, protected)?;
     Ok(disk)
@@ -131,7 +148,11 @@ pub fn check_protection(disk: &Disk, protected: &[DiskIdentity]) -> Result<(), R
     } else {
         return Ok(());
     };
-    Err(Refusal::Protected { disk: name(disk), why, remedy })
+    Err(Refusal::Protected {
+        disk: name(disk),
+        why,
+        remedy,
+    })
 }
 
 /// Compares what is on the disk now with what the order allows.
@@ -148,11 +169,18 @@ pub fn check_contents(order_id: &str, target: &DiskTarget, disk: &Disk, found: &
     }
     let remedy = match found.state {
         ContentsState::Foreign => "if the data may go, allow it for these contents (give up the fingerprint in the hardware, or by policy)",
-        ContentsState::Marked | ContentsState::Interrupted => "delete the instance it belongs to, or give the installation up in the hardware",
+        ContentsState::Marked | ContentsState::Interrupted => {
+            "delete the instance it belongs to, or give the installation up in the hardware"
+        }
         ContentsState::Unreadable => "check cable, controller and the health of the disk, or replace it",
         ContentsState::Blank => "the disk was emptied or exchanged meanwhile: accept the hardware as it is now",
     };
-    Err(Refusal::UnexpectedContents { disk: name(disk), found: in_words(found), expected: expected.join(" or "), remedy })
+    Err(Refusal::UnexpectedContents {
+        disk: name(disk),
+        found: in_words(found),
+        expected: expected.join(" or "),
+        remedy,
+    })
 }
 
 fn expected_in_words(expected: &ExpectedContents) -> String {
@@ -207,7 +235,11 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn target(disk: &Disk, expected: Vec<ExpectedContents>) -> DiskTarget {
-        DiskTarget { identity: disk.identity.clone(), size_bytes: disk.size_bytes, expected }
+        DiskTarget {
+            identity: disk.identity.clone(),
+            size_bytes: disk.size_bytes,
+            expected,
+        }
     }
 
     #[test]
@@ -218,7 +250,10 @@ pub(crate) mod tests {
 
         let gone = find(&wanted, &disks[..1], &[]).unwrap_err();
         assert_eq!(gone.reason(), FaultReason::DiskNotFound);
-        assert!(gone.to_string().contains("serial S2") && gone.to_string().contains("sda serial S1"), "{gone}");
+        assert!(
+            gone.to_string().contains("serial S2") && gone.to_string().contains("sda serial S1"),
+            "{gone}"
+        );
 
         let twins = [disk("sda", "S2", 100), disk("sdb", "S2", 100)];
         assert_eq!(find(&wanted, &twins, &[]).unwrap_err().reason(), FaultReason::DiskAmbiguous);
@@ -242,8 +277,15 @@ pub(crate) mod tests {
         let usual = disk("sda", "S1", 100);
         let wanted = target(&usual, vec![]);
         let list = [usual.identity.clone()];
-        assert_eq!(find(&wanted, std::slice::from_ref(&usual), &list).unwrap_err().reason(), FaultReason::DiskProtected);
-        for change in [|d: &mut Disk| d.removable = true, |d: &mut Disk| d.remote = true, |d: &mut Disk| d.read_only = true] {
+        assert_eq!(
+            find(&wanted, std::slice::from_ref(&usual), &list).unwrap_err().reason(),
+            FaultReason::DiskProtected
+        );
+        for change in [
+            |d: &mut Disk| d.removable = true,
+            |d: &mut Disk| d.remote = true,
+            |d: &mut Disk| d.read_only = true,
+        ] {
             let mut odd = usual.clone();
             change(&mut odd);
             assert_eq!(find(&wanted, &[odd], &[]).unwrap_err().reason(), FaultReason::DiskProtected);
@@ -253,12 +295,25 @@ pub(crate) mod tests {
     #[test]
     fn contents_that_the_order_does_not_name_are_refused_with_both_sides() {
         let sda = disk("sda", "S1", 100);
-        let wanted = target(&sda, vec![ExpectedContents { state: ContentsState::Blank, fingerprint: None, instance_uid: None }]);
+        let wanted = target(
+            &sda,
+            vec![ExpectedContents {
+                state: ContentsState::Blank,
+                fingerprint: None,
+                instance_uid: None,
+            }],
+        );
         assert!(check_contents("o", &wanted, &sda, &DiskContents::blank()).is_ok());
-        let foreign = DiskContents { state: ContentsState::Foreign, ..DiskContents::blank() };
+        let foreign = DiskContents {
+            state: ContentsState::Foreign,
+            ..DiskContents::blank()
+        };
         let refusal = check_contents("o", &wanted, &sda, &foreign).unwrap_err();
         assert_eq!(refusal.reason(), FaultReason::UnexpectedContents);
         let text = refusal.to_string();
-        assert!(text.contains("a blank disk") && text.contains("fingerprint") && text.contains("nothing was changed"), "{text}");
+        assert!(
+            text.contains("a blank disk") && text.contains("fingerprint") && text.contains("nothing was changed"),
+            "{text}"
+        );
     }
 }

@@ -13,8 +13,16 @@ pub fn clean_bytes(bytes: &[u8]) -> Option<String> {
 
 /// One clean line: printable characters, single blanks, clipped; nothing when nothing is left.
 pub fn clean(text: &str) -> Option<String> {
-    let printable: String =
-        text.chars().map(|c| if c.is_control() || c == char::REPLACEMENT_CHARACTER || is_invisible(c) { ' ' } else { c }).collect();
+    let printable: String = text
+        .chars()
+        .map(|c| {
+            if c.is_control() || c == char::REPLACEMENT_CHARACTER || is_invisible(c) {
+                ' '
+            } else {
+                c
+            }
+        })
+        .collect();
     let words: Vec<&str> = printable.split_whitespace().collect();
     let line = words.join(" ");
     let clipped = clip(&line, MAX_STRING);
@@ -49,7 +57,11 @@ pub fn guid(bytes: &[u8]) -> Option<String> {
 
 /// UTF-16 text until its first NUL.
 pub fn clean_utf16(bytes: &[u8]) -> Option<String> {
-    let units: Vec<u16> = bytes.chunks_exact(2).map(|c| u16::from_le_bytes([c[0], c[1]])).take_while(|u| *u != 0).collect();
+    let units: Vec<u16> = bytes
+        .chunks_exact(2)
+        .map(|c| u16::from_le_bytes([c[0], c[1]]))
+        .take_while(|u| *u != 0)
+        .collect();
     clean(&String::from_utf16_lossy(&units))
 }
 

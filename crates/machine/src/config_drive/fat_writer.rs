@@ -42,14 +42,21 @@ impl<'a> Folder<'a> {
 
     /// Directory entries: long name pieces and the short entry of each child.
     fn entries(&self) -> usize {
-        self.folders.keys().chain(self.files.keys()).map(|name| name.len().div_ceil(13) + 1).sum()
+        self.folders
+            .keys()
+            .chain(self.files.keys())
+            .map(|name| name.len().div_ceil(13) + 1)
+            .sum()
     }
 
     /// Bytes that everything below takes with clusters of that size.
     pub(super) fn bytes(&self, cluster: u64) -> u64 {
         let files: u64 = self.files.values().map(|data| (data.len() as u64).next_multiple_of(cluster)).sum();
-        let folders: u64 =
-            self.folders.values().map(|f| (((f.entries() + 2) * ENTRY) as u64).next_multiple_of(cluster) + f.bytes(cluster)).sum();
+        let folders: u64 = self
+            .folders
+            .values()
+            .map(|f| (((f.entries() + 2) * ENTRY) as u64).next_multiple_of(cluster) + f.bytes(cluster))
+            .sum();
         files + folders
     }
 }
@@ -93,7 +100,12 @@ pub(super) fn write(volume: &mut [u8], parameters: &Volume, root: &Folder<'_>) -
     boot_sector(volume, parameters, [per_cluster, sectors, table_sectors], fat16);
     let mut writer = Writer {
         volume,
-        layout: Layout { cluster: per_cluster * sector, data_at, clusters, fat16 },
+        layout: Layout {
+            cluster: per_cluster * sector,
+            data_at,
+            clusters,
+            fat16,
+        },
         table: vec![0xfff8, 0xffff],
     };
     let mut entries = short_entry(&parameters.label, VOLUME_LABEL, 0, 0).to_vec();
@@ -172,7 +184,9 @@ impl Writer<'_> {
         } else {
             // Two entries of twelve bits in three bytes.
             let pairs = self.table.chunks(2).map(|p| (p[0] & 0xfff, p.get(1).copied().unwrap_or(0) & 0xfff));
-            pairs.flat_map(|(a, b)| [a as u8, (a >> 8) as u8 | (b << 4) as u8, (b >> 4) as u8]).collect()
+            pairs
+                .flat_map(|(a, b)| [a as u8, (a >> 8) as u8 | (b << 4) as u8, (b >> 4) as u8])
+                .collect()
         };
         for copy in 0..2 {
             let at = (1 + copy * table_sectors) * sector;
@@ -225,7 +239,11 @@ fn short_name(name: &str, number: usize) -> [u8; 11] {
     let mut short = [b' '; 11];
     let (stem, extension) = name.rsplit_once('.').unwrap_or((name, ""));
     let plain = |text: &str, most: usize| -> Vec<u8> {
-        text.bytes().filter(u8::is_ascii_alphanumeric).map(|b| b.to_ascii_uppercase()).take(most).collect()
+        text.bytes()
+            .filter(u8::is_ascii_alphanumeric)
+            .map(|b| b.to_ascii_uppercase())
+            .take(most)
+            .collect()
     };
     let tail = format!("~{:X}", number + 1);
     let mut base = plain(stem, 8 - tail.len());

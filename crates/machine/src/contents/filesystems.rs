@@ -9,7 +9,12 @@ use crate::text::{clean_bytes, uuid};
 pub(super) fn find(c: &Container) -> Vec<Signature> {
     let parsers: [fn(&Container) -> Option<Found>; 10] = [ext, xfs, btrfs, fat, exfat, ntfs, swap, f2fs, iso9660, hfs];
     let mut found: Vec<Found> = parsers.iter().filter_map(|parse| parse(c)).collect();
-    found.extend(MAGICS.iter().filter(|(offset, magic, _)| c.is(*offset, magic)).map(|(_, _, kind)| Found::new(kind)));
+    found.extend(
+        MAGICS
+            .iter()
+            .filter(|(offset, magic, _)| c.is(*offset, magic))
+            .map(|(_, _, kind)| Found::new(kind)),
+    );
     found.into_iter().map(|f| f.at(c.start)).collect()
 }
 
@@ -22,7 +27,11 @@ pub(super) struct Found {
 
 impl Found {
     pub(super) fn new(kind: &'static str) -> Self {
-        Self { kind, uuid: None, label: None }
+        Self {
+            kind,
+            uuid: None,
+            label: None,
+        }
     }
 
     pub(super) fn uuid(self, uuid: Option<String>) -> Self {
@@ -30,11 +39,19 @@ impl Found {
     }
 
     pub(super) fn label(self, label: Option<&[u8]>) -> Self {
-        Self { label: label.and_then(clean_bytes), ..self }
+        Self {
+            label: label.and_then(clean_bytes),
+            ..self
+        }
     }
 
     pub(super) fn at(self, offset: u64) -> Signature {
-        Signature { kind: self.kind.to_owned(), offset, uuid: self.uuid, label: self.label }
+        Signature {
+            kind: self.kind.to_owned(),
+            offset,
+            uuid: self.uuid,
+            label: self.label,
+        }
     }
 }
 
@@ -49,7 +66,13 @@ const MAGICS: &[(u64, &[u8], &str)] = &[
     (65_536 + 0x55c, &[0x19, 0x01, 0x54, 0x19], "ufs"),
     (0, b"ReFS", "refs"),
     (3, b"ReFS", "refs"),
-    (4096 + 24, &[0xc6, 0x85, 0x73, 0xf6, 0x66, 0xce, 0x90, 0xa9, 0xd9, 0x6a, 0x60, 0xcf, 0x80, 0x3d, 0xf7, 0xef], "bcachefs"),
+    (
+        4096 + 24,
+        &[
+            0xc6, 0x85, 0x73, 0xf6, 0x66, 0xce, 0x90, 0xa9, 0xd9, 0x6a, 0x60, 0xcf, 0x80, 0x3d, 0xf7, 0xef,
+        ],
+        "bcachefs",
+    ),
     (0, b"-FVE-FS-", "bitlocker"),
     (3, b"-FVE-FS-", "bitlocker"),
     (32, b"ORCLDISK", "oracleasm"),
@@ -74,17 +97,25 @@ fn ext(c: &Container) -> Option<Found> {
     } else {
         "ext2"
     };
-    Some(Found::new(kind).uuid(c.at(SUPER + 0x68, 16).and_then(uuid)).label(c.at(SUPER + 0x78, 16)))
+    Some(
+        Found::new(kind)
+            .uuid(c.at(SUPER + 0x68, 16).and_then(uuid))
+            .label(c.at(SUPER + 0x78, 16)),
+    )
 }
 
 fn xfs(c: &Container) -> Option<Found> {
-    c.is(0, b"XFSB").then(|| Found::new("xfs").uuid(c.at(32, 16).and_then(uuid)).label(c.at(108, 12)))
+    c.is(0, b"XFSB")
+        .then(|| Found::new("xfs").uuid(c.at(32, 16).and_then(uuid)).label(c.at(108, 12)))
 }
 
 fn btrfs(c: &Container) -> Option<Found> {
     const SUPER: u64 = 65_536;
-    c.is(SUPER + 0x40, b"_BHRfS_M")
-        .then(|| Found::new("btrfs").uuid(c.at(SUPER + 0x20, 16).and_then(uuid)).label(c.at(SUPER + 0x12b, 256)))
+    c.is(SUPER + 0x40, b"_BHRfS_M").then(|| {
+        Found::new("btrfs")
+            .uuid(c.at(SUPER + 0x20, 16).and_then(uuid))
+            .label(c.at(SUPER + 0x12b, 256))
+    })
 }
 
 /// FAT12, 16 and 32, told from a boot sector with a partition table by a plausible parameter block.
@@ -106,10 +137,18 @@ fn fat(c: &Container) -> Option<Found> {
     if !plausible {
         return None;
     }
-    let (id, label) = if c.le16(22)? == 0 && root_entries == 0 { (67, 71) } else { (39, 43) };
+    let (id, label) = if c.le16(22)? == 0 && root_entries == 0 {
+        (67, 71)
+    } else {
+        (39, 43)
+    };
     let id = c.le32(id)?;
     let label = c.at(label, 11).filter(|l| *l != b"NO NAME    ");
-    Some(Found::new("vfat").uuid((id != 0).then(|| format!("{:04X}-{:04X}", id >> 16, id & 0xffff))).label(label))
+    Some(
+        Found::new("vfat")
+            .uuid((id != 0).then(|| format!("{:04X}-{:04X}", id >> 16, id & 0xffff)))
+            .label(label),
+    )
 }
 
 fn exfat(c: &Container) -> Option<Found> {
@@ -121,7 +160,10 @@ fn exfat(c: &Container) -> Option<Found> {
 
 fn ntfs(c: &Container) -> Option<Found> {
     c.is(3, b"NTFS    ").then(|| {
-        let id = c.at(72, 8).and_then(|b| b.try_into().ok()).map(|b| format!("{:016X}", u64::from_le_bytes(b)));
+        let id = c
+            .at(72, 8)
+            .and_then(|b| b.try_into().ok())
+            .map(|b| format!("{:016X}", u64::from_le_bytes(b)));
         Found::new("ntfs").uuid(id)
     })
 }
@@ -134,7 +176,8 @@ fn swap(c: &Container) -> Option<Found> {
 }
 
 fn f2fs(c: &Container) -> Option<Found> {
-    c.is(1024, &[0x10, 0x20, 0xf5, 0xf2]).then(|| Found::new("f2fs").uuid(c.at(1024 + 108, 16).and_then(uuid)))
+    c.is(1024, &[0x10, 0x20, 0xf5, 0xf2])
+        .then(|| Found::new("f2fs").uuid(c.at(1024 + 108, 16).and_then(uuid)))
 }
 
 fn iso9660(c: &Container) -> Option<Found> {

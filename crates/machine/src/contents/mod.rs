@@ -62,8 +62,17 @@ fn look(reader: &mut Reader<'_>) -> DiskContents {
         // A marker whose payload is not ours is still an interrupted write: of nobody that we know.
         let marker = marker::parse_payload(&found);
         let order = marker.as_ref().map(|m| m.order_id.clone());
-        let signature = Signature { kind: "in-progress".to_owned(), offset: 0, uuid: order, label: None };
-        let state = if marker.is_some() { ContentsState::Interrupted } else { ContentsState::Foreign };
+        let signature = Signature {
+            kind: "in-progress".to_owned(),
+            offset: 0,
+            uuid: order,
+            label: None,
+        };
+        let state = if marker.is_some() {
+            ContentsState::Interrupted
+        } else {
+            ContentsState::Foreign
+        };
         return describe(state, vec![signature], marker);
     }
 
@@ -97,12 +106,17 @@ fn look(reader: &mut Reader<'_>) -> DiskContents {
     if is_blank(reader) {
         return describe(ContentsState::Blank, Vec::new(), None);
     }
-    let data = Signature { kind: "data".to_owned(), offset: 0, uuid: None, label: None };
+    let data = Signature {
+        kind: "data".to_owned(),
+        offset: 0,
+        uuid: None,
+        label: None,
+    };
     describe(ContentsState::Foreign, vec![data], None)
 }
 
 fn finished_marker(container: &Container) -> Option<DiskMarker> {
-    marker::decode(container.from_end(MARKER_BYTES as u64, MARKER_BYTES)?)
+    marker::decode(container.before_end(MARKER_BYTES as u64, MARKER_BYTES)?)
 }
 
 /// Whether both ends and a spread of blocks are of one repeated byte.
@@ -135,20 +149,33 @@ fn describe(state: ContentsState, mut signatures: Vec<Signature>, marker: Option
     signatures.dedup();
     let mut hash = Sha256::new();
     for s in &signatures {
-        for part in [s.kind.as_bytes(), s.uuid.as_deref().unwrap_or_default().as_bytes(), s.label.as_deref().unwrap_or_default().as_bytes()] {
+        for part in [
+            s.kind.as_bytes(),
+            s.uuid.as_deref().unwrap_or_default().as_bytes(),
+            s.label.as_deref().unwrap_or_default().as_bytes(),
+        ] {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part);
         }
         hash.update(s.offset.to_le_bytes());
     }
     signatures.truncate(MAX_LIST);
-    DiskContents { state, fingerprint: hex::encode(hash.finalize()), signatures, marker }
+    DiskContents {
+        state,
+        fingerprint: hex::encode(hash.finalize()),
+        signatures,
+        marker,
+    }
 }
 
 /// Contents in words, for refusals: `ext4 "root" and 2 more`, `blank`, `an installation of instance default/web-1`.
 pub fn in_words(contents: &DiskContents) -> String {
     let whose = |m: &DiskMarker| {
-        if m.instance.is_empty() { format!("order {}", m.order_id) } else { format!("instance {}", m.instance) }
+        if m.instance.is_empty() {
+            format!("order {}", m.order_id)
+        } else {
+            format!("instance {}", m.instance)
+        }
     };
     match (contents.state, &contents.marker) {
         (ContentsState::Blank, _) => "nothing".to_owned(),
@@ -160,11 +187,19 @@ pub fn in_words(contents: &DiskContents) -> String {
                 .signatures
                 .iter()
                 .take(4)
-                .map(|s| s.label.as_ref().map_or_else(|| s.kind.clone(), |label| format!("{} {label:?}", s.kind)))
+                .map(|s| {
+                    s.label
+                        .as_ref()
+                        .map_or_else(|| s.kind.clone(), |label| format!("{} {label:?}", s.kind))
+                })
                 .collect();
             let more = contents.signatures.len().saturating_sub(4);
             let tail = if more > 0 { format!(" and {more} more") } else { String::new() };
-            format!("{}{tail} (fingerprint {})", names.join(", "), contents.fingerprint.get(..12).unwrap_or_default())
+            format!(
+                "{}{tail} (fingerprint {})",
+                names.join(", "),
+                contents.fingerprint.get(..12).unwrap_or_default()
+            )
         }
     }
 }

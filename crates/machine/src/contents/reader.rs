@@ -22,7 +22,11 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(device: &'a dyn BlockDevice) -> Self {
-        Self { device, error: None, left: BUDGET }
+        Self {
+            device,
+            error: None,
+            left: BUDGET,
+        }
     }
 
     pub(super) fn size(&self) -> u64 {
@@ -80,8 +84,18 @@ impl Container {
         let length = length.min(reader.size().saturating_sub(start));
         let head = reader.bytes(start, HEAD.min(length));
         let tail_at = length.saturating_sub(TAIL);
-        let tail = if length <= HEAD { head.clone() } else { reader.bytes(start + tail_at, length - tail_at) };
-        Self { start, length, head, tail, tail_at: if length <= HEAD { 0 } else { tail_at } }
+        let tail = if length <= HEAD {
+            head.clone()
+        } else {
+            reader.bytes(start + tail_at, length - tail_at)
+        };
+        Self {
+            start,
+            length,
+            head,
+            tail,
+            tail_at: if length <= HEAD { 0 } else { tail_at },
+        }
     }
 
     /// `count` bytes at `offset`, where those lie within one of the ends.
@@ -99,7 +113,7 @@ impl Container {
     }
 
     /// `count` bytes that begin `back` bytes before the end.
-    pub(super) fn from_end(&self, back: u64, count: usize) -> Option<&[u8]> {
+    pub(super) fn before_end(&self, back: u64, count: usize) -> Option<&[u8]> {
         self.at(self.length.checked_sub(back)?, count)
     }
 

@@ -37,7 +37,9 @@ pub(crate) struct Tables {
 }
 
 /// EFI system partition, as stored.
-const ESP: [u8; 16] = [0x28, 0x73, 0x2a, 0xc1, 0x1f, 0xf8, 0xd2, 0x11, 0xba, 0x4b, 0x00, 0xa0, 0xc9, 0x3e, 0xc9, 0x3b];
+const ESP: [u8; 16] = [
+    0x28, 0x73, 0x2a, 0xc1, 0x1f, 0xf8, 0xd2, 0x11, 0xba, 0x4b, 0x00, 0xa0, 0xc9, 0x3e, 0xc9, 0x3b,
+];
 
 /// Reads GPT (either copy) and MBR. `has_file_system` says that a file system begins at byte 0, whose boot sector looks like an MBR.
 pub(super) fn find(reader: &mut Reader<'_>, has_file_system: bool) -> Tables {
@@ -54,7 +56,13 @@ fn gpt(reader: &mut Reader<'_>) -> Tables {
     let size = reader.size();
     let mut tables = Tables::default();
     for sector in [512u64, 4096] {
-        let places = [(sector, true), (size.checked_div(sector).and_then(|n| n.checked_sub(1)).map_or(0, |n| n * sector), false)];
+        let places = [
+            (sector, true),
+            (
+                size.checked_div(sector).and_then(|n| n.checked_sub(1)).map_or(0, |n| n * sector),
+                false,
+            ),
+        ];
         for (at, primary) in places {
             if at == 0 {
                 continue;
@@ -82,7 +90,10 @@ fn gpt(reader: &mut Reader<'_>) -> Tables {
 }
 
 fn le32(bytes: &[u8], at: usize) -> u64 {
-    bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, |b| u64::from(u32::from_le_bytes(b)))
+    bytes
+        .get(at..at + 4)
+        .and_then(|b| b.try_into().ok())
+        .map_or(0, |b| u64::from(u32::from_le_bytes(b)))
 }
 
 fn le64(bytes: &[u8], at: usize) -> u64 {
@@ -94,15 +105,21 @@ fn gpt_entries(reader: &mut Reader<'_>, header: &[u8], sector: u64) -> Vec<Parti
     if !(128..=4096).contains(&entry_size) {
         return Vec::new();
     }
-    let Some(at) = le64(header, 72).checked_mul(sector) else { return Vec::new() };
+    let Some(at) = le64(header, 72).checked_mul(sector) else {
+        return Vec::new();
+    };
     let entries = reader.bytes(at, count * entry_size);
     let size = reader.size();
     let mut partitions = Vec::new();
     // Not above 4096.
     for (index, entry) in entries.chunks_exact(entry_size as usize).enumerate() {
-        let Some(kind) = entry.get(..16).filter(|kind| *kind != [0; 16]) else { continue };
+        let Some(kind) = entry.get(..16).filter(|kind| *kind != [0; 16]) else {
+            continue;
+        };
         let (first, last) = (le64(entry, 32), le64(entry, 40));
-        let (Some(start), Some(end)) = (first.checked_mul(sector), last.checked_add(1).and_then(|l| l.checked_mul(sector))) else { continue };
+        let (Some(start), Some(end)) = (first.checked_mul(sector), last.checked_add(1).and_then(|l| l.checked_mul(sector))) else {
+            continue;
+        };
         if start >= end || start >= size {
             continue;
         }
@@ -135,7 +152,11 @@ fn mbr_entries(sector: &[u8]) -> Option<[MbrEntry; 4]> {
     if table.chunks_exact(16).any(|e| !matches!(e[0], 0 | 0x80)) {
         return None;
     }
-    let entry = |n: usize| MbrEntry { kind: table[n * 16 + 4], first: le32(table, n * 16 + 8), count: le32(table, n * 16 + 12) };
+    let entry = |n: usize| MbrEntry {
+        kind: table[n * 16 + 4],
+        first: le32(table, n * 16 + 8),
+        count: le32(table, n * 16 + 12),
+    };
     Some([entry(0), entry(1), entry(2), entry(3)])
 }
 
@@ -162,7 +183,15 @@ fn mbr(reader: &mut Reader<'_>, first: &[u8], has_file_system: bool, tables: &mu
         if kind != 0 && count > 0 && start > 0 && start < size && tables.partitions.len() < MOST_PARTITIONS {
             let length = count.saturating_mul(sector).min(size - start);
             let uuid = (id != 0).then(|| format!("{id:08x}-{number:02x}"));
-            tables.partitions.push(Partition { start, length, uuid, name: None, is_esp: kind == 0xef, number, raw_guid: [0; 16] });
+            tables.partitions.push(Partition {
+                start,
+                length,
+                uuid,
+                name: None,
+                is_esp: kind == 0xef,
+                number,
+                raw_guid: [0; 16],
+            });
         }
     };
     let mut chains = Vec::new();

@@ -56,7 +56,11 @@ fn one_odd_byte_at_either_end_is_data() {
         let mut bytes = vec![0; 4 * MIB];
         bytes[at] = 1;
         let found = probe_bytes(bytes);
-        assert_eq!((found.state, kinds(&found)), (ContentsState::Foreign, vec![("data", 0)]), "byte {at}");
+        assert_eq!(
+            (found.state, kinds(&found)),
+            (ContentsState::Foreign, vec![("data", 0)]),
+            "byte {at}"
+        );
     }
 }
 
@@ -65,16 +69,26 @@ fn a_gpt_disk_with_file_systems_keeps_its_fingerprint_when_it_grows() {
     let script = "label: gpt\nlabel-id: 11111111-2222-4333-8444-555555555555\nstart=2048, size=20480, type=U, uuid=AAAAAAAA-2222-4333-8444-555555555555, name=esp\nstart=24576, size=20480, type=L, name=root\nstart=49152, size=2048, type=21686148-6449-6E6F-744E-656564454649, name=bios";
     let mut disk = made_by(32 * MIB, &["sfdisk", "-q"], script);
     let esp = made_by(10 * MIB, &["mkfs.vfat", "-n", "EFI"], "");
-    let root = made_by(10 * MIB, &["mkfs.ext4", "-q", "-L", "root", "-U", "6a3b0d1e-1111-4222-8333-444455556666"], "");
+    let root = made_by(
+        10 * MIB,
+        &["mkfs.ext4", "-q", "-L", "root", "-U", "6a3b0d1e-1111-4222-8333-444455556666"],
+        "",
+    );
     put(&mut disk, MIB, &esp);
     put(&mut disk, 12 * MIB, &root);
     let found = probe_bytes(disk.clone());
     assert_eq!(found.state, ContentsState::Foreign);
-    assert_eq!(kinds(&found), [("ext4", 12 << 20), ("gpt", 0), ("partition", 24 << 20), ("vfat", 1 << 20)]);
+    assert_eq!(
+        kinds(&found),
+        [("ext4", 12 << 20), ("gpt", 0), ("partition", 24 << 20), ("vfat", 1 << 20)]
+    );
     let gpt = found.signatures.iter().find(|s| s.kind == "gpt").unwrap();
     assert_eq!(gpt.uuid.as_deref(), Some("11111111-2222-4333-8444-555555555555"));
     let root = found.signatures.iter().find(|s| s.kind == "ext4").unwrap();
-    assert_eq!((root.label.as_deref(), root.uuid.as_deref()), (Some("root"), Some("6a3b0d1e-1111-4222-8333-444455556666")));
+    assert_eq!(
+        (root.label.as_deref(), root.uuid.as_deref()),
+        (Some("root"), Some("6a3b0d1e-1111-4222-8333-444455556666"))
+    );
 
     // The same disk, its backup table moved and a mount counted.
     let mut ran = disk.clone();
@@ -101,7 +115,10 @@ fn mbr_disks_with_logical_partitions_are_looked_into() {
     put(&mut disk, 26624 * 512, &made_by(4 * MIB, &["mkswap", "-L", "swap0"], ""));
     put(&mut disk, 36864 * 512 + 3, b"NTFS    ");
     let found = probe_bytes(disk);
-    assert_eq!(kinds(&found), [("ext2", 1 << 20), ("mbr", 0), ("ntfs", 36864 * 512), ("swap", 26624 * 512)]);
+    assert_eq!(
+        kinds(&found),
+        [("ext2", 1 << 20), ("mbr", 0), ("ntfs", 36864 * 512), ("swap", 26624 * 512)]
+    );
     assert_eq!(found.signatures[1].uuid.as_deref(), Some("deadbeef"));
 }
 
@@ -139,12 +156,23 @@ fn encrypted_and_managed_volumes_are_named() {
         }
         probe_bytes(bytes)
     };
-    let luks2 = with(&[(0, b"LUKS\xba\xbe\0\x02"), (24, b"secret"), (168, b"6a3b0d1e-1111-4222-8333-444455556666")]);
+    let luks2 = with(&[
+        (0, b"LUKS\xba\xbe\0\x02"),
+        (24, b"secret"),
+        (168, b"6a3b0d1e-1111-4222-8333-444455556666"),
+    ]);
     assert_eq!(kinds(&luks2), [("luks2", 0)]);
     assert_eq!(luks2.signatures[0].uuid.as_deref(), Some("6a3b0d1e-1111-4222-8333-444455556666"));
-    assert_eq!(kinds(&with(&[(0x4000, b"SKUL\xba\xbe\0\x02")])), [("luks2", 0)], "the primary header is gone, the second opens it");
+    assert_eq!(
+        kinds(&with(&[(0x4000, b"SKUL\xba\xbe\0\x02")])),
+        [("luks2", 0)],
+        "the primary header is gone, the second opens it"
+    );
     let lvm = with(&[(512, b"LABELONE"), (532, &[32, 0, 0, 0]), (536, b"LVM2 001"), (544, &[b'x'; 32])]);
-    assert_eq!((kinds(&lvm), lvm.signatures[0].uuid.as_deref()), (vec![("lvm2", 0)], Some("x".repeat(32).as_str())));
+    assert_eq!(
+        (kinds(&lvm), lvm.signatures[0].uuid.as_deref()),
+        (vec![("lvm2", 0)], Some("x".repeat(32).as_str()))
+    );
     assert_eq!(kinds(&with(&[(0, b"XFSB")])), [("xfs", 0)]);
     assert_eq!(kinds(&with(&[(65_536 + 0x40, b"_BHRfS_M")])), [("btrfs", 0)]);
     assert_eq!(kinds(&with(&[(0x8001, b"CD001")])), [("iso9660", 0)]);
@@ -153,7 +181,11 @@ fn encrypted_and_managed_volumes_are_named() {
 #[test]
 fn our_markers_say_whose_the_disk_is() {
     let marker = example();
-    let mut disk = made_by(32 * MIB, &["sfdisk", "-q"], "label: gpt\nstart=2048, size=8192\nstart=32768, size=8192, name=config-2");
+    let mut disk = made_by(
+        32 * MIB,
+        &["sfdisk", "-q"],
+        "label: gpt\nstart=2048, size=8192\nstart=32768, size=8192, name=config-2",
+    );
     put(&mut disk, 32768 * 512 + 4 * MIB - MARKER_BYTES, &marker::encode(&marker).unwrap());
     let found = probe_bytes(disk.clone());
     assert_eq!((found.state, found.marker.as_ref()), (ContentsState::Marked, Some(&marker)));
@@ -166,7 +198,14 @@ fn our_markers_say_whose_the_disk_is() {
 
 #[test]
 fn a_disk_that_cannot_be_read_is_never_blank() {
-    let disk = SimDisk::new(vec![0; 4 * MIB], 512, Faults { cut_before: Some(0), ..Faults::default() });
+    let disk = SimDisk::new(
+        vec![0; 4 * MIB],
+        512,
+        Faults {
+            cut_before: Some(0),
+            ..Faults::default()
+        },
+    );
     disk.write_at(0, &[0; 512]).unwrap_err();
     assert_eq!(probe(&disk).state, ContentsState::Unreadable);
 }

@@ -14,25 +14,38 @@ pub(super) fn find(c: &Container, sector: u64) -> Vec<Signature> {
 }
 
 fn lvm2(c: &Container) -> Option<Found> {
-    (0..4u64).map(|n| n * 512).find(|at| c.is(*at, b"LABELONE") && c.is(at + 24, b"LVM2 001")).map(|at| {
-        let data = c.le32(at + 20).map_or(32, u64::from);
-        let id = c.at(at + data, 32).and_then(clean_bytes).filter(|t| t.len() == 32 && t.bytes().all(|b| b.is_ascii_alphanumeric()));
-        Found::new("lvm2").uuid(id)
-    })
+    (0..4u64)
+        .map(|n| n * 512)
+        .find(|at| c.is(*at, b"LABELONE") && c.is(at + 24, b"LVM2 001"))
+        .map(|at| {
+            let data = c.le32(at + 20).map_or(32, u64::from);
+            let id = c
+                .at(at + data, 32)
+                .and_then(clean_bytes)
+                .filter(|t| t.len() == 32 && t.bytes().all(|b| b.is_ascii_alphanumeric()));
+            Found::new("lvm2").uuid(id)
+        })
 }
 
 fn luks(c: &Container) -> Option<Found> {
     // The second header of LUKS2 lies at one of these places, and is enough for cryptsetup to open the volume.
     let second = [0x4000u64, 0x8000, 0x1_0000, 0x2_0000, 0x4_0000];
-    let at = if c.is(0, b"LUKS\xba\xbe") { 0 } else { second.into_iter().find(|at| c.is(*at, b"SKUL\xba\xbe"))? };
+    let at = if c.is(0, b"LUKS\xba\xbe") {
+        0
+    } else {
+        second.into_iter().find(|at| c.is(*at, b"SKUL\xba\xbe"))?
+    };
     let version_2 = c.at(at + 6, 2) == Some(&[0, 2]);
     let found = Found::new(if version_2 { "luks2" } else { "luks" }).uuid(c.at(at + 168, 40).and_then(clean_bytes));
     Some(if version_2 { found.label(c.at(at + 24, 48)) } else { found })
 }
 
 fn bcache(c: &Container) -> Option<Found> {
-    const MAGIC: [u8; 16] = [0xc6, 0x85, 0x73, 0xf6, 0x4e, 0x1a, 0x45, 0xca, 0x82, 0x65, 0xf5, 0x7f, 0x48, 0xba, 0x6d, 0x81];
-    c.is(4096 + 24, &MAGIC).then(|| Found::new("bcache").uuid(c.at(4096 + 40, 16).and_then(uuid)))
+    const MAGIC: [u8; 16] = [
+        0xc6, 0x85, 0x73, 0xf6, 0x4e, 0x1a, 0x45, 0xca, 0x82, 0x65, 0xf5, 0x7f, 0x48, 0xba, 0x6d, 0x81,
+    ];
+    c.is(4096 + 24, &MAGIC)
+        .then(|| Found::new("bcache").uuid(c.at(4096 + 40, 16).and_then(uuid)))
 }
 
 /// Linux software RAID: 0.90 near the end, 1.0 at the end, 1.1 at the start, 1.2 after 4 KiB.
@@ -50,7 +63,12 @@ fn mdraid(c: &Container) -> Vec<Found> {
         && let Some(magic) = c.at(at, 4)
         && (magic == MAGIC.to_le_bytes() || magic == MAGIC.to_be_bytes())
     {
-        let id: Vec<u8> = [(20, 4), (52, 12)].iter().filter_map(|(o, n)| c.at(at + o, *n)).flatten().copied().collect();
+        let id: Vec<u8> = [(20, 4), (52, 12)]
+            .iter()
+            .filter_map(|(o, n)| c.at(at + o, *n))
+            .flatten()
+            .copied()
+            .collect();
         found.push(Found::new("mdraid").uuid(uuid(&id)));
     }
     found
@@ -59,19 +77,25 @@ fn mdraid(c: &Container) -> Vec<Found> {
 /// RAID metadata that firmware and controllers keep in the last sectors.
 fn firmware_raid(c: &Container, sector: u64) -> Vec<Found> {
     let mut found = Vec::new();
-    if [1024, 2 * sector].iter().any(|back| c.from_end(*back, 24) == Some(b"Intel Raid ISM Cfg Sig. ")) {
+    if [1024, 2 * sector]
+        .iter()
+        .any(|back| c.before_end(*back, 24) == Some(b"Intel Raid ISM Cfg Sig. "))
+    {
         found.push(Found::new("imsm"));
     }
     let ddf = [0xde, 0x11, 0xde, 0x11];
-    if let Some(at) = [512, sector, 257 * 512, 257 * sector].into_iter().find(|back| c.from_end(*back, 4) == Some(&ddf)) {
-        found.push(Found::new("ddf").label(c.from_end(at, 32).and_then(|b| b.get(8..32))));
+    if let Some(at) = [512, sector, 257 * 512, 257 * sector]
+        .into_iter()
+        .find(|back| c.before_end(*back, 4) == Some(&ddf))
+    {
+        found.push(Found::new("ddf").label(c.before_end(at, 32).and_then(|b| b.get(8..32))));
     }
     for (back, magic, kind) in [
         (1024u64, b"NVIDIA  ".as_slice(), "nvraid"),
         (512, b"$XIDE$".as_slice(), "lsiraid"),
         (512, b"0123456789\0".as_slice(), "adaptecraid"),
     ] {
-        if c.from_end(back, magic.len()) == Some(magic) {
+        if c.before_end(back, magic.len()) == Some(magic) {
             found.push(Found::new(kind));
         }
     }
@@ -89,7 +113,11 @@ fn zfs(c: &Container) -> Option<Found> {
             && contains(list, b"pool_guid")
             && contains(list, b"vdev_tree")
         {
-            return Some(Found::new("zfs").uuid(number_after(list, b"pool_guid")).label(text_after(list, b"\0\0\0\x04name")));
+            return Some(
+                Found::new("zfs")
+                    .uuid(number_after(list, b"pool_guid"))
+                    .label(text_after(list, b"\0\0\0\x04name")),
+            );
         }
         let uberblock = (0..128u64).any(|n| {
             let magic = c.at(at + (128 << 10) + n * 1024, 8);

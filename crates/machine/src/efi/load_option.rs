@@ -53,7 +53,11 @@ impl LoadOption {
     pub fn parse(bytes: &[u8]) -> Result<Self, LoadOptionError> {
         let (attributes, rest) = bytes.split_first_chunk::<4>().ok_or(LoadOptionError::Short("attributes"))?;
         let (length, rest) = rest.split_first_chunk::<2>().ok_or(LoadOptionError::Short("path length"))?;
-        let units: Vec<u16> = rest.chunks_exact(2).map(|c| u16::from_le_bytes([c[0], c[1]])).take_while(|u| *u != 0).collect();
+        let units: Vec<u16> = rest
+            .chunks_exact(2)
+            .map(|c| u16::from_le_bytes([c[0], c[1]]))
+            .take_while(|u| *u != 0)
+            .collect();
         let path_at = (units.len() + 1) * 2;
         let path = rest
             .get(path_at..path_at + usize::from(u16::from_le_bytes(*length)))
@@ -79,14 +83,22 @@ impl LoadOption {
                 (0x7f, 0xff) => return Ok(()),
                 (MEDIA, HARD_DRIVE) if node.len() >= 38 && node[36..38] == GPT => self.partition = partition(node),
                 (MEDIA, FILE_PATH) => {
-                    let units: Vec<u16> = node.chunks_exact(2).map(|c| u16::from_le_bytes([c[0], c[1]])).take_while(|u| *u != 0).collect();
+                    let units: Vec<u16> = node
+                        .chunks_exact(2)
+                        .map(|c| u16::from_le_bytes([c[0], c[1]]))
+                        .take_while(|u| *u != 0)
+                        .collect();
                     self.file = Some(String::from_utf16_lossy(&units));
                 }
                 _ => {}
             }
             path = &path[usize::from(length)..];
         }
-        if path.is_empty() { Ok(()) } else { Err(LoadOptionError::Short("device path")) }
+        if path.is_empty() {
+            Ok(())
+        } else {
+            Err(LoadOptionError::Short("device path"))
+        }
     }
 
     /// The bytes of the option.
@@ -128,7 +140,12 @@ fn partition(node: &[u8]) -> Option<PartitionPath> {
 
 /// UTF-16 with a NUL at its end, at most 1,000 units before it.
 fn utf16(text: &str) -> Vec<u8> {
-    text.encode_utf16().filter(|u| *u != 0).take(1000).chain([0]).flat_map(u16::to_le_bytes).collect()
+    text.encode_utf16()
+        .filter(|u| *u != 0)
+        .take(1000)
+        .chain([0])
+        .flat_map(u16::to_le_bytes)
+        .collect()
 }
 
 #[cfg(test)]
@@ -140,12 +157,24 @@ mod tests {
     #[test]
     fn an_entry_as_efibootmgr_writes_it_is_understood() {
         // efibootmgr -c -d /dev/vda -p 15 -L debian -l '\EFI\debian\shimx64.efi' on a Debian cloud image
-        let bytes = hex::decode(concat!(
-            "01000000", "6200", "64006500620069006100 6e000000",
-            "04012a00", "0f000000", "0008000000000000", "00e0030000000000", "33221100554477668899aabbccddeeff", "0202",
-            "04043400", "5c004500460049005c00640065006200690061006e005c007300680069006d007800360034002e006500660069000000",
-            "7fff0400",
-        ).replace(' ', "")).unwrap();
+        let bytes = hex::decode(
+            concat!(
+                "01000000",
+                "6200",
+                "64006500620069006100 6e000000",
+                "04012a00",
+                "0f000000",
+                "0008000000000000",
+                "00e0030000000000",
+                "33221100554477668899aabbccddeeff",
+                "0202",
+                "04043400",
+                "5c004500460049005c00640065006200690061006e005c007300680069006d007800360034002e006500660069000000",
+                "7fff0400",
+            )
+            .replace(' ', ""),
+        )
+        .unwrap();
         let option = LoadOption::parse(&bytes).unwrap();
         assert_eq!(option.description, "debian");
         assert_eq!(option.file.as_deref(), Some("\\EFI\\debian\\shimx64.efi"));

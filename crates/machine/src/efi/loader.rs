@@ -32,7 +32,15 @@ pub struct Loader {
 
 /// The best loader in the FAT file system at that place: a vendor's shim, else a vendor's own loader, else the fallback path.
 pub fn find_loader(device: &dyn BlockDevice, start: u64, length: u64) -> Option<Loader> {
-    let window = Window { device, start, length, at: 0, left: BUDGET, cache: AlignedBuffer::zeroed(CACHE as usize), cached: None };
+    let window = Window {
+        device,
+        start,
+        length,
+        at: 0,
+        left: BUDGET,
+        cache: AlignedBuffer::zeroed(CACHE as usize),
+        cached: None,
+    };
     // fatfs is not hardened against every file system; see the head of this module.
     match catch_unwind(AssertUnwindSafe(|| search(window))) {
         Ok(Ok(loader)) => loader,
@@ -68,10 +76,18 @@ fn search(window: Window<'_>) -> io::Result<Option<Loader>> {
             let (name, small) = (entry.file_name(), entry.file_name().to_ascii_lowercase());
             let wanted: &[&str] = if fallback { &["boot"] } else { &["shim", "grub", "systemd-boot"] };
             let rank = wanted.iter().position(|stem| small == format!("{stem}{ARCHITECTURE}.efi"));
-            let Some(rank) = rank.filter(|_| entry.is_file() && entry.len() > 0) else { continue };
+            let Some(rank) = rank.filter(|_| entry.is_file() && entry.len() > 0) else {
+                continue;
+            };
             let rank = if fallback { usize::MAX } else { rank };
             if best.as_ref().is_none_or(|(known, _)| rank < *known) {
-                best = Some((rank, Loader { path: format!("\\EFI\\{vendor}\\{name}"), vendor: vendor.clone() }));
+                best = Some((
+                    rank,
+                    Loader {
+                        path: format!("\\EFI\\{vendor}\\{name}"),
+                        vendor: vendor.clone(),
+                    },
+                ));
             }
         }
     }
@@ -93,7 +109,11 @@ fn sub_folder<'f, 'd>(parent: &Folder<'f, 'd>, name: &str) -> io::Result<Option<
 
 /// Names that go into a firmware variable and a report.
 fn is_plain(name: &str) -> bool {
-    !name.starts_with('.') && name.len() <= 64 && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b' '))
+    !name.starts_with('.')
+        && name.len() <= 64
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b' '))
 }
 
 /// A partition as a file that can only be read.
@@ -120,7 +140,10 @@ impl Read for Window<'_> {
                 let sector = u64::from(self.device.sector_size());
                 // Not above CACHE.
                 let count = (CACHE.min(end.saturating_sub(block)) / sector * sector) as usize;
-                self.left = self.left.checked_sub(count as u64).ok_or_else(|| io::Error::other("too much had to be read"))?;
+                self.left = self
+                    .left
+                    .checked_sub(count as u64)
+                    .ok_or_else(|| io::Error::other("too much had to be read"))?;
                 self.device.read_at(self.start + block, &mut self.cache[..count])?;
                 self.cached = Some((block, count));
                 count
@@ -130,7 +153,10 @@ impl Read for Window<'_> {
         let Some(bytes) = self.cache.get(skip..valid) else { return Ok(0) };
         let count = bytes.len().min(buffer.len());
         // Cached reads count too: a cycle of directories ends.
-        self.left = self.left.checked_sub(64).ok_or_else(|| io::Error::other("too much had to be read"))?;
+        self.left = self
+            .left
+            .checked_sub(64)
+            .ok_or_else(|| io::Error::other("too much had to be read"))?;
         buffer[..count].copy_from_slice(&bytes[..count]);
         self.at += count as u64;
         Ok(count)

@@ -48,7 +48,9 @@ impl std::fmt::Display for BootEntry {
 pub fn install(variables: &EfiVariables, device: &dyn BlockDevice) -> Result<Option<BootEntry>, MachineError> {
     let sector = u64::from(device.sector_size());
     for partition in contents::partitions(device).iter().filter(|p| p.is_esp && p.raw_guid != [0; 16]) {
-        let Some(loader) = find_loader(device, partition.start, partition.length) else { continue };
+        let Some(loader) = find_loader(device, partition.start, partition.length) else {
+            continue;
+        };
         let option = LoadOption {
             attributes: ACTIVE,
             description: format!("{DESCRIPTION_PREFIX}: {}", loader.vendor),
@@ -71,7 +73,11 @@ pub fn install(variables: &EfiVariables, device: &dyn BlockDevice) -> Result<Opt
 /// [`MachineError::EfiVariable`] when firmware refuses a variable.
 pub fn remove_ours(variables: &EfiVariables) -> Result<usize, MachineError> {
     let entries = variables.boot_entries()?;
-    let ours: Vec<u16> = entries.iter().filter(|(_, description)| is_ours(description)).map(|(number, _)| *number).collect();
+    let ours: Vec<u16> = entries
+        .iter()
+        .filter(|(_, description)| is_ours(description))
+        .map(|(number, _)| *number)
+        .collect();
     if ours.is_empty() {
         return Ok(0);
     }
@@ -87,7 +93,9 @@ pub fn remove_ours(variables: &EfiVariables) -> Result<usize, MachineError> {
 }
 
 fn is_ours(description: &str) -> bool {
-    description.strip_prefix(DESCRIPTION_PREFIX).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+    description
+        .strip_prefix(DESCRIPTION_PREFIX)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
 }
 
 fn put_second(variables: &EfiVariables, option: &LoadOption, path: String) -> Result<BootEntry, MachineError> {
@@ -98,7 +106,11 @@ fn put_second(variables: &EfiVariables, option: &LoadOption, path: String) -> Re
     variables.write_boot_entry(number, &option.encode())?;
     let order = order_with(&variables.boot_order()?, boot_current.filter(|n| taken.contains(n)), number);
     variables.set_boot_order(&order)?;
-    Ok(BootEntry { number, path, boot_current })
+    Ok(BootEntry {
+        number,
+        path,
+        boot_current,
+    })
 }
 
 /// Network first where it is known, then ours, then the rest in its order.

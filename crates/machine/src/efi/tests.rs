@@ -25,7 +25,12 @@ impl Store {
     }
 
     fn entry(&self, number: u16, description: &str) {
-        let option = LoadOption { attributes: 1, description: description.to_owned(), partition: None, file: None };
+        let option = LoadOption {
+            attributes: 1,
+            description: description.to_owned(),
+            partition: None,
+            file: None,
+        };
         self.put(&format!("Boot{number:04X}"), &option.encode());
     }
 
@@ -78,12 +83,18 @@ fn network_stays_first_and_our_new_entry_comes_second_without_the_stale_one() {
     store.put("BootCurrent", &1u16.to_le_bytes());
     let device = disk(&["EFI/BOOT/BOOTX64.EFI", "EFI/debian/grubx64.efi", "EFI/debian/shimx64.efi"]);
     let entry = install(&store.variables, &device).unwrap().unwrap();
-    assert_eq!((entry.number, entry.path.as_str(), entry.boot_current), (2, "\\EFI\\debian\\shimx64.efi", Some(1)));
+    assert_eq!(
+        (entry.number, entry.path.as_str(), entry.boot_current),
+        (2, "\\EFI\\debian\\shimx64.efi", Some(1))
+    );
     assert_eq!(store.variables.boot_order().unwrap(), [1, 2, 0, 3]);
     let option = LoadOption::parse(&store.variables.read("Boot0002").unwrap().unwrap()).unwrap();
     assert_eq!(option.description, "kube-baremetal: debian");
     let partition = option.partition.unwrap();
-    assert_eq!((partition.number, partition.first_lba, partition.sectors, partition.guid), (1, 2048, 16384, [9; 16]));
+    assert_eq!(
+        (partition.number, partition.first_lba, partition.sectors, partition.guid),
+        (1, 2048, 16384, [9; 16])
+    );
 
     assert_eq!(remove_ours(&store.variables).unwrap(), 1);
     assert_eq!(store.variables.boot_order().unwrap(), [1, 0, 3]);

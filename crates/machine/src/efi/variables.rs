@@ -52,7 +52,11 @@ impl EfiVariables {
     /// # Errors
     /// [`MachineError::EfiVariable`] when it is there and cannot be read.
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>, MachineError> {
-        let fault = |source| MachineError::EfiVariable { operation: "reading", name: name.to_owned(), source };
+        let fault = |source| MachineError::EfiVariable {
+            operation: "reading",
+            name: name.to_owned(),
+            source,
+        };
         let file = match File::open(self.path(name)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -65,7 +69,11 @@ impl EfiVariables {
     }
 
     fn write(&self, name: &str, value: &[u8]) -> Result<(), MachineError> {
-        let fault = |source| MachineError::EfiVariable { operation: "writing", name: name.to_owned(), source };
+        let fault = |source| MachineError::EfiVariable {
+            operation: "writing",
+            name: name.to_owned(),
+            source,
+        };
         if self.read(name)?.as_deref() == Some(value) {
             // Variable stores wear, and some firmware collects garbage for seconds.
             return Ok(());
@@ -74,13 +82,26 @@ impl EfiVariables {
         make_mutable(&path).map_err(fault)?;
         let mut bytes = ATTRIBUTES.to_le_bytes().to_vec();
         bytes.extend_from_slice(value);
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&path).map_err(fault)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&path)
+            .map_err(fault)?;
         let written = file.write(&bytes).map_err(fault)?;
-        if written == bytes.len() { Ok(()) } else { Err(fault(io::Error::from(io::ErrorKind::WriteZero))) }
+        if written == bytes.len() {
+            Ok(())
+        } else {
+            Err(fault(io::Error::from(io::ErrorKind::WriteZero)))
+        }
     }
 
     fn delete(&self, name: &str) -> Result<(), MachineError> {
-        let fault = |source| MachineError::EfiVariable { operation: "deleting", name: name.to_owned(), source };
+        let fault = |source| MachineError::EfiVariable {
+            operation: "deleting",
+            name: name.to_owned(),
+            source,
+        };
         let path = self.path(name);
         make_mutable(&path).map_err(fault)?;
         match fs::remove_file(&path) {
@@ -107,7 +128,12 @@ impl EfiVariables {
     /// # Errors
     /// [`MachineError::EfiVariable`].
     pub fn boot_order(&self) -> Result<Vec<u16>, MachineError> {
-        Ok(self.read("BootOrder")?.unwrap_or_default().chunks_exact(2).filter_map(number).collect())
+        Ok(self
+            .read("BootOrder")?
+            .unwrap_or_default()
+            .chunks_exact(2)
+            .filter_map(number)
+            .collect())
     }
 
     /// Sets that order.
@@ -126,7 +152,11 @@ impl EfiVariables {
         let name = entry_name(entry);
         if self.read(&name)?.is_none() {
             let source = io::Error::new(io::ErrorKind::NotFound, "there is no such boot entry any more");
-            return Err(MachineError::EfiVariable { operation: "reading", name, source });
+            return Err(MachineError::EfiVariable {
+                operation: "reading",
+                name,
+                source,
+            });
         }
         self.write("BootNext", &entry.to_le_bytes())
     }
@@ -136,13 +166,22 @@ impl EfiVariables {
     /// # Errors
     /// [`MachineError::EfiVariable`] when the folder cannot be listed.
     pub fn boot_entries(&self) -> Result<Vec<(u16, String)>, MachineError> {
-        let fault = |source| MachineError::EfiVariable { operation: "listing", name: "Boot####".to_owned(), source };
+        let fault = |source| MachineError::EfiVariable {
+            operation: "listing",
+            name: "Boot####".to_owned(),
+            source,
+        };
         let mut entries = Vec::new();
         for file in fs::read_dir(&self.folder).map_err(fault)? {
             let file = file.map_err(fault)?.file_name();
-            let Some(number) = file.to_str().and_then(entry_number) else { continue };
+            let Some(number) = file.to_str().and_then(entry_number) else {
+                continue;
+            };
             let description = match self.read(&entry_name(number)) {
-                Ok(value) => value.and_then(|v| LoadOption::parse(&v).ok()).map(|o| o.description).unwrap_or_default(),
+                Ok(value) => value
+                    .and_then(|v| LoadOption::parse(&v).ok())
+                    .map(|o| o.description)
+                    .unwrap_or_default(),
                 Err(error) => {
                     tracing::warn!(%error, "a boot entry is left alone");
                     String::new()

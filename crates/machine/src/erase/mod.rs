@@ -24,7 +24,10 @@ use agent_protocol::{
     disk::{ContentsState, DiskMarker},
     order::{EraseMethod, EraseStrength, FaultReason, Progress, Step},
 };
-use image::{BlockDevice, DiskOperation, ImageError, device::{AlignedBuffer, ZeroMethod}};
+use image::{
+    BlockDevice, DiskOperation, ImageError,
+    device::{AlignedBuffer, ZeroMethod},
+};
 use proof::Proof;
 
 use crate::{contents, marker};
@@ -55,7 +58,9 @@ pub enum EraseError {
         source: io::Error,
     },
     /// Writes are acknowledged and lost.
-    #[error("disk {disk} acknowledged a canary block at byte {offset} and returns something else; it does not keep what is written: replace it")]
+    #[error(
+        "disk {disk} acknowledged a canary block at byte {offset} and returns something else; it does not keep what is written: replace it"
+    )]
     CanaryLost {
         /// The disk.
         disk: String,
@@ -181,11 +186,20 @@ pub struct EraseRequest<'a> {
 /// [`EraseError`]. Unless it is [`EraseError::TooSmall`] or [`EraseError::Random`], the disk holds the in-progress marker, or less.
 pub fn erase(device: &dyn BlockDevice, request: EraseRequest<'_>, progress: &mut dyn FnMut(Progress)) -> Result<Erased, EraseError> {
     let begun = Instant::now();
-    let disk = Disk { device, cancel: request.cancel };
+    let disk = Disk {
+        device,
+        cancel: request.cancel,
+    };
     if device.size() < SMALLEST {
-        return Err(EraseError::TooSmall { disk: device.name().to_owned(), size: device.size() });
+        return Err(EraseError::TooSmall {
+            disk: device.name().to_owned(),
+            size: device.size(),
+        });
     }
-    let heads: Vec<u64> = contents::partitions(device).iter().flat_map(|p| [p.start, p.start.saturating_add(p.length)]).collect();
+    let heads: Vec<u64> = contents::partitions(device)
+        .iter()
+        .flat_map(|p| [p.start, p.start.saturating_add(p.length)])
+        .collect();
     let mut proof = Proof::prepare(&disk, &heads)?;
     let first_sector = in_progress_sector(device, request.marker)?;
     disk.write(0, &first_sector)?;
@@ -196,31 +210,52 @@ pub fn erase(device: &dyn BlockDevice, request: EraseRequest<'_>, progress: &mut
     for rung in Rung::ladder(request.method, request.discards) {
         match run(*rung, &disk, &heads, progress) {
             // A command that the device refuses is no fault while another rung is left.
-            Err(EraseError::Io { operation: DiskOperation::Discard | DiskOperation::Zero, source, .. }) if *rung != Rung::Write => {
+            Err(EraseError::Io {
+                operation: DiskOperation::Discard | DiskOperation::Zero,
+                source,
+                ..
+            }) if *rung != Rung::Write => {
                 tracing::info!(disk = device.name(), ?rung, %source, "the device refuses the command, trying the next way");
                 continue;
             }
             other => other?,
         }
         disk.flush()?;
-        progress(Progress { step: Step::Sampling, done_bytes: 0, total_bytes: proof.bytes() });
+        progress(Progress {
+            step: Step::Sampling,
+            done_bytes: 0,
+            total_bytes: proof.bytes(),
+        });
         let verdict = proof.check(&disk)?;
         if let Some(offset) = verdict.still_there {
             tracing::warn!(disk = device.name(), ?rung, offset, "the device says that it erased, and did not");
-            last = Some(EraseError::NotProven { disk: device.name().to_owned(), offset, checked: verdict.checked });
+            last = Some(EraseError::NotProven {
+                disk: device.name().to_owned(),
+                offset,
+                checked: verdict.checked,
+            });
             continue;
         }
-        progress(Progress { step: Step::Sampling, done_bytes: proof.bytes(), total_bytes: proof.bytes() });
+        progress(Progress {
+            step: Step::Sampling,
+            done_bytes: proof.bytes(),
+            total_bytes: proof.bytes(),
+        });
         disk.write(0, &vec![0; first_sector.len()])?;
         disk.flush()?;
         let found = contents::probe(device);
         if found.state != ContentsState::Blank {
-            last = Some(EraseError::NotBlank { disk: device.name().to_owned(), found: contents::in_words(&found) });
+            last = Some(EraseError::NotBlank {
+                disk: device.name().to_owned(),
+                found: contents::in_words(&found),
+            });
             disk.write(0, &first_sector)?;
             disk.flush()?;
             continue;
         }
-        device.reread_partition_table().unwrap_or_else(|error| tracing::warn!(disk = device.name(), %error, "the kernel keeps its old view"));
+        device
+            .reread_partition_table()
+            .unwrap_or_else(|error| tracing::warn!(disk = device.name(), %error, "the kernel keeps its old view"));
         return Ok(Erased {
             method: rung.in_words().to_owned(),
             strength: rung.strength(),
@@ -244,7 +279,10 @@ pub(crate) fn in_progress_payload(marker: &DiskMarker) -> Result<Vec<u8>, ImageE
         return Ok(whole);
     }
     // The uid names the instance; its names are for people and may be left out.
-    let short = json(&DiskMarker { instance: String::new(), ..marker.clone() });
+    let short = json(&DiskMarker {
+        instance: String::new(),
+        ..marker.clone()
+    });
     image::marker::encode(&short)?;
     Ok(short)
 }
@@ -259,7 +297,13 @@ fn in_progress_sector(device: &dyn BlockDevice, marker: &DiskMarker) -> Result<V
 fn run(rung: Rung, disk: &Disk<'_>, heads: &[u64], progress: &mut dyn FnMut(Progress)) -> Result<(), EraseError> {
     let size = disk.device.size();
     let first = u64::from(disk.device.sector_size());
-    let mut tell = |done| progress(Progress { step: Step::Erasing, done_bytes: done, total_bytes: size });
+    let mut tell = |done| {
+        progress(Progress {
+            step: Step::Erasing,
+            done_bytes: done,
+            total_bytes: size,
+        })
+    };
     tell(0);
     if rung == Rung::Write {
         disk.write_zeros(first, size - first, &mut tell)?;
@@ -303,7 +347,12 @@ struct Disk<'a> {
 impl Disk<'_> {
     fn fault(&self, operation: DiskOperation, offset: u64) -> impl FnOnce(io::Error) -> EraseError {
         let disk = self.device.name().to_owned();
-        move |source| EraseError::Io { operation, disk, offset, source }
+        move |source| EraseError::Io {
+            operation,
+            disk,
+            offset,
+            source,
+        }
     }
 
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), EraseError> {
@@ -319,7 +368,11 @@ impl Disk<'_> {
     }
 
     fn check_cancelled(&self) -> Result<(), EraseError> {
-        if self.cancel.load(Ordering::Relaxed) { Err(EraseError::Cancelled) } else { Ok(()) }
+        if self.cancel.load(Ordering::Relaxed) {
+            Err(EraseError::Cancelled)
+        } else {
+            Ok(())
+        }
     }
 
     /// Plain writes of zeros.

@@ -35,7 +35,12 @@ impl Proof {
     /// Reads only. `known` are places where something begins or ends.
     pub(super) fn prepare(disk: &Disk<'_>, known: &[u64]) -> Result<Self, EraseError> {
         let blocks = disk.device.size() / BLOCK;
-        let mut proof = Self { random: Random::new()?, blocks, held_data: BTreeSet::new(), canaries: BTreeSet::new() };
+        let mut proof = Self {
+            random: Random::new()?,
+            blocks,
+            held_data: BTreeSet::new(),
+            canaries: BTreeSet::new(),
+        };
         let mut places: BTreeSet<u64> = (0..LOOKED_AT).map(|n| spread(n, LOOKED_AT, blocks)).collect();
         places.extend(known.iter().map(|offset| (offset / BLOCK).min(blocks - 1)));
         let mut buffer = AlignedBuffer::zeroed(BLOCK as usize);
@@ -48,7 +53,11 @@ impl Proof {
         // Canaries within the ends prove nothing: those are written in any case.
         let (first, last) = (END / BLOCK, blocks - END / BLOCK);
         for _ in 0..CANARIES {
-            let place = if first < last { first + proof.random.below(last - first) } else { 1 + proof.random.below(blocks - 1) };
+            let place = if first < last {
+                first + proof.random.below(last - first)
+            } else {
+                1 + proof.random.below(blocks - 1)
+            };
             proof.canaries.insert(place * BLOCK);
         }
         Ok(proof)
@@ -68,7 +77,10 @@ impl Proof {
         for (offset, canary) in &written {
             disk.read(*offset, &mut found)?;
             if found[..] != canary[..] {
-                return Err(EraseError::CanaryLost { disk: disk.device.name().to_owned(), offset: *offset });
+                return Err(EraseError::CanaryLost {
+                    disk: disk.device.name().to_owned(),
+                    offset: *offset,
+                });
             }
         }
         Ok(())
@@ -89,10 +101,16 @@ impl Proof {
             disk.read(offset, &mut buffer)?;
             checked += 1;
             if !is_zero(&buffer) {
-                return Ok(Verdict { checked, still_there: Some(offset) });
+                return Ok(Verdict {
+                    checked,
+                    still_there: Some(offset),
+                });
             }
         }
-        Ok(Verdict { checked, still_there: None })
+        Ok(Verdict {
+            checked,
+            still_there: None,
+        })
     }
 
     pub(super) fn canaries(&self) -> u32 {
@@ -142,6 +160,6 @@ impl Random {
     /// Below `bound`, which is above zero.
     fn below(&mut self, bound: u64) -> u64 {
         // The high half of the product; its bias is below one in 2^64 / bound.
-        (u128::from(self.next()) * u128::from(bound) >> 64) as u64
+        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }
 }

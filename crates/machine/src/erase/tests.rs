@@ -13,7 +13,12 @@ use crate::marker::tests::example;
 static GO: AtomicBool = AtomicBool::new(false);
 
 fn request(method: EraseMethod, marker: &DiskMarker) -> EraseRequest<'_> {
-    EraseRequest { marker, method, discards: true, cancel: &GO }
+    EraseRequest {
+        marker,
+        method,
+        discards: true,
+        cancel: &GO,
+    }
 }
 
 /// A disk in memory with a switch for each way to lie.
@@ -86,7 +91,10 @@ impl BlockDevice for Liar {
 fn an_honest_discard_is_named_a_discard() {
     let disk = Liar::full(12 << 20);
     let erased = erase(&disk, request(EraseMethod::Quick, &example()), &mut |_| {}).unwrap();
-    assert_eq!((erased.strength, erased.method.as_str()), (EraseStrength::Discarded, "BLKDISCARD + zeroed ends"));
+    assert_eq!(
+        (erased.strength, erased.method.as_str()),
+        (EraseStrength::Discarded, "BLKDISCARD + zeroed ends")
+    );
     assert!(erased.canaries >= 28 && erased.sampled_blocks > 256, "{erased:?}");
     assert_eq!(contents::probe(&disk).state, ContentsState::Blank);
 }
@@ -101,7 +109,10 @@ fn a_device_that_only_says_it_discards_is_caught_and_overwritten() {
     let mut disk = Liar::full(12 << 20);
     (disk.discard_works, disk.command_works) = (false, false);
     let erased = erase(&disk, request(EraseMethod::Quick, &example()), &mut |_| {}).unwrap();
-    assert_eq!((erased.strength, erased.method.as_str()), (EraseStrength::Overwritten, "write zeros"));
+    assert_eq!(
+        (erased.strength, erased.method.as_str()),
+        (EraseStrength::Overwritten, "write zeros")
+    );
     assert!(disk.medium.lock().unwrap().iter().all(|b| *b == 0), "every byte");
 }
 
@@ -121,7 +132,14 @@ fn a_block_that_stays_is_never_called_clean() {
     let byte = spread_block(100, size) * 4096 + 7;
     let mut medium = vec![0; size as usize];
     medium[byte as usize] = 0;
-    let disk = SimDisk::new(medium, 512, Faults { corrupt_byte: Some(byte), ..Faults::default() });
+    let disk = SimDisk::new(
+        medium,
+        512,
+        Faults {
+            corrupt_byte: Some(byte),
+            ..Faults::default()
+        },
+    );
     let error = erase(&disk, request(EraseMethod::Overwrite, &example()), &mut |_| {}).unwrap_err();
     assert_eq!(error.reason(), FaultReason::EraseNotProven, "{error}");
     assert_eq!(contents::probe(&disk).state, ContentsState::Interrupted, "and stays marked");
@@ -137,7 +155,10 @@ fn overwrite_means_plain_writes_alone() {
     (disk.discard_works, disk.command_works) = (false, false);
     let erased = erase(&disk, request(EraseMethod::Overwrite, &example()), &mut |_| {}).unwrap();
     assert_eq!(erased.strength, EraseStrength::Overwritten);
-    assert!(disk.flushed_markers.load(Ordering::Relaxed) >= 2, "the marker was durable before and during the erase");
+    assert!(
+        disk.flushed_markers.load(Ordering::Relaxed) >= 2,
+        "the marker was durable before and during the erase"
+    );
 }
 
 #[test]
@@ -149,7 +170,14 @@ fn a_power_cut_at_any_write_leaves_old_contents_or_a_marker_or_a_blank_disk() {
     erase(&whole, request(EraseMethod::Quick, &marker), &mut |_| {}).unwrap();
     let operations = whole.operations();
     for cut in 0..operations {
-        let disk = SimDisk::new(original.clone(), 512, Faults { cut_before: Some(cut), ..Faults::default() });
+        let disk = SimDisk::new(
+            original.clone(),
+            512,
+            Faults {
+                cut_before: Some(cut),
+                ..Faults::default()
+            },
+        );
         erase(&disk, request(EraseMethod::Quick, &marker), &mut |_| {}).unwrap_err();
         for survives in [false, true] {
             let medium = disk.after_cut(|write, sector| survives || (write + sector) % 3 == 1);
@@ -170,7 +198,12 @@ fn cancelling_leaves_the_marker() {
     let disk = Liar::full(8 << 20);
     let cancel = AtomicBool::new(false);
     let marker = example();
-    let request = EraseRequest { marker: &marker, method: EraseMethod::Overwrite, discards: false, cancel: &cancel };
+    let request = EraseRequest {
+        marker: &marker,
+        method: EraseMethod::Overwrite,
+        discards: false,
+        cancel: &cancel,
+    };
     let error = erase(&disk, request, &mut |p| cancel.store(p.done_bytes > 0, Ordering::Relaxed)).unwrap_err();
     assert!(matches!(error, EraseError::Cancelled));
     assert_eq!(contents::probe(&disk).marker, Some(marker));

@@ -27,8 +27,18 @@ fn gpt_image() -> Vec<u8> {
     use std::{io::Write, process::*};
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(16 * MIB).unwrap();
-    let mut child = Command::new("/usr/sbin/sfdisk").arg("-q").arg(file.path()).stdin(Stdio::piped()).spawn().expect("fdisk is installed");
-    child.stdin.take().unwrap().write_all(b"label: gpt\nstart=2048, size=8192, type=U\nstart=12288, size=8192, type=L, name=root\n").unwrap();
+    let mut child = Command::new("/usr/sbin/sfdisk")
+        .arg("-q")
+        .arg(file.path())
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("fdisk is installed");
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(b"label: gpt\nstart=2048, size=8192, type=U\nstart=12288, size=8192, type=L, name=root\n")
+        .unwrap();
     assert!(child.wait().unwrap().success());
     let mut image = std::fs::read(file.path()).unwrap();
     for (at, byte) in image[(6 * MIB) as usize..(9 * MIB) as usize].iter_mut().enumerate() {
@@ -43,13 +53,25 @@ impl Bench {
         std::fs::File::create(folder.path().join("sda")).unwrap().set_len(64 * MIB).unwrap();
         let image = gpt_image();
         let disk = named_disk("sda", "S1", 64 * MIB);
-        let blank = ExpectedContents { state: ContentsState::Blank, fingerprint: None, instance_uid: None };
+        let blank = ExpectedContents {
+            state: ContentsState::Blank,
+            fingerprint: None,
+            instance_uid: None,
+        };
         let order = Order {
             id: "order-1".to_owned(),
             kind: OrderKind::Image,
-            claim: Some(Claim { namespace: "default".to_owned(), name: "web-1".to_owned(), uid: "uid-1".to_owned() }),
+            claim: Some(Claim {
+                namespace: "default".to_owned(),
+                name: "web-1".to_owned(),
+                uid: "uid-1".to_owned(),
+            }),
             hardware: "bm-1".to_owned(),
-            disk: Some(DiskTarget { identity: disk.identity.clone(), size_bytes: disk.size_bytes, expected: vec![blank] }),
+            disk: Some(DiskTarget {
+                identity: disk.identity.clone(),
+                size_bytes: disk.size_bytes,
+                expected: vec![blank],
+            }),
             image: Some(ImageParameters {
                 url: "http://images.example/debian.raw".to_owned(),
                 digest: Digest::sha256_of(&image).to_string(),
@@ -58,8 +80,17 @@ impl Bench {
             }),
             ..Order::wait()
         };
-        let seed = Seed { files: [("openstack/latest/user_data".to_owned(), "#cloud-config\n".to_owned())].into(), guest_helper: true };
-        Self { folder, disks: vec![disk], image, order, seed }
+        let seed = Seed {
+            files: [("openstack/latest/user_data".to_owned(), "#cloud-config\n".to_owned())].into(),
+            guest_helper: true,
+        };
+        Self {
+            folder,
+            disks: vec![disk],
+            image,
+            order,
+            seed,
+        }
     }
 
     fn path(&self) -> std::path::PathBuf {
@@ -108,21 +139,38 @@ fn a_blank_disk_becomes_an_installation_with_marker_and_config_drive() {
     assert_eq!(result.outcome, Outcome::Succeeded, "{:?}", result.fault);
     let evidence = result.image.unwrap();
     assert_eq!(evidence.digest, bench.order.image.as_ref().unwrap().digest);
-    assert!(evidence.verified_bytes >= 16 * MIB && evidence.config_drive.as_ref().unwrap().contains("(gpt)"), "{evidence:?}");
+    assert!(
+        evidence.verified_bytes >= 16 * MIB && evidence.config_drive.as_ref().unwrap().contains("(gpt)"),
+        "{evidence:?}"
+    );
     let contents = result.contents.unwrap();
     assert_eq!(contents.state, ContentsState::Marked);
     let marker = contents.marker.unwrap();
-    assert_eq!((marker.instance.as_str(), marker.instance_uid.as_str(), marker.order_id.as_str()), ("default/web-1", "uid-1", "order-1"));
-    let drive = contents.signatures.iter().find(|s| s.label.as_deref() == Some("config-2")).expect("a file system of that label");
+    assert_eq!(
+        (marker.instance.as_str(), marker.instance_uid.as_str(), marker.order_id.as_str()),
+        ("default/web-1", "uid-1", "order-1")
+    );
+    let drive = contents
+        .signatures
+        .iter()
+        .find(|s| s.label.as_deref() == Some("config-2"))
+        .expect("a file system of that label");
     assert_eq!(drive.kind, "vfat");
     for step in [Step::Preparing, Step::Writing, Step::Verifying, Step::Configuring] {
         assert!(steps.contains(&step), "{step:?}");
     }
     let bytes = std::fs::read(bench.path()).unwrap();
-    assert_eq!(bytes[(6 * MIB) as usize..(9 * MIB) as usize], bench.image[(6 * MIB) as usize..(9 * MIB) as usize]);
+    assert_eq!(
+        bytes[(6 * MIB) as usize..(9 * MIB) as usize],
+        bench.image[(6 * MIB) as usize..(9 * MIB) as usize]
+    );
     let file_system = &bytes[drive.offset as usize..];
     let fs = fatfs::FileSystem::new(std::io::Cursor::new(file_system.to_vec()), fatfs::FsOptions::new()).unwrap();
-    for path in ["openstack/latest/user_data", "kube-baremetal/guest-helper", "kube-baremetal/boot.json"] {
+    for path in [
+        "openstack/latest/user_data",
+        "kube-baremetal/guest-helper",
+        "kube-baremetal/boot.json",
+    ] {
         fs.root_dir().open_file(path).unwrap_or_else(|e| panic!("{path}: {e}"));
     }
 }
@@ -136,9 +184,15 @@ fn each_fault_has_its_reason_and_leaves_the_disk_alone() {
     assert!(bench.refused(FaultReason::DiskNotFound).contains("serial S1"));
     bench.disks = vec![usual[0].clone(), named_disk("sdb", "S1", 64 * MIB)];
     bench.refused(FaultReason::DiskAmbiguous);
-    bench.disks = vec![Disk { size_bytes: 32 * MIB, ..usual[0].clone() }];
+    bench.disks = vec![Disk {
+        size_bytes: 32 * MIB,
+        ..usual[0].clone()
+    }];
     bench.refused(FaultReason::DiskSizeMismatch);
-    bench.disks = vec![Disk { removable: true, ..usual[0].clone() }];
+    bench.disks = vec![Disk {
+        removable: true,
+        ..usual[0].clone()
+    }];
     bench.refused(FaultReason::DiskProtected);
     bench.disks = usual;
 
@@ -158,14 +212,20 @@ fn data_that_nobody_gave_up_is_left_alone_and_named() {
     bytes[..4].copy_from_slice(b"XFSB");
     std::fs::write(bench.path(), bytes).unwrap();
     let message = bench.refused(FaultReason::UnexpectedContents);
-    assert!(message.contains("xfs") && message.contains("a blank disk") && message.contains("give up"), "{message}");
+    assert!(
+        message.contains("xfs") && message.contains("a blank disk") && message.contains("give up"),
+        "{message}"
+    );
 }
 
 #[test]
 fn a_config_drive_without_a_seed_is_refused() {
     let bench = Bench::new();
     let result = bench.run_with(None, &GO, &mut |_| {});
-    assert_eq!((result.outcome, result.fault.unwrap().reason), (Outcome::Refused, FaultReason::SeedUnavailable));
+    assert_eq!(
+        (result.outcome, result.fault.unwrap().reason),
+        (Outcome::Refused, FaultReason::SeedUnavailable)
+    );
     assert_eq!(marker_of(&bench.path()).0, ContentsState::Blank);
 }
 
@@ -175,7 +235,10 @@ fn a_wrong_digest_leaves_an_interrupted_disk_that_the_same_order_may_finish() {
     let right = bench.order.image.clone();
     bench.order.image.as_mut().unwrap().digest = Digest::sha256_of(b"other").to_string();
     let result = bench.run();
-    assert_eq!((result.outcome, result.fault.unwrap().reason), (Outcome::Failed, FaultReason::ImageDigestMismatch));
+    assert_eq!(
+        (result.outcome, result.fault.unwrap().reason),
+        (Outcome::Failed, FaultReason::ImageDigestMismatch)
+    );
     assert_eq!(result.contents.unwrap().state, ContentsState::Interrupted);
     let (state, marker) = marker_of(&bench.path());
     assert_eq!((state, marker.unwrap().order_id.as_str()), (ContentsState::Interrupted, "order-1"));
@@ -188,7 +251,9 @@ fn a_wrong_digest_leaves_an_interrupted_disk_that_the_same_order_may_finish() {
 fn stopping_leaves_the_disk_marked() {
     let bench = Bench::new();
     let cancel = AtomicBool::new(false);
-    let result = bench.run_with(Some(&bench.seed), &cancel, &mut |p| cancel.store(p.step == Step::Verifying, Ordering::Relaxed));
+    let result = bench.run_with(Some(&bench.seed), &cancel, &mut |p| {
+        cancel.store(p.step == Step::Verifying, Ordering::Relaxed)
+    });
     assert_eq!(result.outcome, Outcome::Failed);
     assert_eq!(marker_of(&bench.path()).0, ContentsState::Interrupted);
 }

@@ -26,7 +26,9 @@ pub(super) fn of(tree: &Tree, device: &Path) -> Option<String> {
     if let Some(at) = find("nvme") {
         let name = below.last()?;
         let namespace = name.rsplit_once('n').map(|(_, n)| n).filter(|n| is_number(n))?;
-        let id = tree.text(format!("{}/{name}/nsid", folder_of(at + 1))).unwrap_or_else(|| namespace.to_owned());
+        let id = tree
+            .text(format!("{}/{name}/nsid", folder_of(at + 1)))
+            .unwrap_or_else(|| namespace.to_owned());
         path.push(format!("nvme-{id}"));
         return Some(path.join("-"));
     }
@@ -44,9 +46,15 @@ pub(super) fn of(tree: &Tree, device: &Path) -> Option<String> {
     let address = below.iter().rev().find_map(|p| scsi_address(p))?;
     if let Some(ata) = below[..host_at].iter().find(|p| p.strip_prefix("ata").is_some_and(is_number)) {
         let folder = folder_of(below.iter().position(|p| p == ata)? + 1);
-        let port = tree.text(format!("{folder}/ata_port/{ata}/port_no")).or_else(|| ata.strip_prefix("ata").map(str::to_owned))?;
+        let port = tree
+            .text(format!("{folder}/ata_port/{ata}/port_no"))
+            .or_else(|| ata.strip_prefix("ata").map(str::to_owned))?;
         let [_, channel, target, _] = address;
-        path.push(if channel == 0 { format!("ata-{port}.{target}") } else { format!("ata-{port}.{channel}.0") });
+        path.push(if channel == 0 {
+            format!("ata-{port}.{target}")
+        } else {
+            format!("ata-{port}.{channel}.0")
+        });
     } else if let Some(sas) = sas(tree, below, &folder_of, address[3]) {
         path.push(sas);
     } else if below.iter().any(|p| p.starts_with("session") || p.starts_with("rport-")) {

@@ -53,7 +53,9 @@ fn disk(tree: &Tree, name: &str) -> Option<Disk> {
     let real = tree.resolve(&folder)?;
     let at = parts(&real);
     let is_nvme = name.starts_with("nvme");
-    if ["sr", "fd", "loop", "ram", "zram", "dm-", "md", "mtdblock"].iter().any(|prefix| is_numbered(name, prefix))
+    if ["sr", "fd", "loop", "ram", "zram", "dm-", "md", "mtdblock"]
+        .iter()
+        .any(|prefix| is_numbered(name, prefix))
         || (name.starts_with("mmcblk") && (name.contains("boot") || name.contains("rpmb")))
         || (at.contains(&"virtual") && !is_nvme && !is_numbered(name, "nbd"))
         || tree.flag(folder.join("hidden"))
@@ -65,7 +67,11 @@ fn disk(tree: &Tree, name: &str) -> Option<Disk> {
         return None;
     }
     let transport = transport(tree, name, &folder, &at);
-    let sector = |what: &str| tree.number(folder.join("queue").join(what)).and_then(|n| u32::try_from(n).ok()).filter(|n| n.is_power_of_two());
+    let sector = |what: &str| {
+        tree.number(folder.join("queue").join(what))
+            .and_then(|n| u32::try_from(n).ok())
+            .filter(|n| n.is_power_of_two())
+    };
     let logical_sector_bytes = sector("logical_block_size").unwrap_or(512);
     let kind = match transport {
         "nvme" | "nvme-of" => DiskKind::NVMe,
@@ -95,11 +101,15 @@ fn disk(tree: &Tree, name: &str) -> Option<Disk> {
 
 /// `sr0` is an `sr`, `srv` is not.
 fn is_numbered(name: &str, prefix: &str) -> bool {
-    name.strip_prefix(prefix).is_some_and(|rest| rest.bytes().next().is_some_and(|b| b.is_ascii_digit() || b == b'_'))
+    name.strip_prefix(prefix)
+        .is_some_and(|rest| rest.bytes().next().is_some_and(|b| b.is_ascii_digit() || b == b'_'))
 }
 
 fn transport(tree: &Tree, name: &str, folder: &Path, at: &[&str]) -> &'static str {
-    let has = |prefix: &str| at.iter().any(|p| p.strip_prefix(prefix).is_some_and(|n| n.starts_with(|c: char| c.is_ascii_digit())));
+    let has = |prefix: &str| {
+        at.iter()
+            .any(|p| p.strip_prefix(prefix).is_some_and(|n| n.starts_with(|c: char| c.is_ascii_digit())))
+    };
     if name.starts_with("nvme") {
         return nvme_transport(tree, folder);
     }
@@ -119,9 +129,16 @@ fn transport(tree: &Tree, name: &str, folder: &Path, at: &[&str]) -> &'static st
         return "iscsi";
     }
     if at.iter().any(|p| p.starts_with("rport-")) {
-        return if has("fcoe") || at.iter().any(|p| p.starts_with("ctlr_")) { "fcoe" } else { "fc" };
+        return if has("fcoe") || at.iter().any(|p| p.starts_with("ctlr_")) {
+            "fcoe"
+        } else {
+            "fc"
+        };
     }
-    if at.iter().any(|p| p.starts_with("fw") && p[2..].starts_with(|c: char| c.is_ascii_digit())) {
+    if at
+        .iter()
+        .any(|p| p.starts_with("fw") && p[2..].starts_with(|c: char| c.is_ascii_digit()))
+    {
         return "firewire";
     }
     if at.iter().any(|p| p.starts_with("end_device-")) {
@@ -147,29 +164,49 @@ fn nvme_transport(tree: &Tree, folder: &Path) -> &'static str {
             transports.extend(tree.text(device.join(&name).join("transport")));
         }
     }
-    if transports.is_empty() || transports.iter().any(|t| t == "pcie") { "nvme" } else { "nvme-of" }
+    if transports.is_empty() || transports.iter().any(|t| t == "pcie") {
+        "nvme"
+    } else {
+        "nvme-of"
+    }
 }
 
 fn identity(tree: &Tree, folder: &Path, real: &Path, transport: &str) -> DiskIdentity {
     let device = folder.join("device");
-    let wwid = [folder.join("wwid"), device.join("wwid")].iter().find_map(|path| tree.line(path)).and_then(|text| wwn(&text));
+    let wwid = [folder.join("wwid"), device.join("wwid")]
+        .iter()
+        .find_map(|path| tree.line(path))
+        .and_then(|text| wwn(&text));
+    let identify = tree
+        .bytes(device.join("vpd_pg89"))
+        .and_then(|page| Some(page.get(60..572)?.to_vec()));
+    let ata = |words: std::ops::Range<usize>| identify.as_deref().and_then(|data| ata_text(data, words));
     let wwn = wwid.or_else(|| tree.bytes(device.join("vpd_pg83")).and_then(|page| wwn_of_page(&page)));
     let serial = match transport {
         "virtio" => tree.line(folder.join("serial")),
         _ => None,
     };
     let serial = serial
+        .or_else(|| ata(10..20))
         .or_else(|| tree.bytes(device.join("vpd_pg80")).and_then(|page| serial_of_page(&page)))
         .or_else(|| tree.line(device.join("serial")))
         .or_else(|| tree.line(folder.join("serial")))
         .filter(|text| !super::smbios::is_placeholder(text));
-    let model = tree.line(device.join("model")).or_else(|| tree.line(device.join("name")));
+    // A SCSI inquiry has room for 16 letters; an ATA disk's own answer has 40.
+    let model = ata(27..47)
+        .or_else(|| tree.line(device.join("model")))
+        .or_else(|| tree.line(device.join("name")));
     let vendor = tree.line(device.join("vendor")).filter(|v| v != "ATA" && !v.starts_with("0x"));
     let model = match (vendor, model) {
         (Some(vendor), Some(model)) if !model.starts_with(&vendor) => clean(&format!("{vendor} {model}")),
         (_, model) => model,
     };
-    DiskIdentity { wwn, serial, model, by_path: by_path::of(tree, real).and_then(|path| clean(&path)) }
+    DiskIdentity {
+        wwn,
+        serial,
+        model,
+        by_path: by_path::of(tree, real).and_then(|path| clean(&path)),
+    }
 }
 
 /// `naa.5000...` as `0x5000...`; EUI-64 and UUID names stay. Names that are made of serial and model name nothing more.
@@ -181,7 +218,15 @@ fn wwn(text: &str) -> Option<String> {
     if let Some(digits) = text.strip_prefix("eui.") {
         return hexadecimal(digits).then(|| format!("eui.{}", digits.to_ascii_lowercase()));
     }
-    text.strip_prefix("uuid.").filter(|id| hexadecimal(&id.replace('-', ""))).map(|id| format!("uuid.{}", id.to_ascii_lowercase()))
+    text.strip_prefix("uuid.")
+        .filter(|id| hexadecimal(&id.replace('-', "")))
+        .map(|id| format!("uuid.{}", id.to_ascii_lowercase()))
+}
+
+/// Text in the answer to IDENTIFY DEVICE: the letters of each word are swapped.
+fn ata_text(identify: &[u8], words: std::ops::Range<usize>) -> Option<String> {
+    let bytes = identify.get(words.start * 2..words.end * 2)?;
+    clean_bytes(&bytes.chunks_exact(2).flat_map(|word| [word[1], word[0]]).collect::<Vec<u8>>())
 }
 
 /// The unit serial number page (0x80): four bytes of head, then text.
@@ -222,6 +267,10 @@ mod tests {
         assert_eq!(wwn("t10.ATA     QEMU HARDDISK QM00001"), None);
         assert_eq!(wwn("naa.0000000000000000"), None);
         assert_eq!(wwn("eui.0025385B71B0A1C2").as_deref(), Some("eui.0025385b71b0a1c2"));
+        let mut identify = vec![b' '; 512];
+        identify[54..64].copy_from_slice(b"aSsmnu gSS");
+        identify[64..66].copy_from_slice(b" D");
+        assert_eq!(ata_text(&identify, 27..47).as_deref(), Some("Samsung SSD"));
         assert_eq!(wwn("nvme.1b36-3132-51-00000001"), None);
     }
 
@@ -230,6 +279,7 @@ mod tests {
         fn no_page_makes_it_panic(page: Vec<u8>, text in "\\PC{0,80}") {
             wwn_of_page(&page);
             serial_of_page(&page);
+            ata_text(&page, 27..47);
             wwn(&text);
         }
     }

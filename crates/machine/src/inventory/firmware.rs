@@ -7,10 +7,16 @@ use crate::efi::EfiVariables;
 
 pub(super) fn read(tree: &Tree) -> Firmware {
     if !tree.exists("sys/firmware/efi") {
-        return Firmware { mode: FirmwareMode::BIOS, secure_boot: None };
+        return Firmware {
+            mode: FirmwareMode::BIOS,
+            secure_boot: None,
+        };
     }
     let secure_boot = EfiVariables::at(tree.path("sys/firmware/efi/efivars")).secure_boot();
-    Firmware { mode: FirmwareMode::UEFI, secure_boot }
+    Firmware {
+        mode: FirmwareMode::UEFI,
+        secure_boot,
+    }
 }
 
 pub(super) fn tpm(tree: &Tree) -> Option<Tpm> {
@@ -24,7 +30,9 @@ pub(super) fn tpm(tree: &Tree) -> Option<Tpm> {
         _ if description.contains("2.0") => "2.0",
         _ => "1.2",
     };
-    Some(Tpm { version: version.to_owned() })
+    Some(Tpm {
+        version: version.to_owned(),
+    })
 }
 
 pub(super) fn bmc(tree: &Tree, tables: &Tables) -> Option<Bmc> {
@@ -34,5 +42,8 @@ pub(super) fn bmc(tree: &Tree, tables: &Tables) -> Option<Bmc> {
         (false, Some(_)) => "redfish-host-interface",
         (false, None) => return None,
     };
-    Some(Bmc { interface: interface.to_owned(), address: tables.redfish_host_interface.clone().flatten() })
+    Some(Bmc {
+        interface: interface.to_owned(),
+        address: tables.redfish_host_interface.clone().flatten(),
+    })
 }

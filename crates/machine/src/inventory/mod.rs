@@ -40,12 +40,22 @@ pub struct Options {
 impl Options {
     /// This machine.
     pub fn of_this_machine(boot_mac: Option<MacAddress>) -> Self {
-        Self { root: PathBuf::from("/"), boot_mac, addresses: BTreeMap::new(), switch_ports: BTreeMap::new(), ask_kernel: true }
+        Self {
+            root: PathBuf::from("/"),
+            boot_mac,
+            addresses: BTreeMap::new(),
+            switch_ports: BTreeMap::new(),
+            ask_kernel: true,
+        }
     }
 
     /// A tree that was recorded on another machine.
     pub fn of_recording(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), ask_kernel: false, ..Self::of_this_machine(None) }
+        Self {
+            root: root.into(),
+            ask_kernel: false,
+            ..Self::of_this_machine(None)
+        }
     }
 }
 
@@ -81,7 +91,10 @@ fn memory(seen_by_kernel: u64, tables: &smbios::Tables) -> Memory {
     let installed = tables.dimms.iter().fold(0u64, |sum, dimm| sum.saturating_add(dimm.bytes));
     let plausible = installed >= seen_by_kernel && (seen_by_kernel == 0 || installed / 4 <= seen_by_kernel);
     let bytes = if plausible && installed > 0 { installed } else { seen_by_kernel };
-    Memory { bytes, dimms: tables.dimms.clone() }
+    Memory {
+        bytes,
+        dimms: tables.dimms.clone(),
+    }
 }
 
 #[cfg(test)]

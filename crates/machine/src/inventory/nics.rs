@@ -1,10 +1,6 @@
 //! Network interfaces that are hardware: with a device behind them, Ethernet, and no virtual functions.
 
-use agent_protocol::{
-    identity::MacAddress,
-    inventory::Nic,
-    limits::MAX_NICS,
-};
+use agent_protocol::{identity::MacAddress, inventory::Nic, limits::MAX_NICS};
 
 use super::{
     Options, pci,
@@ -16,7 +12,11 @@ use crate::text::clean;
 const ETHERNET: u64 = 1;
 
 pub(super) fn read(tree: &Tree, options: &Options) -> Vec<Nic> {
-    let mut nics: Vec<Nic> = tree.list("sys/class/net").into_iter().filter_map(|name| nic(tree, options, &name)).collect();
+    let mut nics: Vec<Nic> = tree
+        .list("sys/class/net")
+        .into_iter()
+        .filter_map(|name| nic(tree, options, &name))
+        .collect();
     // When there are more than a session may tell, the one the machine booted from is among those that are told.
     nics.sort_by(|a, b| (!a.boot, &a.name).cmp(&(!b.boot, &b.name)));
     nics.truncate(MAX_NICS);
@@ -31,8 +31,16 @@ fn nic(tree: &Tree, options: &Options, name: &str) -> Option<Nic> {
         return None;
     }
     let present: MacAddress = tree.text(at("address"))?.parse().ok()?;
-    let permanent = options.ask_kernel.then(|| permanent_address(name)).flatten().filter(MacAddress::is_usable);
-    let address = parts(&device).into_iter().rev().find(|part| is_pci_address(part)).map(str::to_owned);
+    let permanent = options
+        .ask_kernel
+        .then(|| permanent_address(name))
+        .flatten()
+        .filter(MacAddress::is_usable);
+    let address = parts(&device)
+        .into_iter()
+        .rev()
+        .find(|part| is_pci_address(part))
+        .map(str::to_owned);
     let pci = address.and_then(|address| Some(format!("{address} {}", pci::ids(tree, &address)?)));
     let mac = permanent.unwrap_or(present);
     Some(Nic {
@@ -40,11 +48,21 @@ fn nic(tree: &Tree, options: &Options, name: &str) -> Option<Nic> {
         mac,
         driver: tree.link_name(at("device/driver")),
         // -1 where the link is down or does not tell.
-        speed_mbps: tree.text(at("speed")).and_then(|s| s.parse::<u32>().ok()).filter(|s| *s > 0 && *s < 10_000_000),
+        speed_mbps: tree
+            .text(at("speed"))
+            .and_then(|s| s.parse::<u32>().ok())
+            .filter(|s| *s > 0 && *s < 10_000_000),
         link: tree.flag(at("carrier")),
         boot: options.boot_mac.is_some_and(|boot| boot == mac || boot == present),
         pci,
-        addresses: options.addresses.get(name).into_iter().flatten().filter_map(|a| clean(a)).take(32).collect(),
+        addresses: options
+            .addresses
+            .get(name)
+            .into_iter()
+            .flatten()
+            .filter_map(|a| clean(a))
+            .take(32)
+            .collect(),
         switch_port: options.switch_ports.get(name).and_then(|p| clean(p)),
     })
 }
@@ -109,12 +127,23 @@ mod ethtool {
     pub(super) fn permanent_address(socket: &OwnedFd, interface: &str) -> Option<MacAddress> {
         let mut name = [0; 16];
         // One byte stays zero.
-        name.get_mut(..interface.len().min(15))?.copy_from_slice(interface.as_bytes().get(..interface.len().min(15))?);
-        let mut answer = PermanentAddress { command: ETHTOOL_GPERMADDR, size: ROOM as u32, data: [0; ROOM] };
-        let request = Request(InterfaceRequest { name, data: &mut answer, padding: [0; 2] });
+        name.get_mut(..interface.len().min(15))?
+            .copy_from_slice(interface.as_bytes().get(..interface.len().min(15))?);
+        let mut answer = PermanentAddress {
+            command: ETHTOOL_GPERMADDR,
+            size: ROOM as u32,
+            data: [0; ROOM],
+        };
+        let request = Request(InterfaceRequest {
+            name,
+            data: &mut answer,
+            padding: [0; 2],
+        });
         // SAFETY: see the implementation of `Ioctl` above; the request lives until the call returns.
         #[allow(unsafe_code)]
         unsafe { rustix::ioctl::ioctl(socket, request) }.ok()?;
-        (answer.size == 6).then(|| answer.data.first_chunk().copied().map(MacAddress)).flatten()
+        (answer.size == 6)
+            .then(|| answer.data.first_chunk().copied().map(MacAddress))
+            .flatten()
     }
 }

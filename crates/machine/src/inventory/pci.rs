@@ -13,7 +13,9 @@ const FOLDER: &str = "sys/bus/pci/devices";
 
 /// Vendors whose display controllers are a BMC's or a hypervisor's frame buffer: ASPEED, Matrox, Silicon Motion, XGI, Huawei's BMC, QEMU
 /// (standard VGA, QXL, virtio), Cirrus as QEMU plays it, VMware, Hyper-V, VirtualBox.
-const FRAME_BUFFERS: &[&str] = &["1a03", "102b", "126f", "18ca", "19e5", "1234", "1b36", "1af4", "1013", "15ad", "1414", "80ee"];
+const FRAME_BUFFERS: &[&str] = &[
+    "1a03", "102b", "126f", "18ca", "19e5", "1234", "1b36", "1af4", "1013", "15ad", "1414", "80ee",
+];
 
 fn devices(tree: &Tree) -> Vec<(String, String)> {
     tree.list(FOLDER)
@@ -31,7 +33,11 @@ pub(super) fn classes(tree: &Tree) -> Vec<PciClass> {
     for (_, class) in devices(tree) {
         *counts.entry(class[..4].to_owned()).or_insert(0u32) += 1;
     }
-    counts.into_iter().take(MAX_LIST).map(|(class, count)| PciClass { class, count }).collect()
+    counts
+        .into_iter()
+        .take(MAX_LIST)
+        .map(|(class, count)| PciClass { class, count })
+        .collect()
 }
 
 pub(super) fn gpus(tree: &Tree) -> Vec<PciDevice> {

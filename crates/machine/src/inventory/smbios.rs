@@ -34,7 +34,10 @@ pub(super) fn read(tree: &Tree) -> Tables {
     let entry = tree.bytes("sys/firmware/dmi/tables/smbios_entry_point").unwrap_or_default();
     match tree.bytes("sys/firmware/dmi/tables/DMI") {
         Some(table) if !table.is_empty() => parse(&table, version(&entry)),
-        _ => Tables { system: from_kernel(tree), ..Tables::default() },
+        _ => Tables {
+            system: from_kernel(tree),
+            ..Tables::default()
+        },
     }
 }
 
@@ -89,7 +92,11 @@ fn structures(mut table: &[u8]) -> impl Iterator<Item = Structure<'_>> {
         let (body, rest) = table.split_at(length);
         let end = rest.windows(2).position(|w| w == [0, 0])?;
         table = &rest[end + 2..];
-        Some(Structure { kind, body, strings: &rest[..end] })
+        Some(Structure {
+            kind,
+            body,
+            strings: &rest[..end],
+        })
     })
     .take(MOST_STRUCTURES)
 }
@@ -112,12 +119,10 @@ pub(super) fn parse(table: &[u8], version: (u8, u8)) -> Tables {
             }
             2 => tables.system.board_serial = tables.system.board_serial.take().or_else(|| s.string(7)),
             3 => tables.system.asset_tag = tables.system.asset_tag.take().or_else(|| s.string(8)),
-            4 => {
-                // A central processor (3) in a populated socket (bit 6).
-                if s.byte(5).is_none_or(|kind| kind == 3) && s.byte(0x18).is_none_or(|status| status & 0x40 != 0) {
-                    tables.populated_sockets += 1;
-                    tables.processor = tables.processor.take().or_else(|| s.string(0x10));
-                }
+            // A central processor (3) in a populated socket (bit 6).
+            4 if s.byte(5).is_none_or(|kind| kind == 3) && s.byte(0x18).is_none_or(|status| status & 0x40 != 0) => {
+                tables.populated_sockets += 1;
+                tables.processor = tables.processor.take().or_else(|| s.string(0x10));
             }
             17 => tables.dimms.extend(dimm(&s).filter(|_| tables.dimms.len() < MAX_LIST)),
             38 => tables.has_ipmi = true,
@@ -153,7 +158,10 @@ fn dimm(s: &Structure<'_>) -> Option<Dimm> {
     if bytes == 0 || bytes > LARGEST_DIMM {
         return None;
     }
-    let speed = [0x20, 0x15].into_iter().filter_map(|at| s.le16(at)).find(|speed| !matches!(speed, 0 | 0xffff));
+    let speed = [0x20, 0x15]
+        .into_iter()
+        .filter_map(|at| s.le16(at))
+        .find(|speed| !matches!(speed, 0 | 0xffff));
     Some(Dimm {
         locator: s.string(0x10).unwrap_or_else(|| "unnamed slot".to_owned()),
         bytes,
@@ -236,16 +244,57 @@ fn said(bytes: &[u8]) -> Option<String> {
 /// Whether a text only holds the place of one.
 pub(super) fn is_placeholder(text: &str) -> bool {
     const WORDS: &[&str] = &[
-        "asset tag", "asset-1234567890", "base board asset tag", "base board serial number", "baseboard serial number", "board asset tag",
-        "board serial number", "chassis asset tag", "chassis serial number", "default string", "default", "empty", "fill by oem", "filled by oem",
-        "invalid", "n/a", "na", "no asset information", "no asset tag", "no dimm", "none", "not applicable", "not available", "not present",
-        "not set", "not settable", "not specified", "null", "o.e.m.", "oem", "oem_serial", "product name", "serial number", "sernum0",
-        "system manufacturer", "system product name", "system serial number", "system version", "tbd", "to be filled", "type1productconfigid",
-        "undefined", "unknow", "unknown", "unspecified",
+        "asset tag",
+        "asset-1234567890",
+        "base board asset tag",
+        "base board serial number",
+        "baseboard serial number",
+        "board asset tag",
+        "board serial number",
+        "chassis asset tag",
+        "chassis serial number",
+        "default string",
+        "default",
+        "empty",
+        "fill by oem",
+        "filled by oem",
+        "invalid",
+        "n/a",
+        "na",
+        "no asset information",
+        "no asset tag",
+        "no dimm",
+        "none",
+        "not applicable",
+        "not available",
+        "not present",
+        "not set",
+        "not settable",
+        "not specified",
+        "null",
+        "o.e.m.",
+        "oem",
+        "oem_serial",
+        "product name",
+        "serial number",
+        "sernum0",
+        "system manufacturer",
+        "system product name",
+        "system serial number",
+        "system version",
+        "tbd",
+        "to be filled",
+        "type1productconfigid",
+        "undefined",
+        "unknow",
+        "unknown",
+        "unspecified",
     ];
     let small = text.trim().to_ascii_lowercase();
     let letters: Vec<u8> = small.bytes().filter(u8::is_ascii_alphanumeric).collect();
-    let repeated = letters.first().is_none_or(|first| letters.len() > 1 && letters.iter().all(|b| b == first));
+    let repeated = letters
+        .first()
+        .is_none_or(|first| letters.len() > 1 && letters.iter().all(|b| b == first));
     repeated
         || WORDS.contains(&small.as_str())
         || small.starts_with("to be filled")
@@ -262,12 +311,32 @@ mod tests {
     #[test]
     fn placeholders_are_dropped_and_real_values_stay() {
         for text in [
-            "To Be Filled By O.E.M.", "To be filled by O.E.M.", "Default string", "System Serial Number", "Not Specified", "0000000000", "........",
-            "0", "123456789", "0123456789", "N/A", "XXXXXXX", "  None ", "Asset Tag", "",
+            "To Be Filled By O.E.M.",
+            "To be filled by O.E.M.",
+            "Default string",
+            "System Serial Number",
+            "Not Specified",
+            "0000000000",
+            "........",
+            "0",
+            "123456789",
+            "0123456789",
+            "N/A",
+            "XXXXXXX",
+            "  None ",
+            "Asset Tag",
+            "",
         ] {
             assert!(is_placeholder(text) || text == "0", "{text:?}");
         }
-        for text in ["CZJ0420F3Y", "PowerEdge R740", "QEMU", "7", "1234AB", "Standard PC (Q35 + ICH9, 2009)"] {
+        for text in [
+            "CZJ0420F3Y",
+            "PowerEdge R740",
+            "QEMU",
+            "7",
+            "1234AB",
+            "Standard PC (Q35 + ICH9, 2009)",
+        ] {
             assert!(!is_placeholder(text), "{text:?}");
         }
     }

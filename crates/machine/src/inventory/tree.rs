@@ -19,7 +19,9 @@ pub(super) struct Tree {
 impl Tree {
     pub(super) fn at(root: &Path) -> Self {
         // Links in sysfs are resolved against the root's true name.
-        Self { root: root.canonicalize().unwrap_or_else(|_| root.to_owned()) }
+        Self {
+            root: root.canonicalize().unwrap_or_else(|_| root.to_owned()),
+        }
     }
 
     pub(super) fn path(&self, path: impl AsRef<Path>) -> PathBuf {
@@ -39,7 +41,9 @@ impl Tree {
     /// The text of a file, trimmed; nothing when it is empty.
     pub(super) fn text(&self, path: impl AsRef<Path>) -> Option<String> {
         let bytes = self.bytes(path)?;
-        let text = String::from_utf8_lossy(&bytes).trim_matches(|c: char| c.is_whitespace() || c == '\0').to_owned();
+        let text = String::from_utf8_lossy(&bytes)
+            .trim_matches(|c: char| c.is_whitespace() || c == '\0')
+            .to_owned();
         (!text.is_empty()).then_some(text)
     }
 
@@ -58,8 +62,13 @@ impl Tree {
 
     /// Names in a folder, sorted.
     pub(super) fn list(&self, path: impl AsRef<Path>) -> Vec<String> {
-        let Ok(entries) = fs::read_dir(self.path(path)) else { return Vec::new() };
-        let mut names: Vec<String> = entries.take(MOST_ENTRIES).filter_map(|e| e.ok()?.file_name().into_string().ok()).collect();
+        let Ok(entries) = fs::read_dir(self.path(path)) else {
+            return Vec::new();
+        };
+        let mut names: Vec<String> = entries
+            .take(MOST_ENTRIES)
+            .filter_map(|e| e.ok()?.file_name().into_string().ok())
+            .collect();
         names.sort_unstable();
         names
     }
