@@ -110,11 +110,25 @@ pub fn instruction(facts: &SessionFacts<'_>) -> Instruction {
             simple(OrderKind::Reboot, facts, format!("Installed for {owner}; booting it"))
         };
     }
+    // An order failed and could not say what it left on the disk: look again.
+    let look_again = || Instruction {
+        order: Order {
+            id: format!("look-{}", facts.session),
+            reboot: Some(RebootTarget::Agent),
+            ..simple(OrderKind::Reboot, facts, "").order
+        },
+        ..simple(
+            OrderKind::Reboot,
+            facts,
+            "The last order could not say what it left on the disk; looking again",
+        )
+    };
+    let unknown = view::needs_new_look(Some(facts.discovery));
     let Some(order) = status.order.as_ref().filter(|o| o.kind.is_destructive()) else {
-        return wait(place);
+        return if unknown { look_again() } else { wait(place) };
     };
     if let Some(why) = reason_not_to_hand_out(facts, hardware, order, session.proof) {
-        return wait(format!("{place} ({why})"));
+        return if unknown { look_again() } else { wait(format!("{place} ({why})")) };
     }
     let noted = seen
         .and_then(|s| s.accepted_order.as_ref())

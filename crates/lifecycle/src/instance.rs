@@ -399,7 +399,15 @@ impl<'a> Draft<'a> {
         } else {
             None
         };
-        let evidence = evidence.or_else(|| {
+        // Evidence lasts: a system that restarts by itself is not taken for one that never ran.
+        let was_running = self.old.phase == InstancePhase::Running && !view::session_since(facts.discovery, since);
+        let kept = self.old.evidence.filter(|_| was_running).map(|e| match e {
+            RunningEvidence::Unconfirmed => (e, "It should be running by now; nothing was heard of it"),
+            RunningEvidence::GuestReported | RunningEvidence::LocalBootObserved => {
+                (e, "It was told to boot its disk and has not come back to the agent")
+            }
+        });
+        let evidence = evidence.or(kept).or_else(|| {
             let then = since.saturating_add(facts.config.running_unconfirmed_after).unwrap_or(since);
             // A machine that sits in the agent is not running.
             let away = view::live_session(facts.discovery).is_none();
@@ -448,7 +456,7 @@ impl<'a> Draft<'a> {
                     .as_ref()
                     .is_some_and(|s| s.released_claims.iter().any(|u| u == self.uid()));
                 // Without our acknowledgement no order was ever given for the claim.
-                !self.claim_is_ours() && (recorded || !self.old.claimed)
+                !self.claim_is_ours() && (recorded || !self.old.claimed || spec.force_release)
             }
         };
         if released {

@@ -55,43 +55,69 @@ pub fn find_disk<'a>(discovery: Option<&'a BareMetalDiscovery>, selected: &Selec
     same.next().filter(|_| same.next().is_none())
 }
 
-/// The newest knowledge of what the selected disk holds: the latest session's inventory, or the result of an order on that disk that came
-/// after the session was opened.
-pub fn contents<'a>(
-    discovery: Option<&'a BareMetalDiscovery>,
-    status: &'a BareMetalHardwareStatus,
-    selected: &SelectedDisk,
-) -> Option<&'a DiskContents> {
-    let seen = seen(discovery)?;
-    let from_result = || {
-        let result = seen.result.as_ref()?;
-        let after = match (&seen.result_time, &seen.session) {
-            (Some(result), Some(session)) => result.0 >= session.opened_at.0,
-            (Some(_), None) => true,
-            _ => false,
-        };
-        let target = status.order.as_ref().filter(|o| o.id == result.order_id)?.disk.as_ref()?;
-        let same = target.identity.same_disk(&selected.identity) && target.size_bytes == selected.size_bytes;
-        result.contents.as_ref().filter(|_| after && same)
-    };
-    from_result().or_else(|| find_disk(discovery, selected).map(|d| &d.contents))
-}
-
-/// Whether the latest erase of the selected disk came after the latest session was opened, with no image order since: it is blank then,
-/// whatever the inventory said.
-pub fn erased_since_session(discovery: Option<&BareMetalDiscovery>, status: &BareMetalHardwareStatus, selected: &SelectedDisk) -> bool {
-    let Some(session) = seen(discovery).and_then(|s| s.session.as_ref()) else {
+/// Whether this order is being worked on by the latest session.
+pub fn in_flight(discovery: Option<&BareMetalDiscovery>, order_id: &str) -> bool {
+    let Some(seen) = seen(discovery) else {
         return false;
     };
-    match (&status.last_erase, &status.last_erase_time) {
-        (Some(erase), Some(time)) => {
-            !status.written
-                && time.0 >= session.opened_at.0
-                && erase.disk.same_disk(&selected.identity)
-                && erase.size_bytes == selected.size_bytes
-        }
-        _ => false,
+    let (Some(accepted), Some(session)) = (&seen.accepted_order, &seen.session) else {
+        return false;
+    };
+    accepted.id == order_id && accepted.session == session.id && result_of(discovery, order_id).is_none()
+}
+
+/// What is known of a disk's contents. An inventory tells only what was true before a destructive order was accepted in its session; from then
+/// on the order's result must tell.
+pub fn contents(discovery: Option<&BareMetalDiscovery>, status: &BareMetalHardwareStatus, selected: &SelectedDisk) -> Option<DiskContents> {
+    let status_of_machine = seen(discovery)?;
+    let inventory = || find_disk(discovery, selected).map(|d| d.contents.clone());
+    let (Some(accepted), Some(session)) = (&status_of_machine.accepted_order, &status_of_machine.session) else {
+        return inventory();
+    };
+    if accepted.session != session.id {
+        return inventory();
     }
+    let target = status.order.as_ref().filter(|o| o.id == accepted.id).and_then(|o| o.disk.as_ref());
+    if target.is_some_and(|t| !(t.identity.same_disk(&selected.identity) && t.size_bytes == selected.size_bytes)) {
+        // The order worked on another disk.
+        return inventory();
+    }
+    let result = result_of(discovery, &accepted.id)?;
+    match result.outcome {
+        Outcome::Refused => result.contents.clone().or_else(inventory),
+        Outcome::Succeeded if result.erase.as_ref().is_some_and(|e| e.order_id == result.order_id) => Some(DiskContents::blank()),
+        Outcome::Succeeded | Outcome::Failed => result.contents.clone(),
+    }
+}
+
+/// Whether only a new boot into the agent can tell what the disk holds: an order failed in this session and could not say what it left.
+pub fn needs_new_look(discovery: Option<&BareMetalDiscovery>) -> bool {
+    let Some(seen) = seen(discovery) else {
+        return false;
+    };
+    let (Some(accepted), Some(session)) = (&seen.accepted_order, &seen.session) else {
+        return false;
+    };
+    accepted.session == session.id
+        && result_of(discovery, &accepted.id).is_some_and(|r| r.outcome == Outcome::Failed && r.contents.is_none())
+}
+
+/// Whether anything that was seen says that the disk may hold data of this claim.
+pub fn may_hold_data_of(discovery: Option<&BareMetalDiscovery>, claim_uid: &str) -> bool {
+    let Some(seen) = seen(discovery) else {
+        return false;
+    };
+    let accepted = seen
+        .accepted_order
+        .as_ref()
+        .is_some_and(|a| a.kind == OrderKind::Image && a.claim_uid == claim_uid);
+    let marked = seen.inventory.iter().flat_map(|i| &i.disks).any(|d| {
+        d.contents
+            .marker
+            .as_ref()
+            .is_some_and(|m| m.instance_uid == claim_uid && !m.image_digest.is_empty())
+    });
+    accepted || marked
 }
 
 /// The disk that carries the marker of a finished installation for this claim.

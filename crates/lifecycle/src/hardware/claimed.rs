@@ -2,10 +2,10 @@
 
 use agent_protocol::{
     disk::{ContentsState, DiskContents, DiskMarker},
-    order::FaultReason,
+    order::{ExpectedContents, FaultReason, OrderKind},
 };
 use api::{
-    BareMetalInstance, HardwarePhase, conditions,
+    BareMetalInstance, HardwarePhase, InstancePhase, conditions,
     hardware::{ClaimRef, InstalledEvidence, InstalledImage, SelectedDisk},
 };
 use jiff::Timestamp;
@@ -43,7 +43,7 @@ pub(super) fn decide(draft: &mut Draft<'_>, claim: &ClaimRef) {
         return claimant_replaced(draft, claim, instance, known);
     }
     if !known {
-        adopt_claim(draft, claim);
+        adopt_claim(draft, claim, instance);
     }
     if instance.metadata.deletion_timestamp.is_some() {
         if instance.spec.deletion_protection && !instance.spec.force_release {
@@ -56,13 +56,18 @@ pub(super) fn decide(draft: &mut Draft<'_>, claim: &ClaimRef) {
 }
 
 /// The status speaks of this claim from now on.
-fn adopt_claim(draft: &mut Draft<'_>, claim: &ClaimRef) {
+fn adopt_claim(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInstance) {
     let renamed = draft.old.installed.clone().filter(|i| {
         // The claim was re-identified: same installation, new uid.
         Some(&i.claim_uid) == draft.old.claim_uid.as_ref() && !draft.old.released_claims.contains(&i.claim_uid)
     });
     // A status that never saw a claim, on a machine that was seen free, knows that nothing was written. One that was lost does not.
-    let knows = draft.old.phase == HardwarePhase::Ready && renamed.is_none();
+    // Nor does an older one that a backup brought back, which the instance's own status shows.
+    let started = instance
+        .status
+        .as_ref()
+        .is_some_and(|s| s.image.is_some() || !matches!(s.phase, InstancePhase::Pending | InstancePhase::Provisioning));
+    let knows = draft.old.phase == HardwarePhase::Ready && renamed.is_none() && !started;
     draft.new.claim_uid = Some(claim.uid.clone());
     draft.new.written = !knows;
     draft.new.installed = renamed.map(|i| InstalledImage {
@@ -84,7 +89,8 @@ fn claimant_missing(draft: &mut Draft<'_>, claim: &ClaimRef, known: bool) {
     let since = draft.old.phase_since.as_ref().map_or(draft.facts.now, |t| t.0);
     let then = since.saturating_add(draft.facts.config.missing_claimant_grace).unwrap_or(since);
     let phase = draft.old.phase;
-    if known && !draft.old.written || !known && phase == HardwarePhase::Ready {
+    let untouched = if known { !draft.old.written } else { phase == HardwarePhase::Ready };
+    if untouched && !view::may_hold_data_of(draft.facts.discovery, &claim.uid) {
         // Nothing was ever ordered for it.
         keep_waiting(draft);
         if draft.due(then) {
@@ -129,7 +135,7 @@ fn claimant_replaced(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMet
         );
         return;
     }
-    if known && !draft.old.written {
+    if known && !draft.old.written && !view::may_hold_data_of(draft.facts.discovery, &claim.uid) {
         keep_waiting(draft);
         draft.spec = Some(SpecChange::ClearClaim);
         return;
@@ -288,28 +294,9 @@ fn provision(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInstan
         return;
     }
     draft.clear(conditions::POWER_CYCLE_NEEDED);
-    let Some(found) = draft.contents(&disk) else {
-        draft.wait(
-            waiting_phase,
-            "NoInventory",
-            "Waiting for the machine to report what its root disk holds",
-        );
+    let Some(expected) = image_expects(draft, claim, &disk, waiting_phase) else {
         return;
     };
-    let mut expected = vec![orders::blank(), orders::interrupted(&claim.uid)];
-    if !permitted(&found, claim, draft) {
-        if !draft.consented(&found) {
-            draft.foreign_data(waiting_phase, &disk, &found);
-            return;
-        }
-        let marker_uid = found.marker.as_ref().map(|m| m.instance_uid.as_str());
-        match found.state {
-            ContentsState::Foreign => expected.push(orders::foreign(&found.fingerprint)),
-            ContentsState::Marked => expected.extend(marker_uid.map(orders::marked)),
-            ContentsState::Interrupted => expected.extend(marker_uid.map(orders::interrupted)),
-            ContentsState::Blank | ContentsState::Unreadable => {}
-        }
-    }
     draft.clear(conditions::FOREIGN_DATA);
     let wanted = orders::image(
         facts.hardware,
@@ -326,6 +313,42 @@ fn provision(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInstan
         Some((reason, message)) => draft.wait(HardwarePhase::Provisioning, &reason, message),
         None => draft.phase(HardwarePhase::Provisioning),
     }
+}
+
+/// What the disk may hold when the image is written; `None` when that must wait (the reason is noted).
+fn image_expects(
+    draft: &mut Draft<'_>,
+    claim: &ClaimRef,
+    disk: &SelectedDisk,
+    waiting_phase: HardwarePhase,
+) -> Option<Vec<ExpectedContents>> {
+    if let Some(order) = draft.in_flight().filter(|o| o.kind == OrderKind::Image) {
+        return order.disk.map(|d| d.expected);
+    }
+    let Some(found) = draft.contents(disk) else {
+        draft.wait(
+            waiting_phase,
+            "NoInventory",
+            "Waiting for the machine to boot into the agent and report what its root disk holds",
+        );
+        return None;
+    };
+    let mut expected = vec![orders::blank(), orders::interrupted(&claim.uid)];
+    if permitted(&found, claim, draft) {
+        return Some(expected);
+    }
+    if !draft.consented(&found) {
+        draft.foreign_data(waiting_phase, disk, &found);
+        return None;
+    }
+    let marker_uid = found.marker.as_ref().map(|m| m.instance_uid.as_str());
+    match found.state {
+        ContentsState::Foreign => expected.push(orders::foreign(&found.fingerprint)),
+        ContentsState::Marked => expected.extend(marker_uid.map(orders::marked)),
+        ContentsState::Interrupted => expected.extend(marker_uid.map(orders::interrupted)),
+        ContentsState::Blank | ContentsState::Unreadable => {}
+    }
+    Some(expected)
 }
 
 /// What an image may be written over without asking anybody.
@@ -352,6 +375,8 @@ fn end_release(draft: &mut Draft<'_>, claim: &ClaimRef) {
     draft.drop_order();
     draft.clear(conditions::POWER_CYCLE_NEEDED);
     draft.clear(conditions::FOREIGN_DATA);
+    // As the next decision, without the claim, will see it: then that one changes nothing.
+    draft.inspect(false);
 }
 
 fn release(draft: &mut Draft<'_>, claim: &ClaimRef, instance: Option<&BareMetalInstance>) {
@@ -374,7 +399,10 @@ fn release(draft: &mut Draft<'_>, claim: &ClaimRef, instance: Option<&BareMetalI
         );
         return;
     }
-    if draft.new.claim_uid.as_deref() == Some(claim.uid.as_str()) && !draft.new.written {
+    if draft.new.claim_uid.as_deref() == Some(claim.uid.as_str())
+        && !draft.new.written
+        && !view::may_hold_data_of(facts.discovery, &claim.uid)
+    {
         // No image order was ever issued: the disk is as it was when the machine was free.
         end_release(draft, claim);
         draft.phase(HardwarePhase::Ready);
@@ -413,30 +441,12 @@ fn release(draft: &mut Draft<'_>, claim: &ClaimRef, instance: Option<&BareMetalI
         );
         return;
     }
-    let mut expected = vec![orders::marked(&claim.uid), orders::interrupted(&claim.uid), orders::blank()];
     let found = draft.contents(&disk);
     let fresh = view::session_since(facts.discovery, released_at(draft, instance));
-    let mut foreign = false;
-    if let Some(found) = found.as_ref().filter(|_| fresh) {
-        let marker = found.marker.as_ref();
-        let ours = marker.is_some_and(|m| m.instance_uid == claim.uid || names(m, claim));
-        match found.state {
-            ContentsState::Foreign if draft.consented(found) => expected.push(orders::foreign(&found.fingerprint)),
-            ContentsState::Marked if ours || draft.consented(found) => expected.extend(marker.map(|m| orders::marked(&m.instance_uid))),
-            ContentsState::Interrupted if ours || draft.consented(found) => {
-                expected.extend(marker.map(|m| orders::interrupted(&m.instance_uid)));
-            }
-            ContentsState::Blank => {}
-            ContentsState::Foreign | ContentsState::Marked | ContentsState::Interrupted | ContentsState::Unreadable => foreign = true,
-        }
-        let mut unique = Vec::new();
-        for entry in expected {
-            if !unique.contains(&entry) {
-                unique.push(entry);
-            }
-        }
-        expected = unique;
-    }
+    let (expected, foreign) = match draft.in_flight().filter(|o| o.kind == OrderKind::Erase) {
+        Some(order) => (order.disk.map(|d| d.expected).unwrap_or_default(), false),
+        None => release_expects(draft, claim, found.as_ref().filter(|_| fresh)),
+    };
     let wanted = orders::erase(
         facts.hardware,
         Some(orders::claim(claim)),
@@ -471,6 +481,28 @@ fn release(draft: &mut Draft<'_>, claim: &ClaimRef, instance: Option<&BareMetalI
         Some((reason, message)) => draft.wait(HardwarePhase::Releasing, &reason, message),
         None => wait_for_machine(draft, instance),
     }
+}
+
+/// What the disk may hold when a release erases it, and whether it holds something else that nobody gave up.
+fn release_expects(draft: &Draft<'_>, claim: &ClaimRef, found: Option<&DiskContents>) -> (Vec<ExpectedContents>, bool) {
+    let mut expected = vec![orders::marked(&claim.uid), orders::interrupted(&claim.uid), orders::blank()];
+    let Some(found) = found else {
+        return (expected, false);
+    };
+    let marker = found.marker.as_ref();
+    let ours = marker.is_some_and(|m| m.instance_uid == claim.uid || names(m, claim));
+    let given_up = ours || draft.consented(found);
+    let extra = match found.state {
+        ContentsState::Blank => return (expected, false),
+        ContentsState::Foreign if draft.consented(found) => Some(orders::foreign(&found.fingerprint)),
+        ContentsState::Marked if given_up => marker.map(|m| orders::marked(&m.instance_uid)),
+        ContentsState::Interrupted if given_up => marker.map(|m| orders::interrupted(&m.instance_uid)),
+        ContentsState::Foreign | ContentsState::Marked | ContentsState::Interrupted | ContentsState::Unreadable => None,
+    };
+    let foreign = extra.is_none();
+    let extra = extra.filter(|e| !expected.contains(e));
+    expected.extend(extra);
+    (expected, foreign)
 }
 
 /// When the release began.

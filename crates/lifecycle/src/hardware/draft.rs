@@ -225,10 +225,7 @@ impl<'a> Draft<'a> {
     }
 
     pub fn contents(&self, disk: &SelectedDisk) -> Option<DiskContents> {
-        if view::erased_since_session(self.facts.discovery, &self.old, disk) {
-            return Some(DiskContents::blank());
-        }
-        view::contents(self.facts.discovery, &self.old, disk).cloned()
+        view::contents(self.facts.discovery, &self.old, disk)
     }
 
     /// Whether a person, or the policy at acceptance, gave these contents up.
@@ -334,6 +331,12 @@ impl<'a> Draft<'a> {
         let (reason, message) = fault_text(result);
         self.set(conditions::ORDER_FAILED, true, &reason, &message);
         self.event(true, "OrderFailed", message);
+    }
+
+    /// The order in force, while the latest session works on it: what it may find is not judged anew before it ends.
+    pub fn in_flight(&self) -> Option<Order> {
+        let order = self.old.order.clone()?;
+        view::in_flight(self.facts.discovery, &order.id).then_some(order)
     }
 
     pub fn order_fault(&self) -> Option<(String, String)> {

@@ -51,18 +51,27 @@ pub(super) fn decide(draft: &mut Draft<'_>) {
         become_ready(draft);
         return;
     }
-    let Some(found) = draft.contents(&disk) else {
+    let found = draft.contents(&disk);
+    if let Some(order) = unfinished_erase(draft, &disk, found.as_ref()) {
+        draft.put_in_force(order);
+        match draft.order_fault() {
+            Some((reason, message)) => draft.wait(HardwarePhase::Cleaning, &reason, message),
+            None => draft.phase(HardwarePhase::Cleaning),
+        }
+        return;
+    }
+    let Some(found) = found else {
         draft.wait(
             HardwarePhase::Inspecting,
             "NoInventory",
-            "Waiting for the machine to report what its root disk holds",
+            "Waiting for the machine to boot into the agent and report what its root disk holds",
         );
         return;
     };
     if draft.new.accepted_contents.is_none() {
         draft.new.accepted_contents = Some(found.fingerprint.clone());
     }
-    if found.state == ContentsState::Blank && !erase_running(draft) {
+    if found.state == ContentsState::Blank {
         draft.drop_order();
         become_ready(draft);
         return;
@@ -70,14 +79,23 @@ pub(super) fn decide(draft: &mut Draft<'_>) {
     clean(draft, &disk, &found);
 }
 
-/// Whether an erase may have begun and not ended: a blank look before its end proves nothing.
-fn erase_running(draft: &Draft<'_>) -> bool {
-    let accepted = view::seen(draft.facts.discovery).and_then(|s| s.accepted_order.as_ref());
-    draft
-        .old
-        .order
-        .as_ref()
-        .is_some_and(|o| o.kind == OrderKind::Erase && accepted.is_some_and(|a| a.id == o.id))
+/// The erase without a claim that has begun and not ended. It keeps its order while it is worked on, and when a later look finds the disk blank: that
+/// proves nothing before the end. Unless a person changed disk or method.
+fn unfinished_erase(draft: &Draft<'_>, disk: &SelectedDisk, found: Option<&DiskContents>) -> Option<Order> {
+    let discovery = draft.facts.discovery;
+    let order = draft.old.order.clone()?;
+    let method = draft.facts.hardware.spec.erase_method.into();
+    let same = order.kind == OrderKind::Erase
+        && order.claim.is_none()
+        && order.erase.as_ref().is_some_and(|e| e.method == method)
+        && order
+            .disk
+            .as_ref()
+            .is_some_and(|t| t.identity == disk.identity && t.size_bytes == disk.size_bytes);
+    let accepted = view::seen(discovery).and_then(|s| s.accepted_order.as_ref());
+    let begun = accepted.is_some_and(|a| a.id == order.id) && view::result_of(discovery, &order.id).is_none();
+    let blank = found.is_some_and(|f| f.state == ContentsState::Blank);
+    (same && begun && (blank || view::in_flight(discovery, &order.id))).then_some(order)
 }
 
 fn become_ready(draft: &mut Draft<'_>) {
@@ -104,7 +122,8 @@ fn become_ready(draft: &mut Draft<'_>) {
     }
 }
 
-/// An instance acknowledged its claim, and the claim is gone without a release: a replace or a restored backup lost it.
+/// An instance acknowledged its claim, or the disk holds its installation, and the claim is gone without a release: a replace or a restored
+/// backup lost it.
 fn restores_claim(draft: &mut Draft<'_>) -> bool {
     let Some(instance) = draft.facts.claimant else {
         return false;
@@ -112,7 +131,20 @@ fn restores_claim(draft: &mut Draft<'_>) -> bool {
     let uid = instance.metadata.uid.clone().unwrap_or_default();
     let ours = instance.spec.hardware_name.as_deref() == Some(draft.name());
     let acknowledged = instance.status.as_ref().is_some_and(|s| s.claimed);
-    if !ours || !acknowledged || uid.is_empty() || draft.old.released_claims.contains(&uid) {
+    let full_name = format!(
+        "{}/{}",
+        instance.metadata.namespace.as_deref().unwrap_or_default(),
+        instance.metadata.name.as_deref().unwrap_or_default()
+    );
+    let on_disk = draft
+        .old
+        .root_disk
+        .clone()
+        .and_then(|d| draft.contents(&d))
+        .filter(|c| c.state == ContentsState::Marked)
+        .and_then(|c| c.marker)
+        .is_some_and(|m| m.instance == full_name && !draft.old.released_claims.contains(&m.instance_uid));
+    if !ours || !(acknowledged || on_disk) || uid.is_empty() || draft.old.released_claims.contains(&uid) {
         return false;
     }
     // Nothing of the status is changed by this decision, so that the claim is written at once.
@@ -167,19 +199,16 @@ fn clean(draft: &mut Draft<'_>, disk: &SelectedDisk, found: &DiskContents) {
     let facts = draft.facts;
     let marker_uid = found.marker.as_ref().map(|m| m.instance_uid.as_str());
     let hardware = draft.name();
-    // An erase without a claim that did not end: it was allowed when it began. So is the rest of a forced release, which a person now asks to clean.
+    // An erase without a claim that did not end: it was allowed when it began. So is what a released instance left behind; where its release was
+    // forced, the machine is here only because a person asked to clean it.
     let own_rest = found.state == ContentsState::Interrupted
         && found
             .marker
             .as_ref()
             .is_some_and(|m| m.instance_uid.is_empty() && m.hardware == hardware);
     let released_rest = matches!(found.state, ContentsState::Marked | ContentsState::Interrupted)
-        && marker_uid.is_some_and(|u| draft.old.released_claims.iter().any(|r| r == u))
-        && (draft.retry_asked || draft.old.order.is_some());
-    let running = draft.old.order.clone().filter(|o| {
-        o.kind == OrderKind::Erase && o.claim.is_none() && o.disk.as_ref().is_some_and(|t| t.permits(&o.id, found)) && erase_running(draft)
-    });
-    if !(own_rest || released_rest || draft.consented(found) || running.is_some()) {
+        && marker_uid.is_some_and(|u| draft.old.released_claims.iter().any(|r| r == u));
+    if !(own_rest || released_rest || draft.consented(found)) {
         draft.drop_order();
         draft.foreign_data(HardwarePhase::Inspecting, disk, found);
         return;
@@ -193,17 +222,7 @@ fn clean(draft: &mut Draft<'_>, disk: &SelectedDisk, found: &DiskContents) {
         ContentsState::Blank | ContentsState::Unreadable => {}
     }
     let method = facts.hardware.spec.erase_method.into();
-    let mut wanted = orders::erase(facts.hardware, None, disk, expected, method);
-    // An erase that is under way keeps its order: what it may find grows with what it left behind itself.
-    if let Some(running) = running
-        && running.erase == wanted.erase
-        && running
-            .disk
-            .as_ref()
-            .is_some_and(|t| t.identity == disk.identity && t.size_bytes == disk.size_bytes)
-    {
-        wanted = running;
-    }
+    let wanted = orders::erase(facts.hardware, None, disk, expected, method);
     match draft.put_in_force(wanted) {
         Standing::InForce => match draft.order_fault() {
             Some((reason, message)) => draft.wait(HardwarePhase::Cleaning, &reason, message),
