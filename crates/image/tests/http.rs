@@ -92,8 +92,9 @@ fn serve(
         return write!(connection, "HTTP/1.1 {status} No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     }
     let tag = if behaviour.changes && number > 1 { "two" } else { "one" };
+    let whole = behaviour.no_ranges || tag == "two";
     let (start, end, ranged) = match range {
-        Some(range) if !behaviour.no_ranges && !(behaviour.changes && number > 1) => {
+        Some(range) if !whole => {
             let (start, end) = range.split_once('-').unwrap();
             let end = end.parse().map_or(body.len(), |end: usize| (end + 1).min(body.len()));
             (start.parse().unwrap(), end, true)

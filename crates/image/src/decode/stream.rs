@@ -19,7 +19,7 @@ const INPUT: usize = 256 * 1024;
 type Input = BufReader<HashingReader>;
 
 enum Decoder {
-    Raw(HashingReader),
+    Raw(Box<HashingReader>),
     Gzip(Box<MultiGzDecoder<Input>>),
     Xz(Box<XzDecoder<Input>>),
     Zstd(Box<zstd::Decoder<'static, Input>>),
@@ -52,7 +52,7 @@ impl Decoder {
     /// What a decoder buffered of its input has been hashed already.
     fn into_source(self) -> HashingReader {
         match self {
-            Self::Raw(reader) => reader,
+            Self::Raw(reader) => *reader,
             Self::Gzip(reader) => reader.into_inner().into_inner(),
             Self::Xz(reader) => reader.into_inner().into_inner(),
             Self::Zstd(reader) => reader.finish().into_inner(),
@@ -85,7 +85,7 @@ impl StreamReader {
             limit.check(name, size)?;
         }
         let decoder = match format {
-            Format::Raw => Decoder::Raw(reader),
+            Format::Raw => Decoder::Raw(Box::new(reader)),
             Format::Gzip => Decoder::Gzip(Box::new(MultiGzDecoder::new(BufReader::with_capacity(INPUT, reader)))),
             Format::Xz => {
                 let flags = liblzma::stream::CONCATENATED;

@@ -61,7 +61,7 @@ pub trait BlockDevice: Send + Sync {
 pub(crate) fn check_range(device: &dyn BlockDevice, offset: u64, length: u64) -> io::Result<()> {
     let sector = u64::from(device.sector_size());
     let end = offset.checked_add(length);
-    if offset % sector != 0 || length % sector != 0 {
+    if !offset.is_multiple_of(sector) || !length.is_multiple_of(sector) {
         let text = format!("{length} bytes at {offset} are not whole sectors of {sector} bytes");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }

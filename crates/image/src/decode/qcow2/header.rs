@@ -116,7 +116,7 @@ impl Header {
                 ));
             }
             let header_length = u32_at(100)?;
-            if header_length < 104 || header_length % 8 != 0 || u64::from(header_length) > 1 << cluster_bits {
+            if header_length < 104 || !header_length.is_multiple_of(8) || u64::from(header_length) > 1 << cluster_bits {
                 return Err(corrupt(format!("its qcow2 header length {header_length} is not possible")));
             }
             let named = if header_length > 104 {
@@ -149,7 +149,7 @@ impl Header {
                 "its first-level table has {l1_size} entries, its size needs {l1_entries}"
             )));
         }
-        if l1_offset == 0 || l1_offset % cluster_size != 0 || l1_offset >> 56 != 0 {
+        if l1_offset == 0 || !l1_offset.is_multiple_of(cluster_size) || l1_offset >> 56 != 0 {
             return Err(corrupt(format!(
                 "its first-level table is at offset {l1_offset}, which is not possible"
             )));

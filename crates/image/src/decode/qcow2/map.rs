@@ -166,7 +166,7 @@ impl Builder<'_> {
         if zero && header.version == 2 {
             return Err(self.corrupt(format!("the table entry of guest offset {guest} has a reserved bit set")));
         }
-        if host % cluster_size != 0 {
+        if !host.is_multiple_of(cluster_size) {
             return Err(self.corrupt(format!("guest offset {guest} is mapped to offset {host}, which is not aligned")));
         }
         if zero || host == 0 {
@@ -214,7 +214,7 @@ impl Map {
                 builder.zero(guest, per_l1.min(header.size - guest))?;
                 continue;
             }
-            if offset % cluster_size != 0 {
+            if !offset.is_multiple_of(cluster_size) {
                 return Err(builder.corrupt(format!(
                     "its second-level table {index} is at offset {offset}, which is not aligned"
                 )));
