@@ -50,14 +50,10 @@ impl Proof {
                 proof.held_data.insert(block * BLOCK);
             }
         }
-        // Canaries within the ends prove nothing: those are written in any case.
+        // Canaries within the ends prove nothing: those are written in any case. Between them there are at least 2 MiB.
         let (first, last) = (END / BLOCK, blocks - END / BLOCK);
-        for _ in 0..CANARIES {
-            let place = if first < last {
-                first + proof.random.below(last - first)
-            } else {
-                1 + proof.random.below(blocks - 1)
-            };
+        while proof.canaries.len() < CANARIES {
+            let place = first + proof.random.below(last - first);
             proof.canaries.insert(place * BLOCK);
         }
         Ok(proof)

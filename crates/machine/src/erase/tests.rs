@@ -95,7 +95,7 @@ fn an_honest_discard_is_named_a_discard() {
         (erased.strength, erased.method.as_str()),
         (EraseStrength::Discarded, "BLKDISCARD + zeroed ends")
     );
-    assert!(erased.canaries >= 28 && erased.sampled_blocks > 256, "{erased:?}");
+    assert!(erased.canaries == 32 && erased.sampled_blocks > 256, "{erased:?}");
     assert_eq!(contents::probe(&disk).state, ContentsState::Blank);
 }
 
