@@ -10,14 +10,20 @@ mod defaults;
 mod error;
 mod formats;
 pub(crate) mod gofmt;
+pub mod jsonpath;
 pub mod metadata;
 pub mod names;
+pub mod openapi;
 mod prune;
 mod regexp;
 pub(crate) mod structural;
 mod structural_rules;
+pub mod table;
 mod validate;
 
 pub use error::{CauseReason, FieldError, aggregate};
 pub use prune::PruneOptions;
 pub use structural::{SchemaError, Structural, prefix_errors};
+
+#[cfg(test)]
+mod tests;
