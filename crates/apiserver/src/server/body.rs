@@ -11,9 +11,15 @@ use super::status::{ApiError, ApiResult};
 /// The real server's limit of a request body.
 pub const MAX_BODY: usize = 3 * 1024 * 1024;
 
+/// How long a body may take to arrive.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
 /// Reads a body of at most [`MAX_BODY`] bytes.
 pub async fn read(body: Body) -> ApiResult<bytes::Bytes> {
-    match Limited::new(body, MAX_BODY).collect().await {
+    let Ok(result) = tokio::time::timeout(PATIENCE, Limited::new(body, MAX_BODY).collect()).await else {
+        return Err(ApiError::new(408, "Timeout", "the body of the request did not arrive in time"));
+    };
+    match result {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => Err(ApiError::too_large(MAX_BODY)),
         Err(error) => Err(ApiError::bad_request(format!("the body of the request could not be read: {error}"))),

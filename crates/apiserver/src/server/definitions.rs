@@ -14,7 +14,7 @@ use super::delete::{DeleteOptions, mark};
 use super::metadata::{self, deleting, finalizers, now_text, set_finalizers, text};
 use super::registry::{DEFINITIONS, Registry, ResourceInfo, Scale, Schema, Special, prefix};
 use crate::schema::metadata::NameRule;
-use super::shim::Columns;
+use crate::schema::table::Columns;
 use crate::schema::Structural;
 use crate::store::{Object, Page};
 

@@ -24,9 +24,7 @@ pub mod request;
 pub mod reviews;
 pub mod scale;
 pub mod selector;
-pub mod shim;
 pub mod status;
-pub mod table;
 pub mod tls;
 pub mod watch;
 pub mod write;
@@ -219,6 +217,11 @@ impl ApiServer {
     /// Caught panics so far.
     pub fn panics(&self) -> u64 {
         self.surface.core.metrics.panics.get()
+    }
+
+    /// Open watches.
+    pub fn open_watches(&self) -> i64 {
+        self.surface.core.metrics.watches.get()
     }
 
     /// The store, for measurements and tests.

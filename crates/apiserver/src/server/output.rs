@@ -12,7 +12,6 @@ use super::core::{shape, verbatim, view};
 use super::registry::ResourceInfo;
 use super::request::{Accept, Form, Query};
 use super::status::{ApiError, ApiResult};
-use super::table;
 use crate::store::Object;
 
 /// Which part of an object goes with each row of a Table.
@@ -114,7 +113,7 @@ fn partial(value: &Value) -> Value {
 }
 
 fn row(info: &ResourceInfo, value: &Value, include: Include) -> Value {
-    let mut row = json!({ "cells": table::cells(info, value) });
+    let mut row = json!({ "cells": info.columns.row(value, jiff::Timestamp::now()) });
     match include {
         Include::None => row["object"] = Value::Null,
         Include::Metadata => row["object"] = partial(value),
@@ -124,7 +123,7 @@ fn row(info: &ResourceInfo, value: &Value, include: Include) -> Value {
 }
 
 fn table_of(info: &ResourceInfo, rows: Vec<Value>, metadata: Value, with_columns: bool) -> Value {
-    let columns = if with_columns { Value::Array(table::definitions(info)) } else { json!([]) };
+    let columns = if with_columns { info.columns.definitions() } else { json!([]) };
     json!({ "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "columnDefinitions": columns, "rows": rows })
 }
 

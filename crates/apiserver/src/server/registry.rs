@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::status::qualified;
 use crate::schema::metadata::NameRule;
-use super::shim::Columns;
+use crate::schema::table::Columns;
 use crate::schema::{self, Structural};
 
 /// A schema, built in or of a definition.
@@ -96,7 +96,7 @@ pub struct ResourceInfo {
     pub schema: Schema,
     /// Whether other versions have another schema, so that reads must prune and default.
     pub multi_schema: bool,
-    /// Printer columns of a custom resource.
+    /// Printer columns.
     pub columns: Columns,
     /// How names are checked.
     pub name_rule: NameRule,
@@ -393,7 +393,7 @@ fn builtins() -> Vec<ResourceInfo> {
             scale: None,
             schema: Schema::Builtin(schema),
             multi_schema: false,
-            columns: Columns::from_crd(&Value::Null),
+            columns: Columns::for_builtin(core.group, core.kind),
             name_rule: core.name_rule,
             special: core.special,
             selectable: core.selectable.iter().map(|name| (*name).to_owned()).collect(),

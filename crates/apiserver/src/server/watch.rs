@@ -169,7 +169,11 @@ impl Core {
     /// The selected objects and the metadata of their list.
     pub async fn list(&self, info: &ResourceInfo, selection: &Selection, query: &Query) -> ApiResult<(Vec<Arc<Object>>, ListMeta)> {
         check_options(query, false)?;
-        let limit = usize::try_from(query.number("limit")?.unwrap_or(0)).unwrap_or(0);
+        // A list from "any" version comes whole, as the real server's watch cache gives it.
+        let limit = match query.get("resourceVersion") {
+            "0" => 0,
+            _ => usize::try_from(query.number("limit")?.unwrap_or(0)).unwrap_or(0),
+        };
         let version = parse_revision(query.get("resourceVersion"))?;
         let exact = query.get("resourceVersionMatch") == "Exact";
         let mut page = Page { namespace: &selection.namespace, after: None, revision: None };
