@@ -86,8 +86,13 @@ fn associated_data(order_id: &str, instance_uid: &str) -> Vec<u8> {
 pub fn generate_sealing_key() -> Result<(SealingKey, String), SeedError> {
     let mut ikm = [0; 32];
     getrandom::fill(&mut ikm).map_err(|_| SeedError::Random)?;
-    let (private, public) = Kem::derive_keypair(&ikm);
-    Ok((SealingKey(private), encode(&public.to_bytes())))
+    Ok(sealing_key_from(&ikm))
+}
+
+/// The key pair that RFC 9180 derives from `ikm`, which must be secret and random. For recorded vectors; agents use [`generate_sealing_key`].
+pub fn sealing_key_from(ikm: &[u8; 32]) -> (SealingKey, String) {
+    let (private, public) = Kem::derive_keypair(ikm);
+    (SealingKey(private), encode(&public.to_bytes()))
 }
 
 /// The private half; prints nothing.

@@ -91,7 +91,12 @@ pub(crate) async fn caller(shared: &Shared, peer: Peer, parts: &Parts, body: Bod
     else {
         return Err(Refusal::signature());
     };
-    if regained {
+    // Lost by this replica's word, or by that of one that is gone.
+    let written_lost = discovery.status.as_ref().is_some_and(|s| {
+        let connected = s.conditions.iter().find(|c| c.type_ == api::conditions::AGENT_CONNECTED);
+        connected.is_some_and(|c| c.status == "False")
+    });
+    if regained || written_lost {
         crate::lost::regained(shared, &discovery, &session.id).await;
     }
     Ok((Caller { discovery, session, name }, body))
