@@ -19,6 +19,8 @@ pub mod deb;
 mod firmware;
 pub mod modinfo;
 pub mod select;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,0 +1,213 @@
+//! Runs one destructive order: `machine` does the work in a thread of its own, progress goes to console and server.
+//!
+//! Progress is a hint: at most one report every two seconds, the newest only, and a lost one is lost. If the server answers that the order is not
+//! the accepted one any more, the work is stopped at the next chunk; the disk stays marked as in progress.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use agent_protocol::{
+    disk::Disk,
+    limits::{MAX_MESSAGE, clip},
+    order::{Fault, FaultReason, Order, OrderKind, OrderResult, Outcome, Progress, Report},
+    seed::Seed,
+    session::{ErrorCode, PATH_REPORTS},
+};
+use image::{HttpLimits, HttpSource, ImageError};
+use machine::{
+    devices::{Devices, KernelDevices},
+    efi::EfiVariables,
+    erase_order::{EraseJob, run_erase},
+    image_order::{ImageJob, run_image},
+};
+use reqwest::Method;
+use tokio::sync::watch;
+
+use crate::{client::Client, console::Console};
+
+/// Least time between two progress reports.
+const REPORT_EVERY: Duration = Duration::from_secs(2);
+/// Longest time without a byte from an image server.
+const STALL: Duration = Duration::from_secs(60);
+
+/// What orders work on.
+pub struct Runner {
+    /// The disks of this boot's inventory.
+    pub disks: Vec<Disk>,
+    /// How disks are opened.
+    pub devices: Box<dyn Devices + Send + Sync>,
+    /// Firmware variables; `None` on a BIOS machine.
+    pub efi: Option<EfiVariables>,
+    /// The guest helper's binary: this program.
+    pub guest_helper: Option<Vec<u8>>,
+    /// Base URLs of the server, whose images come under the same pin.
+    pub servers: Vec<String>,
+    /// Pin of their CA.
+    pub ca: String,
+}
+
+impl Runner {
+    /// For this machine with these disks.
+    pub fn of_this_machine(disks: Vec<Disk>, servers: Vec<String>, ca: String) -> Self {
+        let efi = EfiVariables::of_this_machine();
+        Self {
+            disks,
+            devices: Box::new(KernelDevices::default()),
+            efi: efi.is_available().then_some(efi),
+            guest_helper: std::fs::read("/proc/self/exe").ok(),
+            servers,
+            ca,
+        }
+    }
+
+    /// An image server is trusted by the public roots; our own by its pin.
+    fn source(&self, url: &str) -> Result<HttpSource, ImageError> {
+        let broken = |reason: String| ImageError::Unreachable {
+            source_name: clip(url.split('?').next().unwrap_or_default(), 200),
+            reason,
+        };
+        let ours = self.servers.iter().any(|s| url.strip_prefix(s.as_str()).is_some_and(|rest| rest.starts_with('/')));
+        let tls = if ours {
+            pinned_tls::client_config(&self.ca).map_err(|e| broken(e.to_string()))?
+        } else {
+            let roots = rustls::RootCertStore {
+                roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+            };
+            rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .map_err(|e| broken(e.to_string()))?
+                .with_root_certificates(roots)
+                .with_no_client_auth()
+        };
+        let client = image::client_builder(STALL)
+            .tls_backend_preconfigured(tls)
+            .build()
+            .map_err(|e| broken(e.to_string()))?;
+        HttpSource::new(client, url, HttpLimits::default())
+    }
+
+    fn work(&self, order: &Order, seed: Option<&Seed>, cancel: &AtomicBool, progress: &mut dyn FnMut(Progress)) -> OrderResult {
+        let devices = self.devices.as_ref();
+        if order.kind == OrderKind::Erase {
+            let job = EraseJob {
+                order,
+                disks: &self.disks,
+                protected: &[],
+                devices,
+                efi: self.efi.as_ref(),
+                cancel,
+            };
+            return run_erase(job, progress);
+        }
+        let url = order.image.as_ref().map_or("", |i| i.url.as_str());
+        let source = match self.source(url) {
+            Ok(source) => source,
+            Err(error) => return refused(order, FaultReason::ImageUnreachable, &error.to_string()),
+        };
+        let job = ImageJob {
+            order,
+            disks: &self.disks,
+            protected: &[],
+            devices,
+            source: Box::new(source),
+            seed,
+            guest_helper: self.guest_helper.as_deref(),
+            efi: self.efi.as_ref(),
+            cancel,
+        };
+        run_image(job, progress)
+    }
+}
+
+/// The word for a kind of order on the console.
+pub fn order_word(kind: OrderKind) -> &'static str {
+    match kind {
+        OrderKind::Wait => "wait",
+        OrderKind::Erase => "erase",
+        OrderKind::Image => "image",
+        OrderKind::Reboot => "reboot",
+        OrderKind::PowerOff => "power-off",
+    }
+}
+
+fn unsuccessful(order_id: &str, kind: OrderKind, outcome: Outcome, reason: FaultReason, message: &str) -> OrderResult {
+    OrderResult {
+        order_id: order_id.to_owned(),
+        kind,
+        outcome,
+        fault: Some(Fault {
+            reason,
+            message: clip(message, MAX_MESSAGE / 4),
+        }),
+        image: None,
+        erase: None,
+        contents: None,
+    }
+}
+
+fn refused(order: &Order, reason: FaultReason, message: &str) -> OrderResult {
+    unsuccessful(&order.id, order.kind, Outcome::Refused, reason, message)
+}
+
+/// Runs an order to its end. Always has a result, also when the work panics.
+pub async fn run(
+    runner: &Arc<Runner>,
+    order: Order,
+    seed: Result<Option<Seed>, String>,
+    client: &Arc<Client>,
+    console: &Arc<Console>,
+) -> OrderResult {
+    let seed = match seed {
+        Ok(seed) => seed,
+        Err(problem) => {
+            let message = format!("{problem}. Nothing was written; the server renders the seed again for the next order");
+            return refused(&order, FaultReason::SeedUnavailable, &message);
+        }
+    };
+    let (id, kind) = (order.id.clone(), order.kind);
+    let cancel = Arc::new(AtomicBool::new(false));
+    let (sender, receiver) = watch::channel(None);
+    let reporting = tokio::spawn(report(id.clone(), receiver, Arc::clone(client), Arc::clone(&cancel)));
+    let (runner, console) = (Arc::clone(runner), Arc::clone(console));
+    let work = tokio::task::spawn_blocking(move || {
+        let word = order_word(order.kind);
+        let mut progress = |progress: Progress| {
+            console.progress(word, progress);
+            sender.send_replace(Some(progress));
+        };
+        catch_unwind(AssertUnwindSafe(|| runner.work(&order, seed.as_ref(), &cancel, &mut progress)))
+    });
+    let result = work.await;
+    reporting.abort();
+    match result {
+        Ok(Ok(result)) => result,
+        // Nobody knows how far it came: not refused, so nobody takes the disk for untouched.
+        Ok(Err(_)) | Err(_) => {
+            let message = "the agent failed while it worked on the disk; its console shows where. The order is repeated after a restart";
+            unsuccessful(&id, kind, Outcome::Failed, FaultReason::Internal, message)
+        }
+    }
+}
+
+async fn report(order_id: String, mut progress: watch::Receiver<Option<Progress>>, client: Arc<Client>, cancel: Arc<AtomicBool>) {
+    while progress.changed().await.is_ok() {
+        let now = *progress.borrow_and_update();
+        let report = Report {
+            order_id: order_id.clone(),
+            progress: now,
+            result: None,
+        };
+        let Ok(body) = serde_json::to_vec(&report) else { return };
+        let answer = client.request::<serde_json::Value>(Method::POST, PATH_REPORTS, body, REPORT_EVERY * 5).await;
+        if answer.is_err_and(|e| e.code() == Some(ErrorCode::StaleOrder)) {
+            cancel.store(true, Ordering::Relaxed);
+        }
+        tokio::time::sleep(REPORT_EVERY).await;
+    }
+}

@@ -1,0 +1,148 @@
+//! Boots the built media in QEMU (TCG, 512 MiB, no KVM) against a server of its own: session, whole inventory, an erase with evidence, power off.
+//!
+//! `KBM_BOOTMEDIA` names the folder of built media; without it the test fails, and says so: `make test-boot` sets it.
+
+mod server;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use agent_protocol::{
+    disk::ContentsState,
+    inventory::FirmwareMode,
+    order::{DiskTarget, EraseMethod, EraseParameters, ExpectedContents, Order, OrderKind, Outcome},
+    session::SessionRequest,
+};
+use server::Server;
+
+/// Generous: the machine that runs this may be small and busy. The figure itself is printed.
+const CEILING: Duration = Duration::from_secs(300);
+const UUID: &str = "6f0c1d2e-3b4a-4c5d-8e6f-708192a3b4c5";
+const MAC: &str = "52:54:00:12:34:56";
+
+fn media() -> PathBuf {
+    match std::env::var_os("KBM_BOOTMEDIA") {
+        Some(folder) => folder.into(),
+        None => panic!("KBM_BOOTMEDIA is not set: build the boot media, and name their folder in it (`make test-boot` does both)"),
+    }
+}
+
+/// A machine that dies with the test.
+struct Machine(Child);
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if self.0.try_wait().is_ok_and(|status| status.is_none()) {
+            self.0.kill().ok();
+            self.0.wait().ok();
+        }
+    }
+}
+
+impl Machine {
+    fn start(folder: &Path, media: &Path, server: &Server) -> Self {
+        let disk = folder.join("disk.raw");
+        fs::File::create(&disk).unwrap().set_len(256 << 20).unwrap();
+        let line = format!(
+            "console=tty0 console=ttyS0 quiet kbm.server=https://10.0.2.2:{} kbm.ca={} kbm.token=kbm1.test.token BOOTIF=01-{}",
+            server.port,
+            server.pin,
+            MAC.replace(':', "-")
+        );
+        let mut command = Command::new("qemu-system-x86_64");
+        command.args(["-accel", "tcg,thread=multi", "-machine", "q35", "-m", "512", "-display", "none", "-no-reboot"]);
+        command.args(["-smbios", &format!("type=1,manufacturer=Test,product=Machine,serial=S1,uuid={UUID}")]);
+        command.args(["-netdev", "user,id=n0,restrict=off", "-device", &format!("e1000,netdev=n0,mac={MAC}")]);
+        command.arg("-drive").arg(format!("file={},if=none,id=d0,format=raw", disk.display()));
+        command.args(["-device", "virtio-blk-pci,drive=d0,serial=KBMTEST1"]);
+        command.arg("-serial").arg(format!("file:{}", folder.join("serial.log").display()));
+        command.arg("-kernel").arg(media.join(bootmedia::KERNEL));
+        command.arg("-initrd").arg(media.join(bootmedia::INITRAMFS));
+        command.args(["-append", &line]).stdin(Stdio::null());
+        Self(command.spawn().expect("qemu-system-x86_64 (Debian package qemu-system-x86)"))
+    }
+
+    fn wait_off(&mut self, limit: Duration) {
+        let until = Instant::now() + limit;
+        while self.0.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < until, "the machine did not switch off within {} s", limit.as_secs());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+fn orders(request: &SessionRequest) -> Vec<Order> {
+    let disk = request.inventory.disks.first().map(|disk| DiskTarget {
+        identity: disk.identity.clone(),
+        size_bytes: disk.size_bytes,
+        expected: vec![ExpectedContents {
+            state: ContentsState::Blank,
+            fingerprint: None,
+            instance_uid: None,
+        }],
+    });
+    let erase = Order {
+        id: "erase-1".to_owned(),
+        kind: OrderKind::Erase,
+        hardware: "test-machine".to_owned(),
+        disk,
+        erase: Some(EraseParameters { method: EraseMethod::Quick }),
+        ..Order::wait()
+    };
+    let off = Order {
+        id: "off-1".to_owned(),
+        kind: OrderKind::PowerOff,
+        ..Order::wait()
+    };
+    vec![erase, off]
+}
+
+#[test]
+fn a_machine_boots_reports_itself_obeys_and_goes() {
+    let media = media();
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(orders);
+    let started = Instant::now();
+    let mut machine = Machine::start(folder.path(), &media, &server);
+    let serial = || String::from_utf8_lossy(&fs::read(folder.path().join("serial.log")).unwrap_or_default()).into_owned();
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let inventory = server.wait("a session", CEILING, |seen| seen.session.as_ref().map(|s| s.inventory.clone()));
+        println!("session {:.1} s after QEMU started", started.elapsed().as_secs_f64());
+        assert_eq!(inventory.system.uuid.map(|u| u.to_string()).as_deref(), Some(UUID));
+        assert_eq!((inventory.system.vendor.as_deref(), inventory.system.product.as_deref()), (Some("Test"), Some("Machine")));
+        assert_eq!(inventory.firmware.mode, FirmwareMode::BIOS);
+        assert_eq!((inventory.cpu.architecture.as_str(), inventory.cpu.threads), ("amd64", 1));
+        let [disk] = inventory.disks.as_slice() else {
+            panic!("one disk expected: {:?}", inventory.disks);
+        };
+        assert_eq!((disk.identity.serial.as_deref(), disk.size_bytes), (Some("KBMTEST1"), 256 << 20));
+        assert_eq!(disk.contents.state, ContentsState::Blank);
+        let [nic] = inventory.nics.as_slice() else {
+            panic!("one NIC expected: {:?}", inventory.nics);
+        };
+        assert_eq!((nic.mac.to_string().as_str(), nic.driver.as_deref(), nic.boot, nic.link), (MAC, Some("e1000"), true, true));
+        let result = server.wait("the erase's result", CEILING, |seen| seen.results.first().cloned());
+        assert_eq!(result.outcome, Outcome::Succeeded, "{:?}", result.fault);
+        assert_eq!(result.erase.as_ref().map(|e| e.order_id.as_str()), Some("erase-1"));
+        machine.wait_off(CEILING);
+    }));
+    let serial = serial();
+    if let Err(panic) = outcome {
+        eprintln!("--- serial console\n{serial}---");
+        std::panic::resume_unwind(panic);
+    }
+    let line = |wanted: &str| {
+        let found = serial.lines().find(|l| l.starts_with("kbm: ") && l.contains(wanted));
+        found.unwrap_or_else(|| panic!("no line with {wanted:?} on the serial console:\n{serial}")).to_owned()
+    };
+    let session = line("session open discovery=test-machine");
+    line("order erase succeeded");
+    line("switching off");
+    assert!(!serial.contains('\u{1b}'), "no escape sequences on a serial console:\n{serial}");
+    let after = session.rsplit("after=").next().unwrap_or_default().trim_end_matches("s\r").trim();
+    println!("agent session {after} after kernel start");
+}
