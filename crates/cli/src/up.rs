@@ -4,6 +4,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -101,6 +102,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     netboot.media_dir = has_media.then(|| arguments.media_dir.clone());
     let netboot = netboot::Netboot::start(netboot, stop.child_token()).await.context("starting the boot server")?;
     let addresses = netboot.addresses();
+    tokio::time::timeout(Duration::from_secs(30), netboot.ready()).await.context("the boot server was not ready within 30 s")?;
 
     let servers = advertise.iter().map(|host| format!("https://{}:{}", bracketed(host), addresses.tls.port())).collect();
     let mut operator = operator::Config::new(client, servers);
@@ -134,7 +136,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         },
     };
     stop.cancel();
-    netboot.stopped().await;
+    netboot.stopped(Duration::from_secs(5)).await;
     while let Some(part) = parts.join_next().await {
         if let Ok(Err(error)) = part {
             tracing::warn!("while stopping: {error:#}");
@@ -163,7 +165,7 @@ async fn install(client: &Client) -> Result<()> {
     for crd in api::crds::all() {
         let name = crd.name_any();
         let ready = await_condition(definitions.clone(), &name, conditions::is_crd_established());
-        tokio::time::timeout(std::time::Duration::from_secs(30), ready)
+        tokio::time::timeout(Duration::from_secs(30), ready)
             .await
             .with_context(|| format!("{name} was not established within 30 s"))?
             .with_context(|| format!("waiting for {name}"))?;

@@ -63,20 +63,29 @@ impl Show {
             if let Some(old) = bars.remove(machine) {
                 old.bar.finish_and_clear();
             }
-            let bar = self.bars.add(ProgressBar::new(total.max(1)));
-            let style = ProgressStyle::with_template("       {prefix:<22} [{bar:32}] {bytes:>10}/{total_bytes:<10} {bytes_per_sec}");
+            let known = total > 0;
+            let bar = self.bars.add(if known { ProgressBar::new(total) } else { ProgressBar::new_spinner() });
+            let style = ProgressStyle::with_template(if known {
+                "       {prefix:<22} [{bar:32}] {bytes:>10}/{total_bytes:<10} {bytes_per_sec}"
+            } else {
+                "       {prefix:<22} {spinner} {bytes:>10} {bytes_per_sec}"
+            });
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
             bar.set_prefix(format!("{machine} {step}"));
             bars.insert(machine.to_owned(), Bar { step: step.to_owned(), bar, printed: 0 });
         }
         let Some(entry) = bars.get_mut(machine) else { return };
-        entry.bar.set_length(total.max(1));
-        entry.bar.set_position(done.min(total));
-        let tenth = done.saturating_mul(10) / total.max(1);
-        if self.plain && (tenth > entry.printed || fresh) {
-            entry.printed = tenth;
-            let mib = |b: u64| b >> 20;
-            println!("{}  {machine}: {step} {} of {} MiB", self.stamp(), mib(done), mib(total));
+        let mib = |b: u64| b >> 20;
+        if total > 0 {
+            entry.bar.set_length(total);
+        }
+        entry.bar.set_position(done);
+        // A stream does not always tell its length: then plain mode counts in steps of 128 MiB.
+        let mark = done.saturating_mul(10).checked_div(total).unwrap_or(mib(done) / 128);
+        if self.plain && done > 0 && mark > entry.printed {
+            entry.printed = mark;
+            let of = if total > 0 { format!(" of {}", mib(total)) } else { String::new() };
+            println!("{}  {machine}: {step} {}{of} MiB", self.stamp(), mib(done));
         }
     }
 
