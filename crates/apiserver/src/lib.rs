@@ -37,6 +37,14 @@ pub enum Error {
         /// Why it failed.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A client certificate is made with one organisation, so it can name one group.
+    #[error("a client certificate for {user} would need {count} groups and can carry one; leave the others out")]
+    Groups {
+        /// For whom.
+        user: String,
+        /// How many groups.
+        count: usize,
+    },
     /// The first steps of the server failed.
     #[error("the API server could not start: {0}")]
     Start(String),

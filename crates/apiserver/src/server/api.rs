@@ -49,9 +49,17 @@ impl Surface {
         };
         let (verb, resource) = labels;
         let code = answer.status().as_u16();
-        self.core.metrics.requests.get_or_create(&RequestLabels { verb, resource, code }).inc();
+        self.core
+            .metrics
+            .requests
+            .get_or_create(&RequestLabels { verb, resource, code })
+            .inc();
         if verb != "watch" {
-            self.core.metrics.latency.get_or_create(&VerbLabels { verb }).observe(started.elapsed().as_secs_f64());
+            self.core
+                .metrics
+                .latency
+                .get_or_create(&VerbLabels { verb })
+                .observe(started.elapsed().as_secs_f64());
         }
         answer
     }
@@ -75,7 +83,11 @@ impl Surface {
             return self.plain(path, request.method(), request.headers(), identity, &query);
         };
         let Some(verb) = verb_of(request.method(), &resource, &query) else {
-            return Err(ApiError::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource"));
+            return Err(ApiError::new(
+                405,
+                "MethodNotAllowed",
+                "the server does not allow this method on the requested resource",
+            ));
         };
         labels.0 = verb.as_str();
         let attempt = Attempt::Resource {
@@ -118,7 +130,11 @@ impl Surface {
 
     fn public(&self, path: &str, method: &Method) -> ApiResult<Response> {
         if !matches!(*method, Method::GET | Method::HEAD) {
-            return Err(ApiError::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource"));
+            return Err(ApiError::new(
+                405,
+                "MethodNotAllowed",
+                "the server does not allow this method on the requested resource",
+            ));
         }
         if path == "/version" {
             return Ok(output::respond_value(200, &super::version(), false, &[]));
@@ -126,17 +142,33 @@ impl Surface {
         if self.core.store.healthy() && !self.core.stop.is_cancelled() {
             return Ok((plain_headers(), "ok").into_response());
         }
-        Ok((http::StatusCode::INTERNAL_SERVER_ERROR, plain_headers(), "[-]store failed: it takes no more writes\n").into_response())
+        Ok((
+            http::StatusCode::INTERNAL_SERVER_ERROR,
+            plain_headers(),
+            "[-]store failed: it takes no more writes\n",
+        )
+            .into_response())
     }
 
     fn plain(&self, path: &str, method: &Method, headers: &HeaderMap, identity: &Identity, _query: &Query) -> ApiResult<Response> {
         let verb = method.as_str().to_lowercase();
-        self.authorizer.authorize(identity, &Attempt::Path { verb: &verb, path }).map_err(|why| {
-            let why = if why.is_empty() { why } else { format!(": {why}") };
-            ApiError::forbidden("", "", "", &format!("User \"{}\" cannot {verb} path \"{path}\"{why}", identity.user))
-        })?;
+        self.authorizer
+            .authorize(identity, &Attempt::Path { verb: &verb, path })
+            .map_err(|why| {
+                let why = if why.is_empty() { why } else { format!(": {why}") };
+                ApiError::forbidden(
+                    "",
+                    "",
+                    "",
+                    &format!("User \"{}\" cannot {verb} path \"{path}\"{why}", identity.user),
+                )
+            })?;
         if !matches!(*method, Method::GET | Method::HEAD) {
-            return Err(ApiError::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource"));
+            return Err(ApiError::new(
+                405,
+                "MethodNotAllowed",
+                "the server does not allow this method on the requested resource",
+            ));
         }
         let registry = self.core.registry();
         let trimmed = path.trim_end_matches('/');
@@ -157,9 +189,19 @@ impl Surface {
             ["apis", group, version] => discovery::resources(&registry, group, version).ok_or_else(ApiError::no_route)?,
             ["openapi", rest @ ..] => return self.openapi.serve(&registry, rest, headers),
             [] | [""] => {
-                let mut paths: Vec<String> = ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
-                    .map(str::to_owned)
-                    .to_vec();
+                let mut paths: Vec<String> = [
+                    "/api",
+                    "/api/v1",
+                    "/apis",
+                    "/healthz",
+                    "/livez",
+                    "/openapi/v2",
+                    "/openapi/v3",
+                    "/readyz",
+                    "/version",
+                ]
+                .map(str::to_owned)
+                .to_vec();
                 for (group, versions) in registry.groups.iter().filter(|(group, _)| !group.is_empty()) {
                     paths.push(format!("/apis/{group}"));
                     paths.extend(versions.iter().map(|(version, _)| format!("/apis/{group}/{version}")));
@@ -173,7 +215,14 @@ impl Surface {
         Ok(output::respond_value(200, &value, false, &[]))
     }
 
-    async fn resource(&self, request: Request, info: &Arc<ResourceInfo>, path: &ResourcePath, verb: Verb, query: &Query) -> ApiResult<Response> {
+    async fn resource(
+        &self,
+        request: Request,
+        info: &Arc<ResourceInfo>,
+        path: &ResourcePath,
+        verb: Verb,
+        query: &Query,
+    ) -> ApiResult<Response> {
         let core = &self.core;
         let unsupported = || ApiError::method_not_supported(&info.group, &info.resource, verb.as_str());
         if info.namespaced && path.namespace.is_empty() && !matches!(verb, Verb::List | Verb::Watch) {
@@ -208,7 +257,12 @@ impl Surface {
             Verb::List => {
                 let selection = Selection::parse(info, &path.namespace, query)?;
                 let (objects, meta) = core.list(info, &selection, query).await?;
-                Ok(output::respond(200, output::many(info, &objects, &meta, show), show.accept.yaml, &warnings))
+                Ok(output::respond(
+                    200,
+                    output::many(info, &objects, &meta, show),
+                    show.accept.yaml,
+                    &warnings,
+                ))
             }
             Verb::Watch => {
                 let mut selection = Selection::parse(info, &path.namespace, query)?;
@@ -223,7 +277,9 @@ impl Surface {
                 }
                 let options = WriteOptions::parse(query, request.headers(), "CreateOptions")?;
                 let decoded = decoded(request).await?;
-                let outcome = core.create(info, &path.namespace, decoded.value, &decoded.duplicates, &options, &mut warnings).await?;
+                let outcome = core
+                    .create(info, &path.namespace, decoded.value, &decoded.duplicates, &options, &mut warnings)
+                    .await?;
                 Ok(self.written(info, &outcome, 201, show, &warnings))
             }
             Verb::Update => {
@@ -233,7 +289,9 @@ impl Surface {
                 let options = WriteOptions::parse(query, request.headers(), "UpdateOptions")?;
                 let decoded = decoded(request).await?;
                 let change = Change::Replace(&decoded.value, &decoded.duplicates);
-                let (outcome, created) = core.update(info, &path.namespace, &path.name, part, &change, &options, &mut warnings).await?;
+                let (outcome, created) = core
+                    .update(info, &path.namespace, &path.name, part, &change, &options, &mut warnings)
+                    .await?;
                 Ok(self.written(info, &outcome, if created { 201 } else { 200 }, show, &warnings))
             }
             Verb::Patch => {
@@ -251,7 +309,9 @@ impl Surface {
                     Patch::Apply(config, duplicates) => Change::Apply(config, duplicates),
                     _ => Change::Patch(&apply),
                 };
-                let (outcome, created) = core.update(info, &path.namespace, &path.name, part, &change, &options, &mut warnings).await?;
+                let (outcome, created) = core
+                    .update(info, &path.namespace, &path.name, part, &change, &options, &mut warnings)
+                    .await?;
                 Ok(self.written(info, &outcome, if created { 201 } else { 200 }, show, &warnings))
             }
             Verb::Delete => self.delete(request, info, path, query, show, &warnings).await,
@@ -272,7 +332,12 @@ impl Surface {
                         Err(error) => return Err(error),
                     }
                 }
-                Ok(output::respond(200, output::many(info, &deleted, &meta, show), show.accept.yaml, &warnings))
+                Ok(output::respond(
+                    200,
+                    output::many(info, &deleted, &meta, show),
+                    show.accept.yaml,
+                    &warnings,
+                ))
             }
         }
     }
@@ -295,9 +360,12 @@ impl Surface {
     ) -> ApiResult<Response> {
         let options = delete_options(request, query).await?;
         match self.core.delete(info, &path.namespace, &path.name, &options).await? {
-            Deleted::Gone(value) if info.special == Special::ServiceAccount => {
-                Ok(output::respond_value(200, &output::one_value(info, &value, show, true), show.accept.yaml, warnings))
-            }
+            Deleted::Gone(value) if info.special == Special::ServiceAccount => Ok(output::respond_value(
+                200,
+                &output::one_value(info, &value, show, true),
+                show.accept.yaml,
+                warnings,
+            )),
             Deleted::Gone(value) => {
                 let mut details = json!({ "name": path.name, "kind": info.resource, "uid": super::metadata::text(&value, "uid") });
                 if !info.group.is_empty() {
@@ -321,7 +389,9 @@ impl Surface {
         show: Show,
         warnings: &mut Vec<String>,
     ) -> ApiResult<Response> {
-        let Some(paths) = &info.scale else { return Err(ApiError::no_route()) };
+        let Some(paths) = &info.scale else {
+            return Err(ApiError::no_route());
+        };
         let outcome = match verb {
             Verb::Get => {
                 let object = self
@@ -335,7 +405,18 @@ impl Surface {
                 let options = WriteOptions::parse(query, request.headers(), "UpdateOptions")?;
                 let sent = decoded(request).await?.value;
                 let change = |old: &Value| scale::apply(info, paths, &sent, old);
-                self.core.update(info, &path.namespace, &path.name, Part::Scale, &Change::Patch(&change), &options, warnings).await?.0
+                self.core
+                    .update(
+                        info,
+                        &path.namespace,
+                        &path.name,
+                        Part::Scale,
+                        &Change::Patch(&change),
+                        &options,
+                        warnings,
+                    )
+                    .await?
+                    .0
             }
             _ => {
                 let options = WriteOptions::parse(query, request.headers(), "PatchOptions")?;
@@ -352,19 +433,38 @@ impl Surface {
                     };
                     scale::apply(info, paths, &wanted, old)
                 };
-                self.core.update(info, &path.namespace, &path.name, Part::Scale, &Change::Patch(&change), &options, warnings).await?.0
+                self.core
+                    .update(
+                        info,
+                        &path.namespace,
+                        &path.name,
+                        Part::Scale,
+                        &Change::Patch(&change),
+                        &options,
+                        warnings,
+                    )
+                    .await?
+                    .0
             }
         };
         let object = match &outcome {
             Outcome::Stored(object) => view(info, object),
             Outcome::Value(value) => value.clone(),
         };
-        Ok(output::respond_value(200, &scale::of(info, paths, &object)?, show.accept.yaml, warnings))
+        Ok(output::respond_value(
+            200,
+            &scale::of(info, paths, &object)?,
+            show.accept.yaml,
+            warnings,
+        ))
     }
 }
 
 fn plain_headers() -> [(header::HeaderName, &'static str); 2] {
-    [(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::CACHE_CONTROL, "no-cache, private")]
+    [
+        (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
+        (header::CACHE_CONTROL, "no-cache, private"),
+    ]
 }
 
 async fn decoded(request: Request) -> ApiResult<body::Decoded> {
@@ -390,12 +490,20 @@ async fn delete_options(request: Request, query: &Query) -> ApiResult<DeleteOpti
 /// An answer with an entity tag, or 304.
 pub fn tagged(headers: &HeaderMap, text: String, content_type: &str) -> Response {
     let tag = discovery::etag(text.as_bytes());
-    let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).is_some_and(|value| value == tag);
+    let known = headers
+        .get(header::IF_NONE_MATCH)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value == tag);
     let mut response = Response::new(if known { Body::empty() } else { Body::from(text) });
     if known {
         *response.status_mut() = http::StatusCode::NOT_MODIFIED;
     }
-    for (name, value) in [(header::ETAG, tag.as_str()), (header::CONTENT_TYPE, content_type), (header::VARY, "Accept"), (header::CACHE_CONTROL, "public")] {
+    for (name, value) in [
+        (header::ETAG, tag.as_str()),
+        (header::CONTENT_TYPE, content_type),
+        (header::VARY, "Accept"),
+        (header::CACHE_CONTROL, "public"),
+    ] {
         if let Ok(value) = HeaderValue::from_str(value) {
             response.headers_mut().insert(name, value);
         }

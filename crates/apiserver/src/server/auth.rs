@@ -20,7 +20,10 @@ pub struct Identity {
 impl Identity {
     /// A user with groups.
     pub fn new(user: impl Into<String>, groups: impl IntoIterator<Item = impl Into<String>>) -> Identity {
-        Identity { user: user.into(), groups: groups.into_iter().map(Into::into).collect() }
+        Identity {
+            user: user.into(),
+            groups: groups.into_iter().map(Into::into).collect(),
+        }
     }
 
     /// The administrator.

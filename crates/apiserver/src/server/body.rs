@@ -37,7 +37,10 @@ pub struct Decoded {
 
 /// The bare media type of a request, lower case.
 pub fn media_type(headers: &HeaderMap) -> String {
-    let text = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let text = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
@@ -52,7 +55,11 @@ pub fn accepts(headers: &HeaderMap) -> ApiResult<()> {
 /// Decodes the body of a create or an update.
 pub fn decode(headers: &HeaderMap, bytes: &[u8]) -> ApiResult<Decoded> {
     accepts(headers)?;
-    if media_type(headers) == "application/yaml" { decode_yaml(bytes) } else { decode_json(bytes) }
+    if media_type(headers) == "application/yaml" {
+        decode_yaml(bytes)
+    } else {
+        decode_json(bytes)
+    }
 }
 
 /// 415.
@@ -66,10 +73,13 @@ pub fn decode_json(bytes: &[u8]) -> ApiResult<Decoded> {
     let mut duplicates = Vec::new();
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let path = Path::Root;
-    let value = Tree { path: &path, duplicates: &mut duplicates }
-        .deserialize(&mut deserializer)
-        .and_then(|value| deserializer.end().map(|()| value))
-        .map_err(|error| ApiError::bad_request(format!("couldn't get version/kind; json parse error: {error}")))?;
+    let value = Tree {
+        path: &path,
+        duplicates: &mut duplicates,
+    }
+    .deserialize(&mut deserializer)
+    .and_then(|value| deserializer.end().map(|()| value))
+    .map_err(|error| ApiError::bad_request(format!("couldn't get version/kind; json parse error: {error}")))?;
     Ok(Decoded { value, duplicates })
 }
 
@@ -81,8 +91,12 @@ pub fn decode_yaml(bytes: &[u8]) -> ApiResult<Decoded> {
         return Ok(decoded);
     }
     let text = std::str::from_utf8(bytes).map_err(|_| ApiError::bad_request("the YAML body is not UTF-8"))?;
-    let value: Value = serde_saphyr::from_str(text).map_err(|error| ApiError::bad_request(format!("error converting YAML to JSON: {error}")))?;
-    Ok(Decoded { value, duplicates: Vec::new() })
+    let value: Value =
+        serde_saphyr::from_str(text).map_err(|error| ApiError::bad_request(format!("error converting YAML to JSON: {error}")))?;
+    Ok(Decoded {
+        value,
+        duplicates: Vec::new(),
+    })
 }
 
 /// Where the decoder is; rendered only when there is something to report.
@@ -130,7 +144,9 @@ impl<'de> Visitor<'de> for Tree<'_> {
         Ok(value.into())
     }
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
-        serde_json::Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("the number is not finite"))
+        serde_json::Number::from_f64(value)
+            .map(Value::Number)
+            .ok_or_else(|| E::custom("the number is not finite"))
     }
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
         Ok(value.into())
@@ -148,7 +164,10 @@ impl<'de> Visitor<'de> for Tree<'_> {
         let mut out = Vec::new();
         loop {
             let path = Path::Index(self.path, out.len());
-            match seq.next_element_seed(Tree { path: &path, duplicates: &mut *self.duplicates })? {
+            match seq.next_element_seed(Tree {
+                path: &path,
+                duplicates: &mut *self.duplicates,
+            })? {
                 Some(value) => out.push(value),
                 None => return Ok(Value::Array(out)),
             }
@@ -158,7 +177,10 @@ impl<'de> Visitor<'de> for Tree<'_> {
         let mut out = Map::new();
         while let Some(key) = map.next_key::<String>()? {
             let path = Path::Field(self.path, &key);
-            let value = map.next_value_seed(Tree { path: &path, duplicates: &mut *self.duplicates })?;
+            let value = map.next_value_seed(Tree {
+                path: &path,
+                duplicates: &mut *self.duplicates,
+            })?;
             if out.contains_key(&key) {
                 self.duplicates.push(path.to_string());
             }
@@ -191,6 +213,9 @@ mod tests {
     #[test]
     fn yaml_is_accepted() {
         let decoded = decode_yaml(b"kind: Thing\nspec:\n  size: 3\n  on: true\n").expect("decodes");
-        assert_eq!(decoded.value, serde_json::json!({ "kind": "Thing", "spec": { "size": 3, "on": true } }));
+        assert_eq!(
+            decoded.value,
+            serde_json::json!({ "kind": "Thing", "spec": { "size": 3, "on": true } })
+        );
     }
 }

@@ -109,7 +109,11 @@ pub fn prepare_update(info: &ResourceInfo, old: &Value, new: &mut Value, part: P
 
 /// Whether an object in deletion without finalizers may go: a namespace also needs an empty `spec.finalizers`.
 pub fn may_vanish(special: Special, value: &Value) -> bool {
-    special != Special::Namespace || value.pointer("/spec/finalizers").and_then(Value::as_array).is_none_or(Vec::is_empty)
+    special != Special::Namespace
+        || value
+            .pointer("/spec/finalizers")
+            .and_then(Value::as_array)
+            .is_none_or(Vec::is_empty)
 }
 
 /// Rules of metadata, and those of a core kind that its schema cannot say.
@@ -135,7 +139,11 @@ pub fn field_text(special: Special, object: &Value, path: &str) -> String {
     match (special, path) {
         (Special::CoreEvent, "source") => {
             let component = plain(object, "source.component");
-            if component.is_empty() { plain(object, "reportingComponent") } else { component }
+            if component.is_empty() {
+                plain(object, "reportingComponent")
+            } else {
+                component
+            }
         }
         (Special::Event, _) => {
             let mut event = object.clone();

@@ -125,7 +125,13 @@ pub fn shape(info: &ResourceInfo, value: &mut Value) {
         events::to_events_api(value);
     }
     if info.multi_schema {
-        info.schema.prune(value, PruneOptions { report: false, resource_root: true });
+        info.schema.prune(
+            value,
+            PruneOptions {
+                report: false,
+                resource_root: true,
+            },
+        );
         info.schema.default(value);
     }
 }

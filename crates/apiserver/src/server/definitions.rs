@@ -13,9 +13,9 @@ use super::core::Core;
 use super::delete::{DeleteOptions, mark};
 use super::metadata::{self, deleting, finalizers, now_text, set_finalizers, text};
 use super::registry::{DEFINITIONS, Registry, ResourceInfo, Scale, Schema, Special, prefix};
+use crate::schema::Structural;
 use crate::schema::metadata::NameRule;
 use crate::schema::table::Columns;
-use crate::schema::Structural;
 use crate::store::{Object, Page};
 
 const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
@@ -54,7 +54,9 @@ fn set_condition(value: &mut Value, kind: &str, status: bool, reason: &str, mess
     if !all["conditions"].is_array() {
         all["conditions"] = json!([]);
     }
-    let Some(conditions) = all["conditions"].as_array_mut() else { return };
+    let Some(conditions) = all["conditions"].as_array_mut() else {
+        return;
+    };
     let found = conditions.iter_mut().find(|condition| condition["type"] == kind);
     match found {
         Some(condition) => {
@@ -65,9 +67,8 @@ fn set_condition(value: &mut Value, kind: &str, status: bool, reason: &str, mess
             condition["reason"] = json!(reason);
             condition["message"] = json!(message);
         }
-        None => conditions.push(
-            json!({ "type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": now_text() }),
-        ),
+        None => conditions
+            .push(json!({ "type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": now_text() })),
     }
 }
 
@@ -79,7 +80,9 @@ fn condition(value: &Value, kind: &str) -> bool {
 fn resources_of(definition: &Value, cache: &mut SchemaCache) -> Vec<ResourceInfo> {
     let group = string(definition, "/spec/group");
     let plural = string(definition, "/spec/names/plural");
-    let served: Vec<&Value> = list(definition, "/spec/versions").filter(|version| version["served"] == json!(true)).collect();
+    let served: Vec<&Value> = list(definition, "/spec/versions")
+        .filter(|version| version["served"] == json!(true))
+        .collect();
     let schema_of = |version: &Value| version.pointer("/schema/openAPIV3Schema").cloned().unwrap_or(Value::Null);
     let all: Vec<Value> = list(definition, "/spec/versions").map(schema_of).collect();
     let multi_schema = all.windows(2).any(|pair| pair[0] != pair[1]);
@@ -87,14 +90,19 @@ fn resources_of(definition: &Value, cache: &mut SchemaCache) -> Vec<ResourceInfo
     let mut infos = Vec::new();
     for version in served {
         let name = string(version, "/name");
-        let Some(schema) = cache.get(&schema_of(version), preserve) else { continue };
+        let Some(schema) = cache.get(&schema_of(version), preserve) else {
+            continue;
+        };
         let kind = string(definition, "/spec/names/kind");
         let api_version = format!("{group}/{name}");
-        let scale = version.pointer("/subresources/scale").filter(|scale| scale.is_object()).map(|scale| Scale {
-            spec_path: string(scale, "/specReplicasPath").to_owned(),
-            status_path: string(scale, "/statusReplicasPath").to_owned(),
-            selector_path: Some(string(scale, "/labelSelectorPath").to_owned()).filter(|path| !path.is_empty()),
-        });
+        let scale = version
+            .pointer("/subresources/scale")
+            .filter(|scale| scale.is_object())
+            .map(|scale| Scale {
+                spec_path: string(scale, "/specReplicasPath").to_owned(),
+                status_path: string(scale, "/statusReplicasPath").to_owned(),
+                selector_path: Some(string(scale, "/labelSelectorPath").to_owned()).filter(|path| !path.is_empty()),
+            });
         let deprecation = (version["deprecated"] == json!(true)).then(|| match version.get("deprecationWarning").and_then(Value::as_str) {
             Some(warning) => warning.to_owned(),
             None => format!("{api_version} {kind} is deprecated"),
@@ -155,7 +163,10 @@ impl SchemaCache {
             }
             Err(errors) => {
                 // It was validated when it was stored, by this or an older version.
-                tracing::error!(?errors, "a stored definition has a schema that cannot be used; its version is not served");
+                tracing::error!(
+                    ?errors,
+                    "a stored definition has a schema that cannot be used; its version is not served"
+                );
                 None
             }
         }
@@ -179,8 +190,13 @@ impl Taken {
     fn accept(&self, definition: &Value) -> (Value, Option<(&'static str, String)>) {
         let group = string(definition, "/spec/group").to_owned();
         let owner = text(definition, "name");
-        let free = |map: &HashMap<(String, String), String>, name: &str| map.get(&(group.clone(), name.to_owned())).is_none_or(|by| by == owner);
-        let mut accepted = definition.pointer("/status/acceptedNames").cloned().filter(Value::is_object).unwrap_or_else(|| json!({}));
+        let free =
+            |map: &HashMap<(String, String), String>, name: &str| map.get(&(group.clone(), name.to_owned())).is_none_or(|by| by == owner);
+        let mut accepted = definition
+            .pointer("/status/acceptedNames")
+            .cloned()
+            .filter(Value::is_object)
+            .unwrap_or_else(|| json!({}));
         let wanted = definition.pointer("/spec/names").cloned().unwrap_or_else(|| json!({}));
         let mut conflict = None;
         let mut refuse = |reason: &'static str, message: String| {
@@ -204,11 +220,20 @@ impl Taken {
         if clash.is_empty() {
             match short.is_empty() {
                 true => accepted.as_object_mut().and_then(|map| map.remove("shortNames")),
-                false => accepted.as_object_mut().and_then(|map| map.insert("shortNames".to_owned(), json!(short))),
+                false => accepted
+                    .as_object_mut()
+                    .and_then(|map| map.insert("shortNames".to_owned(), json!(short))),
             };
         } else {
             let texts: Vec<String> = clash.iter().map(|name| format!("\"{name}\" is already in use")).collect();
-            refuse("ShortNamesConflict", if texts.len() == 1 { texts.concat() } else { format!("[{}]", texts.join(", ")) });
+            refuse(
+                "ShortNamesConflict",
+                if texts.len() == 1 {
+                    texts.concat()
+                } else {
+                    format!("[{}]", texts.join(", "))
+                },
+            );
         }
         match wanted.get("categories") {
             Some(categories) => accepted["categories"] = categories.clone(),
@@ -253,15 +278,30 @@ pub async fn run(core: Arc<Core>) {
 
 /// One look at all definitions.
 async fn pass(core: &Arc<Core>, storage: &Arc<str>, cache: &mut SchemaCache) {
-    let Ok(listing) = core.store.list(storage, &Page::default()) else { return };
+    let Ok(listing) = core.store.list(storage, &Page::default()) else {
+        return;
+    };
     let mut taken = Taken::default();
     for info in core.registry().all().filter(|info| !info.custom()) {
         let names = json!({ "plural": info.resource, "singular": info.singular, "kind": info.kind, "listKind": info.list_kind, "shortNames": info.short_names });
         taken.take(&info.group, "", &names);
     }
-    let mut definitions: Vec<(Arc<Object>, Value)> = listing.objects.into_iter().map(|object| { let value = object.value(); (object, value) }).collect();
+    let mut definitions: Vec<(Arc<Object>, Value)> = listing
+        .objects
+        .into_iter()
+        .map(|object| {
+            let value = object.value();
+            (object, value)
+        })
+        .collect();
     // Who holds names keeps them; the others are served in the order of their creation.
-    definitions.sort_by_key(|(object, value)| (!condition(value, "NamesAccepted"), text(value, "creationTimestamp").to_owned(), object.key.path.clone()));
+    definitions.sort_by_key(|(object, value)| {
+        (
+            !condition(value, "NamesAccepted"),
+            text(value, "creationTimestamp").to_owned(),
+            object.key.path.clone(),
+        )
+    });
     for (_, value) in definitions.iter().filter(|(_, value)| condition(value, "NamesAccepted")) {
         taken.take(string(value, "/spec/group"), text(value, "name"), &value["status"]["acceptedNames"]);
     }
@@ -274,7 +314,13 @@ async fn pass(core: &Arc<Core>, storage: &Arc<str>, cache: &mut SchemaCache) {
         match &conflict {
             None => {
                 set_condition(&mut new, "NamesAccepted", true, "NoConflicts", "no conflicts found");
-                set_condition(&mut new, "Established", true, "InitialNamesAccepted", "the initial names have been accepted");
+                set_condition(
+                    &mut new,
+                    "Established",
+                    true,
+                    "InitialNamesAccepted",
+                    "the initial names have been accepted",
+                );
                 taken.take(group, text(value, "name"), &accepted);
             }
             Some((reason, message)) => {
@@ -297,7 +343,9 @@ async fn pass(core: &Arc<Core>, storage: &Arc<str>, cache: &mut SchemaCache) {
     cache.forget_unused();
     let serial = core.registry().serial + 1;
     core.set_registry(Registry::new(custom, shown, serial));
-    let Some(info) = core.registry().get("apiextensions.k8s.io", "v1", "customresourcedefinitions") else { return };
+    let Some(info) = core.registry().get("apiextensions.k8s.io", "v1", "customresourcedefinitions") else {
+        return;
+    };
     for (object, status) in changed {
         let seen = object.revision;
         let result = core
@@ -309,10 +357,17 @@ async fn pass(core: &Arc<Core>, storage: &Arc<str>, cache: &mut SchemaCache) {
             })
             .await;
         if let Err(error) = result {
-            tracing::error!(definition = object.key.name(), error = error.message, "the status of a definition could not be written");
+            tracing::error!(
+                definition = object.key.name(),
+                error = error.message,
+                "the status of a definition could not be written"
+            );
         }
     }
-    for (object, value) in definitions.iter().filter(|(_, value)| deleting(value) && finalizers(value).iter().any(|name| name == CLEANUP)) {
+    for (object, value) in definitions
+        .iter()
+        .filter(|(_, value)| deleting(value) && finalizers(value).iter().any(|name| name == CLEANUP))
+    {
         clean_up(core, &info, object, value, &cache.waiting).await;
     }
 }
@@ -325,20 +380,31 @@ async fn clean_up(
     definition: &Value,
     waiting: &Arc<Mutex<HashSet<Box<str>>>>,
 ) {
-    let (group, plural) = (string(definition, "/spec/group").to_owned(), string(definition, "/spec/names/plural").to_owned());
+    let (group, plural) = (
+        string(definition, "/spec/group").to_owned(),
+        string(definition, "/spec/names/plural").to_owned(),
+    );
     let storage: Arc<str> = Arc::from(format!("{group}/{plural}"));
     let established = condition(definition, "Established");
     if established && let Some(resource) = core.registry().by_storage(&storage) {
-        let Ok(listing) = core.store.list(&storage, &Page::default()) else { return };
+        let Ok(listing) = core.store.list(&storage, &Page::default()) else {
+            return;
+        };
         for item in listing.objects.iter().filter(|item| !item.meta.deleting) {
-            let options = DeleteOptions { uid: Some(item.meta.uid.to_string()), ..DeleteOptions::default() };
+            let options = DeleteOptions {
+                uid: Some(item.meta.uid.to_string()),
+                ..DeleteOptions::default()
+            };
             if let Err(error) = core.delete(&resource, item.key.namespace(), item.key.name(), &options).await
                 && error.code != 404
             {
                 tracing::warn!(object = %item.key.path, error = error.message, "an object of a deleted definition could not be deleted");
             }
         }
-        let left = core.store.list(&storage, &Page::default()).map_or(0, |listing| listing.objects.len());
+        let left = core
+            .store
+            .list(&storage, &Page::default())
+            .map_or(0, |listing| listing.objects.len());
         if left > 0 {
             // Finalizers of others: wait for the objects to go, then look again.
             let core = core.clone();
@@ -352,7 +418,13 @@ async fn clean_up(
             }
             tokio::spawn(async move {
                 let noted = core.amend(&info, &object, |value| {
-                    set_condition(value, "Terminating", true, "InstanceDeletionInProgress", "CustomResource deletion is in progress");
+                    set_condition(
+                        value,
+                        "Terminating",
+                        true,
+                        "InstanceDeletionInProgress",
+                        "CustomResource deletion is in progress",
+                    );
                 });
                 if let Err(error) = noted.await {
                     tracing::debug!(error = error.message, "a definition's progress could not be noted");
@@ -360,7 +432,11 @@ async fn clean_up(
                 let mut wake = core.store.subscribe(&storage);
                 loop {
                     wake.borrow_and_update();
-                    if core.store.list(&storage, &Page::default()).is_ok_and(|listing| listing.objects.is_empty()) {
+                    if core
+                        .store
+                        .list(&storage, &Page::default())
+                        .is_ok_and(|listing| listing.objects.is_empty())
+                    {
                         finish(&core, &info, &object).await;
                         break;
                     }
@@ -387,6 +463,10 @@ async fn finish(core: &Arc<Core>, info: &ResourceInfo, object: &Object) {
         })
         .await;
     if let Err(error) = done {
-        tracing::error!(definition = object.key.name(), error = error.message, "a deleted definition could not be let go");
+        tracing::error!(
+            definition = object.key.name(),
+            error = error.message,
+            "a deleted definition could not be let go"
+        );
     }
 }

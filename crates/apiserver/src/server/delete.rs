@@ -49,7 +49,9 @@ impl DeleteOptions {
         if let Some(body) = body {
             let kind = body.get("kind").and_then(Value::as_str).unwrap_or("DeleteOptions");
             if kind != "DeleteOptions" || !body.is_object() {
-                return Err(ApiError::bad_request(format!("the body of a delete must be DeleteOptions, not {kind}")));
+                return Err(ApiError::bad_request(format!(
+                    "the body of a delete must be DeleteOptions, not {kind}"
+                )));
             }
             let texts = |value: Option<&Value>, what: &str| match value {
                 None | Some(Value::Null) => Ok(None),
@@ -58,7 +60,10 @@ impl DeleteOptions {
             };
             let conditions = body.get("preconditions");
             options.uid = texts(conditions.and_then(|value| value.get("uid")), "preconditions.uid")?;
-            options.resource_version = texts(conditions.and_then(|value| value.get("resourceVersion")), "preconditions.resourceVersion")?;
+            options.resource_version = texts(
+                conditions.and_then(|value| value.get("resourceVersion")),
+                "preconditions.resourceVersion",
+            )?;
             policy = texts(body.get("propagationPolicy"), "propagationPolicy")?;
             orphan = body.get("orphanDependents").and_then(Value::as_bool);
             if let Some(list) = body.get("dryRun").and_then(Value::as_array) {
@@ -96,7 +101,11 @@ impl DeleteOptions {
                 None
             }
         };
-        if errors.is_empty() { Ok(options) } else { Err(ApiError::invalid("meta.k8s.io", "DeleteOptions", "", &errors)) }
+        if errors.is_empty() {
+            Ok(options)
+        } else {
+            Err(ApiError::invalid("meta.k8s.io", "DeleteOptions", "", &errors))
+        }
     }
 }
 
@@ -118,7 +127,11 @@ fn after_policy(now: &[String], propagation: Option<Propagation>) -> Vec<String>
         Some(Propagation::Foreground) => (false, true),
         None => (has("orphan"), has("foregroundDeletion")),
     };
-    let mut new: Vec<String> = now.iter().filter(|name| *name != "orphan" && *name != "foregroundDeletion").cloned().collect();
+    let mut new: Vec<String> = now
+        .iter()
+        .filter(|name| *name != "orphan" && *name != "foregroundDeletion")
+        .cloned()
+        .collect();
     if orphan {
         new.push("orphan".to_owned());
     }
@@ -133,7 +146,11 @@ pub fn mark(object: &mut Value) {
     if deleting(object) {
         return;
     }
-    if let Some(generation) = object.pointer("/metadata/generation").and_then(Value::as_i64).filter(|generation| *generation > 0) {
+    if let Some(generation) = object
+        .pointer("/metadata/generation")
+        .and_then(Value::as_i64)
+        .filter(|generation| *generation > 0)
+    {
         metadata::set(object, "generation", json!(generation + 1));
     }
     metadata::set(object, "deletionTimestamp", json!(now_text()));
@@ -151,9 +168,16 @@ impl Core {
             };
             let old = view(info, &current);
             if let Some(uid) = options.uid.as_deref().filter(|uid| *uid != text(&old, "uid")) {
-                return Err(conflict(format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", text(&old, "uid"))));
+                return Err(conflict(format!(
+                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                    text(&old, "uid")
+                )));
             }
-            if let Some(version) = options.resource_version.as_deref().filter(|version| *version != text(&old, "resourceVersion")) {
+            if let Some(version) = options
+                .resource_version
+                .as_deref()
+                .filter(|version| *version != text(&old, "resourceVersion"))
+            {
                 return Err(conflict(format!(
                     "Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {}",
                     text(&old, "resourceVersion")
@@ -166,7 +190,9 @@ impl Core {
                 Special::Namespace => {
                     mark(&mut new);
                     new["status"]["phase"] = json!("Terminating");
-                    new.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|list| !list.is_empty())
+                    new.pointer("/spec/finalizers")
+                        .and_then(Value::as_array)
+                        .is_some_and(|list| !list.is_empty())
                 }
                 Special::Definition if !deleting(&old) => {
                     super::definitions::mark_deleted(&mut new);
@@ -178,7 +204,14 @@ impl Core {
                 if options.dry_run {
                     return Ok(Deleted::Gone(old));
                 }
-                match self.store.commit(Write::Delete { key: key.clone(), revision: current.revision }).await {
+                match self
+                    .store
+                    .commit(Write::Delete {
+                        key: key.clone(),
+                        revision: current.revision,
+                    })
+                    .await
+                {
                     Ok(gone) => return Ok(Deleted::Gone(view(info, &gone))),
                     Err(StoreError::Conflict | StoreError::NotFound) => continue,
                     Err(error) => return Err(ApiError::from_store(&error, &info.group, &info.resource, name)),
@@ -192,7 +225,16 @@ impl Core {
                 return Ok(Deleted::Marked(Outcome::Value(new)));
             }
             let expect = Expect::Revision(current.revision);
-            match self.store.commit(Write::Put { key: key.clone(), expect, draft: self.draft(info, &new), require: None }).await {
+            match self
+                .store
+                .commit(Write::Put {
+                    key: key.clone(),
+                    expect,
+                    draft: self.draft(info, &new),
+                    require: None,
+                })
+                .await
+            {
                 Ok(object) => return Ok(Deleted::Marked(Outcome::Stored(object))),
                 Err(StoreError::Conflict | StoreError::NotFound) => {}
                 Err(error) => return Err(ApiError::from_store(&error, &info.group, &info.resource, name)),
@@ -210,19 +252,29 @@ impl Core {
     pub async fn amend(&self, info: &ResourceInfo, object: &Object, change: impl Fn(&mut Value)) -> ApiResult<bool> {
         let uid = object.meta.uid.clone();
         loop {
-            let Some(current) = self.store.get(&object.key).filter(|current| current.meta.uid == uid) else { return Ok(false) };
+            let Some(current) = self.store.get(&object.key).filter(|current| current.meta.uid == uid) else {
+                return Ok(false);
+            };
             let old = current.value();
             let mut new = old.clone();
             change(&mut new);
             let gone = deleting(&new) && finalizers(&new).is_empty() && super::builtin::may_vanish(info.special, &new);
             let write = if gone {
-                Write::Delete { key: object.key.clone(), revision: current.revision }
+                Write::Delete {
+                    key: object.key.clone(),
+                    revision: current.revision,
+                }
             } else if new == old {
                 return Ok(true);
             } else {
                 let expect = Expect::Revision(current.revision);
                 // The value is in stored form already: no conversion.
-                Write::Put { key: object.key.clone(), expect, draft: Draft::new(&new), require: None }
+                Write::Put {
+                    key: object.key.clone(),
+                    expect,
+                    draft: Draft::new(&new),
+                    require: None,
+                }
             };
             match self.store.commit(write).await {
                 Ok(_) => return Ok(!gone),
@@ -243,7 +295,10 @@ mod tests {
         let now = list(&["x/y", "orphan"]);
         assert_eq!(after_policy(&now, None), list(&["x/y", "orphan"]));
         assert_eq!(after_policy(&now, Some(Propagation::Background)), list(&["x/y"]));
-        assert_eq!(after_policy(&now, Some(Propagation::Foreground)), list(&["x/y", "foregroundDeletion"]));
+        assert_eq!(
+            after_policy(&now, Some(Propagation::Foreground)),
+            list(&["x/y", "foregroundDeletion"])
+        );
     }
 
     #[test]

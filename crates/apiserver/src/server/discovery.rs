@@ -1,12 +1,10 @@
 //! Discovery: which groups, versions and resources there are, in the old and the aggregated form.
 
-use std::sync::Arc;
-
 use http::{HeaderMap, header};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::registry::{Registry, ResourceInfo};
+use super::registry::{Registry, ResourceInfo, Versions};
 
 /// The wanted form of `/api` and `/apis`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +58,7 @@ pub fn core_versions(address: &str) -> Value {
     })
 }
 
-fn group(name: &str, versions: &[(String, Vec<Arc<ResourceInfo>>)]) -> Value {
+fn group(name: &str, versions: &Versions) -> Value {
     let version = |version: &str| json!({ "groupVersion": format!("{name}/{version}"), "version": version });
     let all: Vec<Value> = versions.iter().map(|(name, _)| version(name)).collect();
     let preferred = all.first().cloned().unwrap_or(Value::Null);
@@ -69,8 +67,12 @@ fn group(name: &str, versions: &[(String, Vec<Arc<ResourceInfo>>)]) -> Value {
 
 /// `GET /apis`.
 pub fn groups(registry: &Registry) -> Value {
-    let groups: Vec<Value> =
-        registry.groups.iter().filter(|(name, _)| !name.is_empty()).map(|(name, versions)| group(name, versions)).collect();
+    let groups: Vec<Value> = registry
+        .groups
+        .iter()
+        .filter(|(name, _)| !name.is_empty())
+        .map(|(name, versions)| group(name, versions))
+        .collect();
     json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups })
 }
 
@@ -106,7 +108,11 @@ pub fn resources(registry: &Registry, group: &str, version: &str) -> Option<Valu
         }
         list.push(main);
         for (name, kind, outside) in subresources(info) {
-            let verbs: &[&str] = if name == "finalize" { &["update"] } else { &["get", "patch", "update"] };
+            let verbs: &[&str] = if name == "finalize" {
+                &["update"]
+            } else {
+                &["get", "patch", "update"]
+            };
             let mut value = json!({
                 "name": format!("{}/{name}", info.resource), "singularName": "", "namespaced": info.namespaced, "kind": kind, "verbs": verbs,
             });
@@ -118,11 +124,13 @@ pub fn resources(registry: &Registry, group: &str, version: &str) -> Option<Valu
         }
     }
     if group.is_empty() {
-        for (name, kind) in [("namespaces/finalize", "Namespace")] {
-            list.push(json!({ "name": name, "singularName": "", "namespaced": false, "kind": kind, "verbs": ["update"] }));
-        }
+        list.push(json!({ "name": "namespaces/finalize", "singularName": "", "namespaced": false, "kind": "Namespace", "verbs": ["update"] }));
     }
-    let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    let group_version = if group.is_empty() {
+        version.to_owned()
+    } else {
+        format!("{group}/{version}")
+    };
     Some(json!({ "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": list }))
 }
 
@@ -179,7 +187,11 @@ fn aggregated_resource(info: &ResourceInfo) -> Value {
     let mut subs: Vec<Value> = subresources(info)
         .into_iter()
         .map(|(name, of, outside)| {
-            let response = if outside { kind("autoscaling", "v1", of) } else { kind(&info.group, &info.version, of) };
+            let response = if outside {
+                kind("autoscaling", "v1", of)
+            } else {
+                kind(&info.group, &info.version, of)
+            };
             json!({ "subresource": name, "responseKind": response, "verbs": ["get", "patch", "update"] })
         })
         .collect();

@@ -77,11 +77,15 @@ fn push_owner(core: &Core, dependent: &Object, owner: &OwnerRef) {
 
 /// Everything that may need care when the server starts.
 pub fn seed(core: &Core) {
-    let wanted = |object: &Object| !object.meta.owners.is_empty() || (object.meta.deleting && (object.meta.foreground || object.meta.orphan));
+    let wanted =
+        |object: &Object| !object.meta.owners.is_empty() || (object.meta.deleting && (object.meta.foreground || object.meta.orphan));
     for object in core.store.scan(wanted) {
         core.garbage.push(object.key.clone());
     }
-    for object in core.store.scan(|object| object.meta.deleting && *object.key.resource == *NAMESPACES) {
+    for object in core
+        .store
+        .scan(|object| object.meta.deleting && *object.key.resource == *NAMESPACES)
+    {
         core.namespaces.push(object.key.clone());
     }
 }
@@ -95,13 +99,19 @@ enum Resolved {
 
 fn resolve(core: &Core, dependent: &Object, owner: &OwnerRef) -> Resolved {
     let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
-    let Some(info) = core.registry().by_kind(group, &owner.kind) else { return Resolved::Unknown };
+    let Some(info) = core.registry().by_kind(group, &owner.kind) else {
+        return Resolved::Unknown;
+    };
     let namespace = dependent.key.namespace();
     if info.namespaced && namespace.is_empty() {
         // A cluster-scoped object cannot have an owner in a namespace.
         return Resolved::Unknown;
     }
-    match core.store.get(&core.key(&info, namespace, &owner.name)).filter(|object| *object.meta.uid == *owner.uid) {
+    match core
+        .store
+        .get(&core.key(&info, namespace, &owner.name))
+        .filter(|object| *object.meta.uid == *owner.uid)
+    {
         Some(object) => Resolved::Found(object),
         None => Resolved::Absent,
     }
@@ -133,7 +143,9 @@ pub async fn run(core: Arc<Core>) {
 /// Looks at one object. False when it names an owner of an unknown kind and must be looked at again.
 async fn look(core: &Core, key: &Key) -> bool {
     let Some(object) = core.store.get(key) else { return true };
-    let Some(info) = core.registry().by_storage(&key.resource) else { return false };
+    let Some(info) = core.registry().by_storage(&key.resource) else {
+        return false;
+    };
     if object.meta.deleting && object.meta.orphan {
         orphan(core, &info, &object).await;
         return true;
@@ -150,7 +162,9 @@ async fn look(core: &Core, key: &Key) -> bool {
         match resolve(core, &object, owner) {
             Resolved::Unknown => return false,
             Resolved::Absent => gone.push(owner.uid.clone()),
-            Resolved::Found(found) if owner.block_owner_deletion && found.meta.deleting && found.meta.foreground => waiting.push(owner.uid.clone()),
+            Resolved::Found(found) if owner.block_owner_deletion && found.meta.deleting && found.meta.foreground => {
+                waiting.push(owner.uid.clone())
+            }
             Resolved::Found(_) => solid += 1,
         }
     }
@@ -171,7 +185,11 @@ async fn look(core: &Core, key: &Key) -> bool {
     let options = DeleteOptions {
         uid: Some(object.meta.uid.to_string()),
         resource_version: Some(object.revision.to_string()),
-        propagation: propagation.or(if object.meta.orphan || object.meta.foreground { None } else { Some(Propagation::Background) }),
+        propagation: propagation.or(if object.meta.orphan || object.meta.foreground {
+            None
+        } else {
+            Some(Propagation::Background)
+        }),
         ..DeleteOptions::default()
     };
     match core.delete(&info, key.namespace(), key.name(), &options).await {
@@ -189,8 +207,12 @@ async fn look(core: &Core, key: &Key) -> bool {
 async fn drop_owners(core: &Core, info: &ResourceInfo, object: &Object, uids: &[Box<str>]) {
     let result = core
         .amend(info, object, |value| {
-            let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) else { return };
-            let Some(owners) = metadata.get_mut("ownerReferences").and_then(Value::as_array_mut) else { return };
+            let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) else {
+                return;
+            };
+            let Some(owners) = metadata.get_mut("ownerReferences").and_then(Value::as_array_mut) else {
+                return;
+            };
             owners.retain(|owner| !uids.iter().any(|uid| owner.get("uid") == Some(&json!(uid))));
             if owners.is_empty() {
                 metadata.remove("ownerReferences");
@@ -227,7 +249,11 @@ async fn foreground(core: &Core, info: &ResourceInfo, owner: &Object) {
     let mut blocked = false;
     for key in core.store.dependents(&owner.meta.uid) {
         let Some(dependent) = core.store.get(&key) else { continue };
-        blocked |= dependent.meta.owners.iter().any(|reference| reference.uid == owner.meta.uid && reference.block_owner_deletion);
+        blocked |= dependent
+            .meta
+            .owners
+            .iter()
+            .any(|reference| reference.uid == owner.meta.uid && reference.block_owner_deletion);
         core.garbage.push(key);
     }
     if !blocked {

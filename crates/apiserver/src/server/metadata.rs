@@ -16,7 +16,11 @@ pub fn time_text(at: jiff::Timestamp) -> String {
 
 /// A text of metadata, empty when absent.
 pub fn text<'a>(object: &'a Value, field: &str) -> &'a str {
-    object.get("metadata").and_then(|metadata| metadata.get(field)).and_then(Value::as_str).unwrap_or_default()
+    object
+        .get("metadata")
+        .and_then(|metadata| metadata.get(field))
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 /// Sets a field of metadata.
@@ -34,7 +38,10 @@ pub fn set(object: &mut Value, field: &str, value: Value) {
 
 /// Removes a field of metadata.
 pub fn remove(object: &mut Value, field: &str) -> Option<Value> {
-    object.get_mut("metadata").and_then(Value::as_object_mut).and_then(|metadata| metadata.remove(field))
+    object
+        .get_mut("metadata")
+        .and_then(Value::as_object_mut)
+        .and_then(|metadata| metadata.remove(field))
 }
 
 /// The finalizers.
@@ -58,7 +65,10 @@ pub fn set_finalizers(object: &mut Value, finalizers: &[String]) {
 
 /// Whether the deletion has begun.
 pub fn deleting(object: &Value) -> bool {
-    object.get("metadata").and_then(|metadata| metadata.get("deletionTimestamp")).is_some_and(|at| !at.is_null())
+    object
+        .get("metadata")
+        .and_then(|metadata| metadata.get("deletionTimestamp"))
+        .is_some_and(|at| !at.is_null())
 }
 
 /// Takes over from the old object what an update may leave out or may not change.

@@ -63,10 +63,22 @@ impl Metrics {
     /// Registers everything.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("apiserver_request", "Requests by verb, resource and code", self.requests.clone());
-        registry.register("apiserver_request_duration_seconds", "Latency of requests other than watches", self.latency.clone());
+        registry.register(
+            "apiserver_request_duration_seconds",
+            "Latency of requests other than watches",
+            self.latency.clone(),
+        );
         registry.register("apiserver_watches", "Open watches", self.watches.clone());
-        registry.register("apiserver_slow_watches", "Watches ended because they fell behind", self.slow_watches.clone());
+        registry.register(
+            "apiserver_slow_watches",
+            "Watches ended because they fell behind",
+            self.slow_watches.clone(),
+        );
         registry.register("apiserver_panics", "Panics caught in requests and controllers", self.panics.clone());
-        registry.register("apiserver_garbage_collected", "Objects removed because their owners are gone", self.collected.clone());
+        registry.register(
+            "apiserver_garbage_collected",
+            "Objects removed because their owners are gone",
+            self.collected.clone(),
+        );
     }
 }

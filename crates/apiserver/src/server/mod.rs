@@ -74,7 +74,12 @@ pub struct Config {
 impl Config {
     /// A server for a directory, for loopback, everything allowed to everybody who is authenticated.
     pub fn new(data_dir: impl Into<PathBuf>) -> Config {
-        Config { data_dir: data_dir.into(), names: Vec::new(), limits: Limits::default(), authorizer: Arc::new(AllowAll) }
+        Config {
+            data_dir: data_dir.into(),
+            names: Vec::new(),
+            limits: Limits::default(),
+            authorizer: Arc::new(AllowAll),
+        }
     }
 }
 
@@ -89,7 +94,9 @@ pub struct ApiServer {
 
 impl std::fmt::Debug for ApiServer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ApiServer").field("store", &self.surface.core.store).finish_non_exhaustive()
+        f.debug_struct("ApiServer")
+            .field("store", &self.surface.core.store)
+            .finish_non_exhaustive()
     }
 }
 
@@ -105,9 +112,14 @@ impl ApiServer {
             builder.create(directory)?;
             crate::store::backend::sync_parent(directory)
         };
-        make().map_err(|source| Error::File { path: directory.clone(), source })?;
+        make().map_err(|source| Error::File {
+            path: directory.clone(),
+            source,
+        })?;
         let (path, limits) = (directory.join("objects.redb"), config.limits.clone());
-        let store = tokio::task::spawn_blocking(move || Store::open(&path, limits)).await.map_err(|error| Error::Start(error.to_string()))??;
+        let store = tokio::task::spawn_blocking(move || Store::open(&path, limits))
+            .await
+            .map_err(|error| Error::Start(error.to_string()))??;
         ApiServer::open_on(store, config).await
     }
 
@@ -138,7 +150,12 @@ impl ApiServer {
             openapi: openapi::Documents::default(),
             address: "127.0.0.1:6443".to_owned(),
         });
-        Ok(ApiServer { surface, authority, names, tasks: Arc::new(Mutex::new(tasks)) })
+        Ok(ApiServer {
+            surface,
+            authority,
+            names,
+            tasks: Arc::new(Mutex::new(tasks)),
+        })
     }
 
     fn bare_router(&self) -> Router {
@@ -151,7 +168,10 @@ impl ApiServer {
             })
             .layer(CatchPanicLayer::custom(move |cause: Box<dyn Any + Send + 'static>| -> Response {
                 panics.inc();
-                let text = cause.downcast_ref::<String>().cloned().or_else(|| cause.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+                let text = cause
+                    .downcast_ref::<String>()
+                    .cloned()
+                    .or_else(|| cause.downcast_ref::<&str>().map(|text| (*text).to_owned()));
                 let text = text.unwrap_or_else(|| "unknown cause".to_owned());
                 tracing::error!(cause = text, "a request panicked; the server goes on");
                 let message = "This request caused apiserver to panic. Look in the logs for details.";
@@ -170,7 +190,12 @@ impl ApiServer {
         listener: tokio::net::TcpListener,
         cancel: tokio_util::sync::CancellationToken,
     ) -> impl Future<Output = Result<()>> + Send + 'static {
-        let (router, authority, names, stop) = (self.bare_router(), self.authority.clone(), self.names.clone(), self.surface.core.stop.clone());
+        let (router, authority, names, stop) = (
+            self.bare_router(),
+            self.authority.clone(),
+            self.names.clone(),
+            self.surface.core.stop.clone(),
+        );
         async move {
             let either = tokio_util::sync::CancellationToken::new();
             let guard = either.clone().drop_guard();

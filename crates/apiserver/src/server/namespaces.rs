@@ -15,17 +15,34 @@ use crate::store::Key;
 pub const INITIAL: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
 fn info(core: &Core) -> ApiResult<Arc<ResourceInfo>> {
-    core.registry().get("", "v1", "namespaces").ok_or_else(|| ApiError::internal("namespaces are not served"))
+    core.registry()
+        .get("", "v1", "namespaces")
+        .ok_or_else(|| ApiError::internal("namespaces are not served"))
 }
 
 /// Creates the initial namespaces that are missing.
 pub async fn ensure(core: &Core) -> ApiResult<()> {
     let info = info(core)?;
-    let options =
-        WriteOptions { dry_run: false, field_validation: FieldValidation::Ignore, manager: "kube-apiserver".to_owned(), manager_given: true, force: None };
+    let options = WriteOptions {
+        dry_run: false,
+        field_validation: FieldValidation::Ignore,
+        manager: "kube-apiserver".to_owned(),
+        manager_given: true,
+        force: None,
+    };
     for name in INITIAL {
         if core.store.get(&core.key(&info, "", name)).is_none() {
-            match core.create(&info, "", json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } }), &[], &options, &mut Vec::new()).await {
+            match core
+                .create(
+                    &info,
+                    "",
+                    json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } }),
+                    &[],
+                    &options,
+                    &mut Vec::new(),
+                )
+                .await
+            {
                 Ok(_) => {}
                 Err(error) if error.reason == "AlreadyExists" => {}
                 Err(error) => return Err(error),
@@ -43,14 +60,22 @@ pub async fn run(core: Arc<Core>) {
             () = core.stop.cancelled() => return,
         };
         if let Err(error) = empty(&core, &key).await {
-            tracing::warn!(namespace = key.name(), error = error.message, "a deleted namespace could not be emptied");
+            tracing::warn!(
+                namespace = key.name(),
+                error = error.message,
+                "a deleted namespace could not be emptied"
+            );
         }
     }
 }
 
 /// Deletes what a deleted namespace holds; lets it go when nothing is left. Each object that goes queues it again.
 async fn empty(core: &Core, key: &Key) -> ApiResult<()> {
-    let Some(namespace) = core.store.get(key).filter(|namespace| namespace.meta.deleting && *key.resource == *NAMESPACES) else {
+    let Some(namespace) = core
+        .store
+        .get(key)
+        .filter(|namespace| namespace.meta.deleting && *key.resource == *NAMESPACES)
+    else {
         return Ok(());
     };
     let info = info(core)?;
@@ -58,8 +83,13 @@ async fn empty(core: &Core, key: &Key) -> ApiResult<()> {
         if object.meta.deleting {
             continue;
         }
-        let Some(info) = core.registry().by_storage(&object.key.resource) else { continue };
-        let options = DeleteOptions { uid: Some(object.meta.uid.to_string()), ..DeleteOptions::default() };
+        let Some(info) = core.registry().by_storage(&object.key.resource) else {
+            continue;
+        };
+        let options = DeleteOptions {
+            uid: Some(object.meta.uid.to_string()),
+            ..DeleteOptions::default()
+        };
         match core.delete(&info, key.name(), object.key.name(), &options).await {
             Ok(_) => {}
             Err(error) if error.code == 404 || error.code == 409 => {}
@@ -83,8 +113,15 @@ async fn empty(core: &Core, key: &Key) -> ApiResult<()> {
             }
             return;
         }
-        let finalizers: Vec<String> = left.iter().flat_map(|object| super::metadata::finalizers(&object.value())).collect();
-        let message = format!("Some content in the namespace has finalizers remaining: {} in {} resource instances", finalizers.join(", "), left.len());
+        let finalizers: Vec<String> = left
+            .iter()
+            .flat_map(|object| super::metadata::finalizers(&object.value()))
+            .collect();
+        let message = format!(
+            "Some content in the namespace has finalizers remaining: {} in {} resource instances",
+            finalizers.join(", "),
+            left.len()
+        );
         let known = value.pointer("/status/conditions/0/message").cloned();
         if known != Some(json!(message)) {
             value["status"]["conditions"] = json!([{

@@ -37,9 +37,23 @@ pub struct Documents(Mutex<Made>);
 impl Documents {
     /// Answers a path below `/openapi`.
     pub fn serve(&self, registry: &Registry, path: &[&str], headers: &HeaderMap) -> ApiResult<Response> {
-        let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        if !accept.is_empty() && !accept.split(',').any(|range| matches!(range.split(';').next().map(str::trim), Some("application/json" | "*/*" | "application/*"))) {
-            return Err(ApiError::new(406, "NotAcceptable", "only the following media types are accepted: application/json"));
+        let accept = headers
+            .get(header::ACCEPT)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
+        if !accept.is_empty()
+            && !accept.split(',').any(|range| {
+                matches!(
+                    range.split(';').next().map(str::trim),
+                    Some("application/json" | "*/*" | "application/*")
+                )
+            })
+        {
+            return Err(ApiError::new(
+                406,
+                "NotAcceptable",
+                "only the following media types are accepted: application/json",
+            ));
         }
         let text = match path {
             ["v2"] => self.text(registry, "v2", || openapi::v2(&resources(registry))),
@@ -52,20 +66,33 @@ impl Documents {
     }
 
     fn group(&self, registry: &Registry, group: &str, version: &str) -> ApiResult<Arc<str>> {
-        if !registry.groups.get(group).is_some_and(|versions| versions.iter().any(|(name, _)| name == version)) {
+        if !registry
+            .groups
+            .get(group)
+            .is_some_and(|versions| versions.iter().any(|(name, _)| name == version))
+        {
             return Err(ApiError::no_route());
         }
-        Ok(self.text(registry, &format!("v3/{group}/{version}"), || openapi::v3(group, version, &resources(registry))))
+        Ok(self.text(registry, &format!("v3/{group}/{version}"), || {
+            openapi::v3(group, version, &resources(registry))
+        }))
     }
 
     fn index(&self, registry: &Registry) -> Value {
         let mut paths = Map::new();
         for (group, versions) in &registry.groups {
             for (version, _) in versions {
-                let path = if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
+                let path = if group.is_empty() {
+                    format!("api/{version}")
+                } else {
+                    format!("apis/{group}/{version}")
+                };
                 let Ok(text) = self.group(registry, group, version) else { continue };
                 let hash = hex::encode_upper(Sha256::digest(text.as_bytes()));
-                paths.insert(path.clone(), json!({ "serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}") }));
+                paths.insert(
+                    path.clone(),
+                    json!({ "serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}") }),
+                );
             }
         }
         json!({ "paths": paths })
@@ -84,7 +111,10 @@ impl Documents {
         let text: Arc<str> = Arc::from(make().to_string());
         let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if made.serial != registry.serial {
-            *made = Made { serial: registry.serial, texts: HashMap::new() };
+            *made = Made {
+                serial: registry.serial,
+                texts: HashMap::new(),
+            };
         }
         made.texts.insert(name.to_owned(), text.clone());
         text

@@ -144,7 +144,12 @@ pub fn one_value(info: &ResourceInfo, value: &Value, show: Show, with_columns: b
         Form::Partial => partial(value),
         Form::Table => {
             let version = super::metadata::text(value, "resourceVersion").to_owned();
-            table_of(info, vec![row(info, value, show.include)], json!({ "resourceVersion": version }), with_columns)
+            table_of(
+                info,
+                vec![row(info, value, show.include)],
+                json!({ "resourceVersion": version }),
+                with_columns,
+            )
         }
     }
 }
@@ -182,8 +187,12 @@ pub fn many(info: &ResourceInfo, objects: &[std::sync::Arc<Object>], meta: &List
             let size: usize = objects.iter().map(|object| object.json.len() + info.prefix.len() + 1).sum();
             let mut out = BytesMut::with_capacity(size + 256);
             out.put_slice(
-                format!("{{\"kind\":{},\"apiVersion\":{},\"metadata\":{metadata},\"items\":[", json!(info.list_kind), json!(info.api_version()))
-                    .as_bytes(),
+                format!(
+                    "{{\"kind\":{},\"apiVersion\":{},\"metadata\":{metadata},\"items\":[",
+                    json!(info.list_kind),
+                    json!(info.api_version())
+                )
+                .as_bytes(),
             );
             for (at, object) in objects.iter().enumerate() {
                 if at > 0 {
@@ -238,7 +247,8 @@ pub fn bookmark_line(info: &ResourceInfo, revision: u64, initial_end: bool, show
         }
         Form::Partial => json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata }),
         Form::Table => {
-            let row = json!({ "cells": [], "object": { "kind": info.kind, "apiVersion": info.api_version(), "metadata": metadata.clone() } });
+            let row =
+                json!({ "cells": [], "object": { "kind": info.kind, "apiVersion": info.api_version(), "metadata": metadata.clone() } });
             let mut value = table_of(info, vec![row], json!({ "resourceVersion": revision.to_string() }), false);
             value["columnDefinitions"] = Value::Null;
             value

@@ -30,7 +30,11 @@ const TYPED: &str =
 /// Whether a resource takes a patch of a media type; 415 when not.
 pub fn accepts(info: &ResourceInfo, media_type: &str) -> ApiResult<()> {
     let accepted = if info.custom() { CUSTOM } else { TYPED };
-    if accepted.split(", ").any(|known| known == media_type) { Ok(()) } else { Err(body::unsupported(accepted)) }
+    if accepted.split(", ").any(|known| known == media_type) {
+        Ok(())
+    } else {
+        Err(body::unsupported(accepted))
+    }
 }
 
 /// Decodes a patch by its media type and checks the options that belong to it.
@@ -73,7 +77,11 @@ pub fn apply(info: &ResourceInfo, patch: &Patch, old: &Value) -> ApiResult<Value
 pub fn patch_error(error: patch::PatchError) -> ApiError {
     match error {
         PatchError::Malformed(text) => ApiError::bad_request(text),
-        PatchError::Unprocessable(text) => ApiError::new(422, "Invalid", format!("the server rejected our request due to an error in our request: {text}")),
+        PatchError::Unprocessable(text) => ApiError::new(
+            422,
+            "Invalid",
+            format!("the server rejected our request due to an error in our request: {text}"),
+        ),
         PatchError::TooLarge(text) => ApiError::new(413, "RequestEntityTooLarge", text),
     }
 }

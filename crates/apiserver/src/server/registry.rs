@@ -115,7 +115,11 @@ pub struct ResourceInfo {
 impl ResourceInfo {
     /// `group/version`, or `version` for core.
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
+        if self.group.is_empty() {
+            self.version.clone()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
     }
 
     /// `plural.group`.
@@ -162,13 +166,16 @@ impl ResourceInfo {
     }
 }
 
+/// The versions of a group, in order of preference, with their resources.
+pub type Versions = Vec<(String, Vec<Arc<ResourceInfo>>)>;
+
 /// All resources.
 #[derive(Default)]
 pub struct Registry {
     resources: HashMap<(String, String, String), Arc<ResourceInfo>>,
     kinds: HashMap<(String, String), Arc<ResourceInfo>>,
     /// Groups, each with its versions in order of preference and their resources.
-    pub groups: BTreeMap<String, Vec<(String, Vec<Arc<ResourceInfo>>)>>,
+    pub groups: BTreeMap<String, Versions>,
     /// The served definitions, for OpenAPI.
     pub definitions: Vec<Value>,
     /// Changes with each registry.
@@ -178,7 +185,11 @@ pub struct Registry {
 impl Registry {
     /// A registry of the core kinds and the given custom resources.
     pub fn new(custom: Vec<ResourceInfo>, definitions: Vec<Value>, serial: u64) -> Registry {
-        let mut registry = Registry { definitions, serial, ..Registry::default() };
+        let mut registry = Registry {
+            definitions,
+            serial,
+            ..Registry::default()
+        };
         for info in builtins().into_iter().chain(custom) {
             registry.add(Arc::new(info));
         }
@@ -203,12 +214,15 @@ impl Registry {
             Some((_, resources)) => resources.push(info.clone()),
             None => versions.push((info.version.clone(), vec![info.clone()])),
         }
-        self.resources.insert((info.group.clone(), info.version.clone(), info.resource.clone()), info);
+        self.resources
+            .insert((info.group.clone(), info.version.clone(), info.resource.clone()), info);
     }
 
     /// A resource.
     pub fn get(&self, group: &str, version: &str, resource: &str) -> Option<Arc<ResourceInfo>> {
-        self.resources.get(&(group.to_owned(), version.to_owned(), resource.to_owned())).cloned()
+        self.resources
+            .get(&(group.to_owned(), version.to_owned(), resource.to_owned()))
+            .cloned()
     }
 
     /// The resource of a kind, in its group's preferred version.
@@ -243,7 +257,11 @@ pub fn version_priority(version: &str) -> (u8, u64, u64) {
         if rest.is_empty() {
             return Some((3, major, 0));
         }
-        let (rank, minor) = if let Some(minor) = rest.strip_prefix("beta") { (2, minor) } else { (1, rest.strip_prefix("alpha")?) };
+        let (rank, minor) = if let Some(minor) = rest.strip_prefix("beta") {
+            (2, minor)
+        } else {
+            (1, rest.strip_prefix("alpha")?)
+        };
         Some((rank, major, minor.parse().ok()?))
     };
     parse().unwrap_or((0, 0, 0))
@@ -251,7 +269,11 @@ pub fn version_priority(version: &str) -> (u8, u64, u64) {
 
 /// The bytes that precede the stored JSON of an object.
 pub fn prefix(api_version: &str, kind: &str) -> Bytes {
-    Bytes::from(format!("{{\"apiVersion\":{},\"kind\":{},", Value::from(api_version), Value::from(kind)))
+    Bytes::from(format!(
+        "{{\"apiVersion\":{},\"kind\":{},",
+        Value::from(api_version),
+        Value::from(kind)
+    ))
 }
 
 struct Core {
@@ -321,8 +343,21 @@ fn builtins() -> Vec<ResourceInfo> {
             selectable: &["status.phase"],
             ..base
         },
-        Core { kind: "Secret", resource: "secrets", storage: "/secrets", special: Special::Secret, selectable: &["type"], ..base },
-        Core { kind: "ConfigMap", resource: "configmaps", short: &["cm"], storage: "/configmaps", ..base },
+        Core {
+            kind: "Secret",
+            resource: "secrets",
+            storage: "/secrets",
+            special: Special::Secret,
+            selectable: &["type"],
+            ..base
+        },
+        Core {
+            kind: "ConfigMap",
+            resource: "configmaps",
+            short: &["cm"],
+            storage: "/configmaps",
+            ..base
+        },
         Core {
             kind: "ServiceAccount",
             resource: "serviceaccounts",
@@ -377,7 +412,11 @@ fn builtins() -> Vec<ResourceInfo> {
             tracing::error!(kind = core.kind, "no schema for a core kind; it is not served");
             continue;
         };
-        let api_version = if core.group.is_empty() { core.version.to_owned() } else { format!("{}/{}", core.group, core.version) };
+        let api_version = if core.group.is_empty() {
+            core.version.to_owned()
+        } else {
+            format!("{}/{}", core.group, core.version)
+        };
         infos.push(ResourceInfo {
             group: core.group.to_owned(),
             version: core.version.to_owned(),
@@ -386,7 +425,11 @@ fn builtins() -> Vec<ResourceInfo> {
             kind: core.kind.to_owned(),
             list_kind: format!("{}List", core.kind),
             short_names: core.short.iter().map(|name| (*name).to_owned()).collect(),
-            categories: if core.special == Special::Definition { vec!["api-extensions".to_owned()] } else { Vec::new() },
+            categories: if core.special == Special::Definition {
+                vec!["api-extensions".to_owned()]
+            } else {
+                Vec::new()
+            },
             namespaced: core.namespaced,
             storage: Arc::from(core.storage),
             status: core.status,

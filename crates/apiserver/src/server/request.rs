@@ -71,13 +71,13 @@ impl ResourcePath {
         if parts.iter().any(|part| part.is_empty() || part.contains('/')) {
             return None;
         }
-        let (group, version) = match parts.first()? {
-            &"api" if parts.len() > 2 => {
+        let (group, version) = match *parts.first()? {
+            "api" if parts.len() > 2 => {
                 let version = parts[1];
                 parts.drain(..2);
                 ("", version)
             }
-            &"apis" if parts.len() > 3 => {
+            "apis" if parts.len() > 3 => {
                 let (group, version) = (parts[1], parts[2]);
                 parts.drain(..3);
                 (group, version)
@@ -99,7 +99,9 @@ impl ResourcePath {
         };
         // `namespaces/NAME/status` and `namespaces/NAME/finalize` are about the namespace; every other third part is a
         // resource inside it.
-        if parts[0] == "namespaces" && parts.len() >= 3 && !(group.is_empty() && matches!(parts[2], "status" | "finalize") && parts.len() == 3)
+        if parts[0] == "namespaces"
+            && parts.len() >= 3
+            && !(group.is_empty() && matches!(parts[2], "status" | "finalize") && parts.len() == 3)
         {
             found.namespace = parts[1].to_owned();
             parts.drain(..2);
@@ -177,9 +179,10 @@ impl Query {
     pub fn number(&self, name: &str) -> ApiResult<Option<i64>> {
         match self.get(name) {
             "" => Ok(None),
-            text => text.parse().map(Some).map_err(|_| {
-                ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
-            }),
+            text => text
+                .parse()
+                .map(Some)
+                .map_err(|_| ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))),
         }
     }
 }
@@ -225,7 +228,11 @@ impl WriteOptions {
             "Ignore" => FieldValidation::Ignore,
             "Strict" => FieldValidation::Strict,
             other => {
-                errors.push(FieldError::not_supported("fieldValidation", &serde_json::json!(other), &["Ignore", "Strict", "Warn"]));
+                errors.push(FieldError::not_supported(
+                    "fieldValidation",
+                    &serde_json::json!(other),
+                    &["Ignore", "Strict", "Warn"],
+                ));
                 FieldValidation::Warn
             }
         };
@@ -244,14 +251,30 @@ impl WriteOptions {
             return Err(ApiError::invalid("meta.k8s.io", kind, "", &errors));
         }
         let manager = if given.is_empty() {
-            let agent = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-            let name: String = agent.split('/').next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(128).collect();
+            let agent = headers
+                .get(header::USER_AGENT)
+                .and_then(|value| value.to_str().ok())
+                .unwrap_or_default();
+            let name: String = agent
+                .split('/')
+                .next()
+                .unwrap_or_default()
+                .chars()
+                .filter(|c| !c.is_control())
+                .take(128)
+                .collect();
             if name.is_empty() { "unknown".to_owned() } else { name }
         } else {
             given.to_owned()
         };
         let force = query.has("force").then(|| query.flag("force"));
-        Ok(WriteOptions { dry_run: !dry.is_empty(), field_validation, manager, manager_given: !given.is_empty(), force })
+        Ok(WriteOptions {
+            dry_run: !dry.is_empty(),
+            field_validation,
+            manager,
+            manager_given: !given.is_empty(),
+            force,
+        })
     }
 }
 
@@ -278,10 +301,17 @@ pub struct Accept {
 impl Accept {
     /// Chooses the first acceptable media range by quality and order.
     pub fn parse(headers: &HeaderMap) -> ApiResult<Accept> {
-        let text: Vec<&str> = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+        let text: Vec<&str> = headers
+            .get_all(header::ACCEPT)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .collect();
         let text = text.join(",");
         if text.trim().is_empty() {
-            return Ok(Accept { form: Form::Object, yaml: false });
+            return Ok(Accept {
+                form: Form::Object,
+                yaml: false,
+            });
         }
         let mut best: Option<(f32, Accept)> = None;
         for range in text.split(',') {
@@ -313,7 +343,11 @@ impl Accept {
             }
         }
         best.map(|(_, accept)| accept).ok_or_else(|| {
-            ApiError::new(406, "NotAcceptable", "only the following media types are accepted: application/json, application/yaml")
+            ApiError::new(
+                406,
+                "NotAcceptable",
+                "only the following media types are accepted: application/json, application/yaml",
+            )
         })
     }
 }

@@ -39,9 +39,18 @@ pub fn route(path: &ResourcePath, verb: Verb) -> Option<Review> {
 }
 
 fn verb_named(name: &str) -> Option<Verb> {
-    [Verb::Get, Verb::List, Verb::Watch, Verb::Create, Verb::Update, Verb::Patch, Verb::Delete, Verb::DeleteCollection]
-        .into_iter()
-        .find(|verb| verb.as_str() == name)
+    [
+        Verb::Get,
+        Verb::List,
+        Verb::Watch,
+        Verb::Create,
+        Verb::Update,
+        Verb::Patch,
+        Verb::Delete,
+        Verb::DeleteCollection,
+    ]
+    .into_iter()
+    .find(|verb| verb.as_str() == name)
 }
 
 fn check(authorizer: &dyn Authorizer, identity: &Identity, spec: &Value) -> Result<(), String> {
@@ -51,7 +60,16 @@ fn check(authorizer: &dyn Authorizer, identity: &Identity, spec: &Value) -> Resu
         // `*` asks for every verb; one that would be refused refuses all.
         let wanted = text(resource, "verb");
         let verbs: Vec<Verb> = match wanted.as_str() {
-            "*" => vec![Verb::Get, Verb::List, Verb::Watch, Verb::Create, Verb::Update, Verb::Patch, Verb::Delete, Verb::DeleteCollection],
+            "*" => vec![
+                Verb::Get,
+                Verb::List,
+                Verb::Watch,
+                Verb::Create,
+                Verb::Update,
+                Verb::Patch,
+                Verb::Delete,
+                Verb::DeleteCollection,
+            ],
             name => verb_named(name).into_iter().collect(),
         };
         if verbs.is_empty() {
@@ -72,7 +90,13 @@ fn check(authorizer: &dyn Authorizer, identity: &Identity, spec: &Value) -> Resu
         });
     }
     let attributes = spec.get("nonResourceAttributes").cloned().unwrap_or(Value::Null);
-    authorizer.authorize(identity, &Attempt::Path { verb: &text(&attributes, "verb"), path: &text(&attributes, "path") })
+    authorizer.authorize(
+        identity,
+        &Attempt::Path {
+            verb: &text(&attributes, "verb"),
+            path: &text(&attributes, "path"),
+        },
+    )
 }
 
 /// Answers a review.
@@ -118,10 +142,23 @@ pub async fn answer(authorizer: &dyn Authorizer, identity: &Identity, review: Re
         }
         Review::SelfRules => {
             let everything = authorizer
-                .authorize(identity, &Attempt::Resource { verb: Verb::Get, group: "*", resource: "*", subresource: "", namespace: "", name: "" })
+                .authorize(
+                    identity,
+                    &Attempt::Resource {
+                        verb: Verb::Get,
+                        group: "*",
+                        resource: "*",
+                        subresource: "",
+                        namespace: "",
+                        name: "",
+                    },
+                )
                 .is_ok();
             let (resource, other) = if everything {
-                (json!([{ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"] }]), json!([{ "verbs": ["*"], "nonResourceURLs": ["*"] }]))
+                (
+                    json!([{ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"] }]),
+                    json!([{ "verbs": ["*"], "nonResourceURLs": ["*"] }]),
+                )
             } else {
                 (json!([]), json!([]))
             };

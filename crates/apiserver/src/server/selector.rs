@@ -50,7 +50,11 @@ fn tokens(text: &str) -> Vec<Token> {
                 chars.next_if_eq(&'=');
                 out.push(Token::Eq);
             }
-            '!' => out.push(if chars.next_if_eq(&'=').is_some() { Token::NotEq } else { Token::Bang }),
+            '!' => out.push(if chars.next_if_eq(&'=').is_some() {
+                Token::NotEq
+            } else {
+                Token::Bang
+            }),
             first => {
                 let mut word = first.to_string();
                 while let Some(next) = chars.next_if(|c| !" \t\r\n,()<>=!".contains(*c)) {
@@ -80,7 +84,10 @@ impl LabelSelector {
                 at += 1;
             }
             let Token::Word(key) = &tokens[at] else {
-                return Err(ApiError::bad_request(format!("found '{}', expected: !, identifier, or 'end of string'", show(&tokens[at]))));
+                return Err(ApiError::bad_request(format!(
+                    "found '{}', expected: !, identifier, or 'end of string'",
+                    show(&tokens[at])
+                )));
             };
             check_key(key).map_err(&fail)?;
             at += 1;
@@ -107,7 +114,9 @@ impl LabelSelector {
                         return Err(fail(format!("found '{}', expected: identifier", show(&tokens[at]))));
                     };
                     let number = word.parse().map_err(|_| {
-                        fail(format!("values[0][{key}]: Invalid value: {word:?}: for 'Gt', 'Lt' operators, the value must be an integer"))
+                        fail(format!(
+                            "values[0][{key}]: Invalid value: {word:?}: for 'Gt', 'Lt' operators, the value must be an integer"
+                        ))
                     })?;
                     at += 1;
                     if greater { Op::Greater(number) } else { Op::Less(number) }
@@ -134,7 +143,12 @@ impl LabelSelector {
                         return Err(ApiError::bad_request("found '', expected: identifier after ','"));
                     }
                 }
-                other => return Err(ApiError::bad_request(format!("found '{}', expected: ',' or 'end of string'", show(other)))),
+                other => {
+                    return Err(ApiError::bad_request(format!(
+                        "found '{}', expected: ',' or 'end of string'",
+                        show(other)
+                    )));
+                }
             }
         }
         Ok(LabelSelector(requirements))
@@ -148,7 +162,12 @@ impl LabelSelector {
     /// Whether an object's labels match.
     pub fn matches(&self, object: &Object) -> bool {
         self.0.iter().all(|(key, op)| {
-            let value = object.meta.labels.iter().find(|(name, _)| **name == **key).map(|(_, value)| &**value);
+            let value = object
+                .meta
+                .labels
+                .iter()
+                .find(|(name, _)| **name == **key)
+                .map(|(_, value)| &**value);
             match (op, value) {
                 (Op::In(values), Some(value)) => values.iter().any(|wanted| wanted == value),
                 (Op::NotIn(values), Some(value)) => !values.iter().any(|wanted| wanted == value),
@@ -236,8 +255,8 @@ impl FieldSelector {
             if term.is_empty() {
                 continue;
             }
-            let (path, equal, value) = split_term(&term)
-                .ok_or_else(|| ApiError::bad_request(format!("invalid selector: '{text}'; can't understand '{term}'")))?;
+            let (path, equal, value) =
+                split_term(&term).ok_or_else(|| ApiError::bad_request(format!("invalid selector: '{text}'; can't understand '{term}'")))?;
             if !supported(path) {
                 return Err(ApiError::bad_request(format!("field label not supported: {path}")));
             }
@@ -253,7 +272,10 @@ impl FieldSelector {
 
     /// The name it pins, if any.
     pub fn pinned_name(&self) -> Option<&str> {
-        self.0.iter().find(|(path, equal, _)| *equal && path == "metadata.name").map(|(_, _, name)| name.as_str())
+        self.0
+            .iter()
+            .find(|(path, equal, _)| *equal && path == "metadata.name")
+            .map(|(_, _, name)| name.as_str())
     }
 
     /// Whether an object's fields match.
@@ -355,9 +377,23 @@ mod tests {
             ("tier<3", false),
             ("app=", false),
         ] {
-            assert_eq!(LabelSelector::parse(text).map(|s| s.matches(&object)).ok(), Some(expected), "{text}");
+            assert_eq!(
+                LabelSelector::parse(text).map(|s| s.matches(&object)).ok(),
+                Some(expected),
+                "{text}"
+            );
         }
-        for bad in ["app in web", "=x", "app=web,", "app in (a", "a b", "tier>x", "-bad=1", "app=white space", "a=b=c"] {
+        for bad in [
+            "app in web",
+            "=x",
+            "app=web,",
+            "app in (a",
+            "a b",
+            "tier>x",
+            "-bad=1",
+            "app=white space",
+            "a=b=c",
+        ] {
             assert!(LabelSelector::parse(bad).is_err(), "{bad}");
         }
     }
@@ -366,7 +402,12 @@ mod tests {
     fn field_selectors_compare_text_and_refuse_unknown_fields() {
         let object = object(json!({}));
         let supported = |path: &str| matches!(path, "metadata.name" | "spec.size" | "spec.host");
-        for (text, expected) in [("metadata.name=a", true), ("metadata.name!=a", false), ("spec.size==3,spec.host=x", true), ("spec.host=", false)] {
+        for (text, expected) in [
+            ("metadata.name=a", true),
+            ("metadata.name!=a", false),
+            ("spec.size==3,spec.host=x", true),
+            ("spec.host=", false),
+        ] {
             let selector = FieldSelector::parse(text, &supported).expect("parses");
             assert_eq!(selector.matches(&object, &field_text), expected, "{text}");
         }

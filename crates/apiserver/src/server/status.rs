@@ -32,7 +32,11 @@ pub type ApiResult<T> = Result<T, ApiError>;
 
 /// `plural` or `plural.group`.
 pub fn qualified(group: &str, name: &str) -> String {
-    if group.is_empty() { name.to_owned() } else { format!("{name}.{group}") }
+    if group.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{name}.{group}")
+    }
 }
 
 fn details(group: &str, kind: &str, name: &str) -> Map<String, Value> {
@@ -48,7 +52,14 @@ fn details(group: &str, kind: &str, name: &str) -> Map<String, Value> {
 impl ApiError {
     /// An error with a code, a reason and a message.
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> ApiError {
-        ApiError { code, reason, message: message.into(), details: None, next: None, plain: false }
+        ApiError {
+            code,
+            reason,
+            message: message.into(),
+            details: None,
+            next: None,
+            plain: false,
+        }
     }
 
     fn with(mut self, details: Map<String, Value>) -> ApiError {
@@ -63,13 +74,20 @@ impl ApiError {
 
     /// 500 with a reason.
     pub fn internal(message: impl std::fmt::Display) -> ApiError {
-        ApiError::new(500, "InternalError", format!("Internal error occurred: {message}"))
-            .with(json!({ "causes": [{ "message": message.to_string() }] }).as_object().cloned().unwrap_or_default())
+        ApiError::new(500, "InternalError", format!("Internal error occurred: {message}")).with(
+            json!({ "causes": [{ "message": message.to_string() }] })
+                .as_object()
+                .cloned()
+                .unwrap_or_default(),
+        )
     }
 
     /// The path is unknown: plain text, as the real server's mux answers.
     pub fn no_route() -> ApiError {
-        ApiError { plain: true, ..ApiError::new(404, "NotFound", "404 page not found\n") }
+        ApiError {
+            plain: true,
+            ..ApiError::new(404, "NotFound", "404 page not found\n")
+        }
     }
 
     /// 404 for an object.
@@ -79,8 +97,12 @@ impl ApiError {
 
     /// 409 for a create.
     pub fn already_exists(group: &str, resource: &str, name: &str) -> ApiError {
-        ApiError::new(409, "AlreadyExists", format!("{} \"{name}\" already exists", qualified(group, resource)))
-            .with(details(group, resource, name))
+        ApiError::new(
+            409,
+            "AlreadyExists",
+            format!("{} \"{name}\" already exists", qualified(group, resource)),
+        )
+        .with(details(group, resource, name))
     }
 
     /// 409 for an update or a precondition.
@@ -123,14 +145,23 @@ impl ApiError {
                 texts.push(text);
             }
         }
-        let joined = if texts.len() == 1 { texts.concat() } else { format!("[{}]", texts.join(", ")) };
+        let joined = if texts.len() == 1 {
+            texts.concat()
+        } else {
+            format!("[{}]", texts.join(", "))
+        };
         let causes: Vec<Value> = errors
             .iter()
             .map(|error| json!({ "reason": error.reason.as_str(), "message": error.message, "field": error.field }))
             .collect();
         let mut map = details(group, kind, name);
         map.insert("causes".to_owned(), Value::Array(causes));
-        ApiError::new(422, "Invalid", format!("{} \"{name}\" is invalid: {joined}", qualified(group, kind))).with(map)
+        ApiError::new(
+            422,
+            "Invalid",
+            format!("{} \"{name}\" is invalid: {joined}", qualified(group, kind)),
+        )
+        .with(map)
     }
 
     /// 410 with the reason `Expired`.
@@ -144,8 +175,12 @@ impl ApiError {
             "causes": [{ "reason": "ResourceVersionTooLarge", "message": "Too large resource version" }],
             "retryAfterSeconds": 1,
         });
-        ApiError::new(504, "Timeout", format!("Timeout: Too large resource version: {wanted}, current: {current}"))
-            .with(map.as_object().cloned().unwrap_or_default())
+        ApiError::new(
+            504,
+            "Timeout",
+            format!("Timeout: Too large resource version: {wanted}, current: {current}"),
+        )
+        .with(map.as_object().cloned().unwrap_or_default())
     }
 
     /// 413.
@@ -196,7 +231,9 @@ impl IntoResponse for ApiError {
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = code;
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+        response
+            .headers_mut()
+            .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
         if self.code == 504 || self.code == 429 {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }

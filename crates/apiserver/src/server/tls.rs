@@ -17,7 +17,8 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType,
 };
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
@@ -45,11 +46,17 @@ pub struct Authority {
 }
 
 fn tls_error(what: &'static str) -> impl Fn(rcgen::Error) -> Error {
-    move |error| Error::Tls { what, source: Box::new(error) }
+    move |error| Error::Tls {
+        what,
+        source: Box::new(error),
+    }
 }
 
 fn file_error(path: &Path) -> impl Fn(std::io::Error) -> Error + '_ {
-    move |source| Error::File { path: path.to_owned(), source }
+    move |source| Error::File {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 impl Authority {
@@ -60,8 +67,12 @@ impl Authority {
             let key = KeyPair::generate().map_err(tls_error("make the key of the certificate authority"))?;
             let mut params = CertificateParams::new(Vec::new()).map_err(tls_error("make the certificate authority"))?;
             params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-            params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
-            params.distinguished_name = name("kube-baremetal-ca", &[]);
+            params.key_usages = vec![
+                KeyUsagePurpose::KeyCertSign,
+                KeyUsagePurpose::CrlSign,
+                KeyUsagePurpose::DigitalSignature,
+            ];
+            params.distinguished_name = name("kube-baremetal-ca", None);
             validity(&mut params, 3650);
             let certificate = params.self_signed(&key).map_err(tls_error("sign the certificate authority"))?;
             // The key first: a certificate without a key would be kept for ever, a key without a certificate is replaced.
@@ -71,8 +82,10 @@ impl Authority {
         let key_text = fs::read_to_string(&key_path).map_err(file_error(&key_path))?;
         let pem = fs::read_to_string(&certificate_path).map_err(file_error(&certificate_path))?;
         let key = KeyPair::from_pem(&key_text).map_err(tls_error("read ca.key in the data directory"))?;
-        let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
-            .map_err(|error| Error::Tls { what: "read ca.crt in the data directory", source: Box::new(error) })?;
+        let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| Error::Tls {
+            what: "read ca.crt in the data directory",
+            source: Box::new(error),
+        })?;
         let issuer = Issuer::from_ca_cert_pem(&pem, key).map_err(tls_error("read ca.crt in the data directory"))?;
         Ok(Authority { certificate, pem, issuer })
     }
@@ -82,7 +95,12 @@ impl Authority {
         &self.pem
     }
 
-    fn issue(&self, mut params: CertificateParams, usage: ExtendedKeyUsagePurpose, days: i64) -> Result<(CertificateDer<'static>, String, KeyPair)> {
+    fn issue(
+        &self,
+        mut params: CertificateParams,
+        usage: ExtendedKeyUsagePurpose,
+        days: i64,
+    ) -> Result<(CertificateDer<'static>, String, KeyPair)> {
         let key = KeyPair::generate().map_err(tls_error("make a key"))?;
         params.extended_key_usages = vec![usage];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -95,15 +113,23 @@ impl Authority {
     pub fn client(&self, identity: &Identity) -> Result<(String, String)> {
         let mut params = CertificateParams::new(Vec::new()).map_err(tls_error("make a client certificate"))?;
         // `system:authenticated` is given to everybody, not written down.
-        let groups: Vec<&str> = identity.groups.iter().map(String::as_str).filter(|group| *group != "system:authenticated").collect();
-        params.distinguished_name = name(&identity.user, &groups);
+        let groups: Vec<&str> = identity
+            .groups
+            .iter()
+            .map(String::as_str)
+            .filter(|group| *group != "system:authenticated")
+            .collect();
+        if groups.len() > 1 {
+            return Err(Error::Groups { user: identity.user.clone(), count: groups.len() });
+        }
+        params.distinguished_name = name(&identity.user, groups.first().copied());
         let (_, pem, key) = self.issue(params, ExtendedKeyUsagePurpose::ClientAuth, 365)?;
         Ok((pem, key.serialize_pem()))
     }
 
     fn server_config(&self, names: &[String]) -> Result<rustls::ServerConfig> {
         let mut params = CertificateParams::new(Vec::new()).map_err(tls_error("make the server's certificate"))?;
-        params.distinguished_name = name("kube-apiserver", &[]);
+        params.distinguished_name = name("kube-apiserver", None);
         for name in names {
             params.subject_alt_names.push(match name.parse::<IpAddr>() {
                 Ok(address) => SanType::IpAddress(address),
@@ -111,14 +137,20 @@ impl Authority {
             });
         }
         let (certificate, _, key) = self.issue(params, ExtendedKeyUsagePurpose::ServerAuth, 3650)?;
-        let rustls_error = |error: rustls::Error| Error::Tls { what: "configure TLS", source: Box::new(error) };
+        let rustls_error = |error: rustls::Error| Error::Tls {
+            what: "configure TLS",
+            source: Box::new(error),
+        };
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.clone()).map_err(rustls_error)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
             .allow_unauthenticated()
             .build()
-            .map_err(|error| Error::Tls { what: "configure client certificates", source: Box::new(error) })?;
+            .map_err(|error| Error::Tls {
+                what: "configure client certificates",
+                source: Box::new(error),
+            })?;
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -150,15 +182,11 @@ impl Authority {
     }
 }
 
-fn name(common: &str, organisations: &[&str]) -> DistinguishedName {
+fn name(common: &str, organisation: Option<&str>) -> DistinguishedName {
     let mut name = DistinguishedName::new();
-    // rcgen keeps one value per attribute: several groups are joined into one by their own relative name.
     name.push(DnType::CommonName, common);
-    if let Some(first) = organisations.first() {
-        name.push(DnType::OrganizationName, *first);
-    }
-    for more in organisations.iter().skip(1) {
-        name.push(DnType::OrganizationalUnitName, *more);
+    if let Some(organisation) = organisation {
+        name.push(DnType::OrganizationName, organisation);
     }
     name
 }
@@ -194,13 +222,23 @@ fn identity_of(certificate: &CertificateDer<'_>) -> Option<Identity> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
     let subject = parsed.subject();
     let user = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
-    let mut groups: Vec<String> = subject.iter_organization().filter_map(|attribute| attribute.as_str().ok()).map(str::to_owned).collect();
+    let mut groups: Vec<String> = subject
+        .iter_organization()
+        .filter_map(|attribute| attribute.as_str().ok())
+        .map(str::to_owned)
+        .collect();
     groups.push("system:authenticated".to_owned());
     Some(Identity { user, groups })
 }
 
 /// Serves a router over TLS until cancelled; then lets open requests end.
-pub async fn serve(authority: &Authority, names: &[String], router: Router, listener: TcpListener, cancel: CancellationToken) -> Result<()> {
+pub async fn serve(
+    authority: &Authority,
+    names: &[String],
+    router: Router,
+    listener: TcpListener,
+    cancel: CancellationToken,
+) -> Result<()> {
     let acceptor = TlsAcceptor::from(Arc::new(authority.server_config(names)?));
     let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
     let graceful = GracefulShutdown::new();
@@ -260,15 +298,26 @@ async fn connection(
             return;
         }
     };
-    let identity = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).and_then(identity_of);
+    let identity = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(|chain| chain.first())
+        .and_then(identity_of);
     let router = match identity {
         Some(identity) => router.layer(axum::Extension(identity)),
         None => router,
     };
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(1000).keep_alive_interval(Some(Duration::from_secs(30)));
-    let serving = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).into_owned();
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(1000)
+        .keep_alive_interval(Some(Duration::from_secs(30)));
+    let serving = builder
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .into_owned();
     if let Err(error) = watcher.watch(serving).await {
         tracing::debug!(%peer, %error, "connection ended");
     }

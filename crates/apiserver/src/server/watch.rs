@@ -52,7 +52,13 @@ impl Selection {
     pub fn parse(info: &ResourceInfo, namespace: &str, query: &Query) -> ApiResult<Selection> {
         let labels = LabelSelector::parse(query.get("labelSelector"))?;
         let fields = FieldSelector::parse(query.get("fieldSelector"), &|field| info.selectable(field))?;
-        Ok(Selection { namespace: namespace.to_owned(), labels, fields, special: info.special, custom_paths: info.custom() })
+        Ok(Selection {
+            namespace: namespace.to_owned(),
+            labels,
+            fields,
+            special: info.special,
+            custom_paths: info.custom(),
+        })
     }
 
     /// A selection of one object (a watch of a name).
@@ -72,7 +78,11 @@ impl Selection {
             && (self.labels.is_empty() || self.labels.matches(object))
             && (self.fields.is_empty()
                 || self.fields.matches(object, &|value, path| {
-                    if self.custom_paths { super::selector::field_text(value, path) } else { builtin::field_text(self.special, value, path) }
+                    if self.custom_paths {
+                        super::selector::field_text(value, path)
+                    } else {
+                        builtin::field_text(self.special, value, path)
+                    }
                 }))
     }
 }
@@ -81,7 +91,9 @@ fn parse_revision(text: &str) -> ApiResult<Option<u64>> {
     match text {
         "" => Ok(None),
         text => text.parse().map(Some).map_err(|_| {
-            ApiError::bad_request(format!("Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"))
+            ApiError::bad_request(format!(
+                "Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
+            ))
         }),
     }
 }
@@ -102,21 +114,31 @@ fn check_options(query: &Query, watching: bool) -> ApiResult<()> {
             return Err(options_error("resourceVersionMatch", detail));
         }
     } else if watching && !matching.is_empty() {
-        return Err(options_error("resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"));
+        return Err(options_error(
+            "resourceVersionMatch",
+            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+        ));
     }
     if watching || matching.is_empty() {
         return Ok(());
     }
     if query.get("resourceVersion").is_empty() {
-        return Err(options_error("resourceVersionMatch", "resourceVersionMatch is forbidden unless resourceVersion is provided"));
+        return Err(options_error(
+            "resourceVersionMatch",
+            "resourceVersionMatch is forbidden unless resourceVersion is provided",
+        ));
     }
     if !query.get("continue").is_empty() {
-        return Err(options_error("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided"));
+        return Err(options_error(
+            "resourceVersionMatch",
+            "resourceVersionMatch is forbidden when continue is provided",
+        ));
     }
     match matching {
-        "Exact" if query.get("resourceVersion") == "0" => {
-            Err(options_error("resourceVersionMatch", "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""))
-        }
+        "Exact" if query.get("resourceVersion") == "0" => Err(options_error(
+            "resourceVersionMatch",
+            "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+        )),
         "Exact" | "NotOlderThan" => Ok(()),
         other => {
             let error = FieldError::not_supported("resourceVersionMatch", &json!(other), &["Exact", "NotOlderThan"]);
@@ -135,10 +157,18 @@ fn read_token(text: &str) -> ApiResult<(i64, String)> {
     if text.len() > MAX_TOKEN {
         return Err(bad("it is too long"));
     }
-    let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|_| bad("it is not base64"))?;
+    let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD
+        .decode(text.trim_end_matches('='))
+        .map_err(|_| bad("it is not base64"))?;
     let value: Value = serde_json::from_slice(&bytes).map_err(|_| bad("it is not JSON"))?;
-    let revision = value["rv"].as_i64().filter(|revision| *revision != 0).ok_or_else(|| bad("incorrect encoded start resourceVersion"))?;
-    let start = value["start"].as_str().filter(|start| !start.is_empty()).ok_or_else(|| bad("encoded start key empty"))?;
+    let revision = value["rv"]
+        .as_i64()
+        .filter(|revision| *revision != 0)
+        .ok_or_else(|| bad("incorrect encoded start resourceVersion"))?;
+    let start = value["start"]
+        .as_str()
+        .filter(|start| !start.is_empty())
+        .ok_or_else(|| bad("encoded start key empty"))?;
     if value["v"] != "meta.k8s.io/v1" {
         return Err(bad("server does not recognize this encoded version"));
     }
@@ -176,12 +206,18 @@ impl Core {
         };
         let version = parse_revision(query.get("resourceVersion"))?;
         let exact = query.get("resourceVersionMatch") == "Exact";
-        let mut page = Page { namespace: &selection.namespace, after: None, revision: None };
+        let mut page = Page {
+            namespace: &selection.namespace,
+            after: None,
+            revision: None,
+        };
         let start;
         let continued = !query.get("continue").is_empty();
         if continued {
             if version.is_some_and(|version| version != 0) {
-                return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
+                return Err(ApiError::bad_request(
+                    "specifying resource version is not allowed when using continue",
+                ));
             }
             let (revision, after) = read_token(query.get("continue"))?;
             start = after;
@@ -204,7 +240,10 @@ impl Core {
             }
             _ => ApiError::from_store(&error, &info.group, &info.resource, ""),
         })?;
-        let mut meta = ListMeta { revision: listing.revision, ..ListMeta::default() };
+        let mut meta = ListMeta {
+            revision: listing.revision,
+            ..ListMeta::default()
+        };
         let total = listing.objects.len();
         let mut objects = Vec::with_capacity(if limit > 0 { limit.min(total) } else { total });
         let everything = selection.is_everything();
@@ -231,11 +270,21 @@ impl Core {
         check_options(query, true)?;
         let version = parse_revision(query.get("resourceVersion"))?;
         let bookmarks = query.flag("allowWatchBookmarks");
-        let initial = if query.has("sendInitialEvents") { query.flag("sendInitialEvents") } else { matches!(version, None | Some(0)) };
+        let initial = if query.has("sendInitialEvents") {
+            query.flag("sendInitialEvents")
+        } else {
+            matches!(version, None | Some(0))
+        };
         let initial_end = query.has("sendInitialEvents") && initial && bookmarks;
         // As in the real server: a random time of half an hour to an hour unless the client says.
-        let seconds = query.number("timeoutSeconds")?.filter(|seconds| *seconds > 0).and_then(|seconds| u64::try_from(seconds).ok());
-        let timeout = seconds.map_or_else(|| Duration::from_secs(1800 + u64::from(rand::random::<u16>()) % 1800), Duration::from_secs);
+        let seconds = query
+            .number("timeoutSeconds")?
+            .filter(|seconds| *seconds > 0)
+            .and_then(|seconds| u64::try_from(seconds).ok());
+        let timeout = seconds.map_or_else(
+            || Duration::from_secs(1800 + u64::from(rand::random::<u16>()) % 1800),
+            Duration::from_secs,
+        );
 
         let wake = self.store.subscribe(&info.storage);
         let mut stream = Stream {
@@ -246,7 +295,9 @@ impl Core {
             registry: self.registry_changed.subscribe(),
             position: 0,
             pending: VecDeque::new(),
-            deadline: Instant::now().checked_add(timeout).unwrap_or_else(|| Instant::now() + Duration::from_secs(3600)),
+            deadline: Instant::now()
+                .checked_add(timeout)
+                .unwrap_or_else(|| Instant::now() + Duration::from_secs(3600)),
             bookmark_at: None,
             bookmark_due: false,
             initial_end: None,
@@ -264,11 +315,21 @@ impl Core {
             stream.finished = Some(error);
         }
         if initial {
-            let page = Page { namespace: &stream.selection.namespace, after: None, revision: None };
-            let listing =
-                self.store.list(&stream.info.storage, &page).map_err(|error| ApiError::from_store(&error, &stream.info.group, &stream.info.resource, ""))?;
+            let page = Page {
+                namespace: &stream.selection.namespace,
+                after: None,
+                revision: None,
+            };
+            let listing = self
+                .store
+                .list(&stream.info.storage, &page)
+                .map_err(|error| ApiError::from_store(&error, &stream.info.group, &stream.info.resource, ""))?;
             stream.position = listing.revision;
-            stream.pending = listing.objects.into_iter().filter(|object| stream.selection.matches(object)).collect();
+            stream.pending = listing
+                .objects
+                .into_iter()
+                .filter(|object| stream.selection.matches(object))
+                .collect();
             stream.initial_end = initial_end.then_some(listing.revision);
         } else {
             stream.position = match version {
@@ -286,9 +347,15 @@ impl Core {
             Some((Ok::<Bytes, std::convert::Infallible>(chunk), left))
         });
         let mut response = Response::new(Body::from_stream(body));
-        let kind = if show.accept.yaml { "application/yaml;stream=watch" } else { "application/json" };
+        let kind = if show.accept.yaml {
+            "application/yaml;stream=watch"
+        } else {
+            "application/json"
+        };
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+        response
+            .headers_mut()
+            .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
         Ok(response)
     }
 }
@@ -343,7 +410,10 @@ impl Stream {
     /// The next bookmark: regularly, and once just before the end, so that the client can go on where this watch stops.
     fn next_bookmark(&mut self) {
         let now = Instant::now();
-        let last = self.deadline.checked_sub(Duration::from_secs(2)).filter(|last| *last > now + Duration::from_millis(100));
+        let last = self
+            .deadline
+            .checked_sub(Duration::from_secs(2))
+            .filter(|last| *last > now + Duration::from_millis(100));
         self.bookmark_at = Some(last.map_or(now + BOOKMARK_EVERY, |last| last.min(now + BOOKMARK_EVERY)));
     }
 

@@ -83,13 +83,20 @@ fn bad_object(info: &ResourceInfo, value: &Value, why: &str) -> ApiError {
     let kind = value.get("kind").and_then(Value::as_str).unwrap_or(&info.kind);
     let api_version = value.get("apiVersion").and_then(Value::as_str).unwrap_or(&info.version);
     let version = api_version.rsplit('/').next().unwrap_or_default();
-    ApiError::bad_request(format!("{kind} in version \"{version}\" cannot be handled as a {}: {why}", info.kind))
+    ApiError::bad_request(format!(
+        "{kind} in version \"{version}\" cannot be handled as a {}: {why}",
+        info.kind
+    ))
 }
 
 /// Checks `apiVersion` and `kind` of a sent object and fills them where they may be left out.
 pub fn check_type(info: &ResourceInfo, value: &mut Value) -> ApiResult<()> {
     if !value.is_object() {
-        return Err(bad_object(info, value, "json: cannot unmarshal into Go value: the body is not an object"));
+        return Err(bad_object(
+            info,
+            value,
+            "json: cannot unmarshal into Go value: the body is not an object",
+        ));
     }
     let field = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (api_version, kind) = (field("apiVersion"), field("kind"));
@@ -128,7 +135,13 @@ fn decode(
     if let Some(map) = value.as_object_mut() {
         map.entry("metadata").or_insert_with(|| json!({}));
     }
-    let mut unknown = info.schema.prune(value, PruneOptions { report: validation != FieldValidation::Ignore, resource_root: true });
+    let mut unknown = info.schema.prune(
+        value,
+        PruneOptions {
+            report: validation != FieldValidation::Ignore,
+            resource_root: true,
+        },
+    );
     unknown.extend(unknown_meta);
     let mut strict: Vec<String> = duplicates.iter().map(|path| format!("duplicate field \"{path}\"")).collect();
     strict.extend(unknown.iter().map(|path| format!("unknown field \"{path}\"")));
@@ -154,13 +167,19 @@ fn validate(info: &ResourceInfo, new: &Value, old: Option<&Value>, part: Part) -
         return Err(bad_object(info, new, &error.to_string()));
     }
     errors.extend(of_schema);
-    if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(&info.group, &info.kind, text(new, "name"), &errors)) }
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(ApiError::invalid(&info.group, &info.kind, text(new, "name"), &errors))
+    }
 }
 
 fn generated(prefix: &str) -> String {
     let mut rng = rand::rng();
     let head: String = prefix.chars().take(58).collect();
-    let tail: String = (0..5).map(|_| char::from(NAME_ALPHABET[rng.random_range(0..NAME_ALPHABET.len())])).collect();
+    let tail: String = (0..5)
+        .map(|_| char::from(NAME_ALPHABET[rng.random_range(0..NAME_ALPHABET.len())]))
+        .collect();
     head + &tail
 }
 
@@ -205,12 +224,11 @@ fn same(old: &Value, new: &Value) -> bool {
     old == new || strip(old) == strip(new)
 }
 
+/// Whether an update leaves the generation as it is: nothing differs but metadata and a separate status.
 fn same_content(info: &ResourceInfo, old: &Value, new: &Value) -> bool {
-    let differs = |field: &str| old.get(field) != new.get(field);
-    let fields = |value: &Value| -> Vec<String> { value.as_object().map(|map| map.keys().cloned().collect()).unwrap_or_default() };
-    let mut all = fields(old);
-    all.extend(fields(new));
-    !all.iter().any(|field| !matches!(field.as_str(), "metadata" | "apiVersion" | "kind") && !(info.status && field == "status") && differs(field))
+    let counted = |field: &str| !matches!(field, "metadata" | "apiVersion" | "kind") && (field != "status" || !info.status);
+    let fields = [old, new].into_iter().filter_map(Value::as_object).flat_map(|map| map.keys());
+    fields.into_iter().filter(|field| counted(field)).all(|field| old.get(field) == new.get(field))
 }
 
 impl Core {
@@ -263,7 +281,9 @@ impl Core {
         if info.namespaced {
             let own = text(&value, "namespace");
             if !own.is_empty() && own != namespace {
-                return Err(ApiError::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
+                return Err(ApiError::bad_request(
+                    "the namespace of the provided object does not match the namespace sent on the request",
+                ));
             }
             metadata::set(&mut value, "namespace", json!(namespace));
         }
@@ -307,7 +327,12 @@ impl Core {
                 }
                 return Ok(Outcome::Value(value));
             }
-            let write = Write::Put { key, expect: Expect::Absent, draft: stored_form(info, &value), require: guard.clone() };
+            let write = Write::Put {
+                key,
+                expect: Expect::Absent,
+                draft: stored_form(info, &value),
+                require: guard.clone(),
+            };
             match self.store.commit(write).await {
                 Ok(object) => return Ok(Outcome::Stored(object)),
                 Err(StoreError::Exists) if generate && attempt < 7 => {}
@@ -337,7 +362,9 @@ impl Core {
         for _ in 0..ATTEMPTS {
             let mut attempt_warnings = Vec::new();
             let Some(current) = self.store.get(&key) else {
-                let result = self.upsert(info, namespace, name, part, change, options, &mut attempt_warnings).await;
+                let result = self
+                    .upsert(info, namespace, name, part, change, options, &mut attempt_warnings)
+                    .await;
                 match result {
                     // Somebody else created it meanwhile: it is an update then.
                     Err(error) if error.reason == "AlreadyExists" && matches!(change, Change::Apply(..)) => continue,
@@ -355,12 +382,23 @@ impl Core {
             }
             let emptied = deleting(&new) && finalizers(&new).is_empty() && builtin::may_vanish(info.special, &new);
             let result = if emptied && (deleting(&old)) {
-                self.store.commit(Write::Delete { key: key.clone(), revision: current.revision }).await.map(|_| Outcome::Value(new))
+                self.store
+                    .commit(Write::Delete {
+                        key: key.clone(),
+                        revision: current.revision,
+                    })
+                    .await
+                    .map(|_| Outcome::Value(new))
             } else if same(&old, &new) {
                 Ok(Outcome::Stored(current))
             } else {
                 let draft = stored_form(info, &new);
-                let write = Write::Put { key: key.clone(), expect: Expect::Revision(current.revision), draft, require: None };
+                let write = Write::Put {
+                    key: key.clone(),
+                    expect: Expect::Revision(current.revision),
+                    draft,
+                    require: None,
+                };
                 self.store.commit(write).await.map(Outcome::Stored)
             };
             match result {
@@ -398,7 +436,10 @@ impl Core {
                         &info.group,
                         &info.resource,
                         name,
-                        &format!("Precondition failed: UID in precondition: {}, UID in object meta: ", text(&value, "uid")),
+                        &format!(
+                            "Precondition failed: UID in precondition: {}, UID in object meta: ",
+                            text(&value, "uid")
+                        ),
                     ));
                 }
                 metadata::remove(&mut value, "resourceVersion");
@@ -440,7 +481,9 @@ impl Core {
         }
         let own = text(&config, "name");
         if !own.is_empty() && own != name {
-            return Err(ApiError::bad_request(format!("the name of the object ({own}) does not match the name on the URL ({name})")));
+            return Err(ApiError::bad_request(format!(
+                "the name of the object ({own}) does not match the name on the URL ({name})"
+            )));
         }
         metadata::set(&mut config, "name", json!(name));
         let params = params(info, part, options);
@@ -475,8 +518,11 @@ impl Core {
                 }
                 if text(&value, "resourceVersion").is_empty() && !info.unconditional_update() {
                     let detail = "must be specified for an update";
-                    let error =
-                        FieldError { field: "metadata.resourceVersion".to_owned(), reason: CauseReason::Invalid, message: format!("Invalid value: 0x0: {detail}") };
+                    let error = FieldError {
+                        field: "metadata.resourceVersion".to_owned(),
+                        reason: CauseReason::Invalid,
+                        message: format!("Invalid value: 0x0: {detail}"),
+                    };
                     return Err(ApiError::invalid(&info.group, &info.kind, name, &[error]));
                 }
                 value
@@ -499,7 +545,11 @@ impl Core {
             Change::Apply(config, duplicates) => {
                 let mut value = self.applied(info, name, Some(old), config, part, duplicates, options, warnings)?;
                 let wanted = text(config, "resourceVersion").to_owned();
-                let wanted = if wanted.is_empty() { text(old, "resourceVersion").to_owned() } else { wanted };
+                let wanted = if wanted.is_empty() {
+                    text(old, "resourceVersion").to_owned()
+                } else {
+                    wanted
+                };
                 metadata::set(&mut value, "resourceVersion", json!(wanted));
                 value
             }
@@ -514,7 +564,11 @@ impl Core {
         }
         if !wanted.is_empty() && wanted != text(old, "resourceVersion") {
             if wanted.parse::<u64>().is_err() {
-                let error = FieldError::invalid("metadata.resourceVersion", &json!(wanted), &format!("strconv.ParseUint: parsing {wanted:?}: invalid syntax"));
+                let error = FieldError::invalid(
+                    "metadata.resourceVersion",
+                    &json!(wanted),
+                    &format!("strconv.ParseUint: parsing {wanted:?}: invalid syntax"),
+                );
                 return Err(ApiError::invalid(&info.group, &info.kind, name, &[error]));
             }
             return Err(ApiError::modified(&info.group, &info.resource, name));
@@ -584,14 +638,20 @@ fn restrict(info: &ResourceInfo, old: &Value, new: &mut Value, part: Part) {
 fn check_names(info: &ResourceInfo, value: &Value, namespace: &str, name: &str) -> ApiResult<()> {
     let own = text(value, "name");
     if own.is_empty() {
-        return Err(ApiError::bad_request("the name of the object (based on the object metadata) was empty: metadata.name: Required value: name must be provided"));
+        return Err(ApiError::bad_request(
+            "the name of the object (based on the object metadata) was empty: metadata.name: Required value: name must be provided",
+        ));
     }
     if own != name {
-        return Err(ApiError::bad_request(format!("the name of the object ({own}) does not match the name on the URL ({name})")));
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({own}) does not match the name on the URL ({name})"
+        )));
     }
     let own = text(value, "namespace");
     if info.namespaced && !own.is_empty() && own != namespace {
-        return Err(ApiError::bad_request(format!("the namespace of the object ({own}) does not match the namespace on the request ({namespace})")));
+        return Err(ApiError::bad_request(format!(
+            "the namespace of the object ({own}) does not match the namespace on the request ({namespace})"
+        )));
     }
     Ok(())
 }

@@ -36,7 +36,10 @@ fn open_error(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Sto
 
 impl Disk {
     pub(super) fn open(backend: impl StorageBackend, cache_bytes: usize) -> Result<(Disk, Loaded), StoreError> {
-        let database = Database::builder().set_cache_size(cache_bytes).create_with_backend(backend).map_err(open_error)?;
+        let database = Database::builder()
+            .set_cache_size(cache_bytes)
+            .create_with_backend(backend)
+            .map_err(open_error)?;
         let mut transaction = database.begin_write().map_err(open_error)?;
         transaction.set_durability(Durability::Immediate).map_err(open_error)?;
         let revision;
@@ -52,7 +55,9 @@ impl Disk {
                 }
                 Some(FORMAT) => {}
                 Some(other) => {
-                    return Err(open_error(format!("its format is {other} and this version reads {FORMAT}; use a newer version")));
+                    return Err(open_error(format!(
+                        "its format is {other} and this version reads {FORMAT}; use a newer version"
+                    )));
                 }
             }
             revision = meta.get("revision").map_err(open_error)?.map_or(1, |value| value.value());
@@ -106,14 +111,20 @@ fn encode_key(key: &Key) -> String {
 }
 
 fn decode(resources: &mut std::collections::HashSet<Arc<str>>, key: &str, value: &[u8]) -> Result<Object, StoreError> {
-    let damaged = |reason: &str| StoreError::Damaged { key: key.replace('\0', " "), reason: reason.to_owned() };
+    let damaged = |reason: &str| StoreError::Damaged {
+        key: key.replace('\0', " "),
+        reason: reason.to_owned(),
+    };
     let (resource, path) = key.split_once('\0').ok_or_else(|| damaged("the key has no resource"))?;
     let (head, json) = value.split_at_checked(HEAD).ok_or_else(|| damaged("it is too short"))?;
     let (revision, rv_at) = head.split_at(8);
     let revision = u64::from_le_bytes(revision.try_into().map_err(|_| damaged("its head is short"))?);
     let rv_at = u32::from_le_bytes(rv_at.try_into().map_err(|_| damaged("its head is short"))?);
     let parsed: serde_json::Value = serde_json::from_slice(json).map_err(|error| damaged(&error.to_string()))?;
-    if !json.get(rv_at as usize..).is_some_and(|rest| rest.starts_with(revision.to_string().as_bytes())) {
+    if !json
+        .get(rv_at as usize..)
+        .is_some_and(|rest| rest.starts_with(revision.to_string().as_bytes()))
+    {
         return Err(damaged("its revision is not where it should be"));
     }
     let resource = match resources.get(resource) {
@@ -124,6 +135,15 @@ fn decode(resources: &mut std::collections::HashSet<Arc<str>>, key: &str, value:
             new
         }
     };
-    let key = Key { resource, path: Arc::from(path) };
-    Ok(Object { key, revision, json: Bytes::copy_from_slice(json), meta: draft::meta_of(&parsed), rv_at })
+    let key = Key {
+        resource,
+        path: Arc::from(path),
+    };
+    Ok(Object {
+        key,
+        revision,
+        json: Bytes::copy_from_slice(json),
+        meta: draft::meta_of(&parsed),
+        rv_at,
+    })
 }

@@ -41,7 +41,11 @@ impl Draft {
         bytes.push(b'"');
         rv_at += bytes.len();
         bytes.extend_from_slice(b"\"}}");
-        Draft { bytes, rv_at: u32::try_from(rv_at).unwrap_or(u32::MAX), meta: meta_of(object) }
+        Draft {
+            bytes,
+            rv_at: u32::try_from(rv_at).unwrap_or(u32::MAX),
+            meta: meta_of(object),
+        }
     }
 
     /// Index data of the object.
@@ -52,7 +56,13 @@ impl Draft {
     /// The object as it would be at a revision.
     pub fn seal(self, key: Key, revision: u64) -> Object {
         let json = splice(&self.bytes, self.rv_at as usize, 0, revision);
-        Object { key, revision, json, meta: self.meta, rv_at: self.rv_at }
+        Object {
+            key,
+            revision,
+            json,
+            meta: self.meta,
+            rv_at: self.rv_at,
+        }
     }
 }
 
@@ -96,11 +106,18 @@ fn push_member(bytes: &mut Vec<u8>, key: &str, value: &Value) {
 /// Extracts the index data of an object.
 pub(super) fn meta_of(object: &Value) -> Meta {
     let text = |value: &Value, field: &str| -> Box<str> { value.get(field).and_then(Value::as_str).unwrap_or_default().into() };
-    let Some(metadata) = object.get("metadata") else { return Meta::default() };
+    let Some(metadata) = object.get("metadata") else {
+        return Meta::default();
+    };
     let labels = metadata
         .get("labels")
         .and_then(Value::as_object)
-        .map(|labels| labels.iter().map(|(key, value)| (key.as_str().into(), value.as_str().unwrap_or_default().into())).collect())
+        .map(|labels| {
+            labels
+                .iter()
+                .map(|(key, value)| (key.as_str().into(), value.as_str().unwrap_or_default().into()))
+                .collect()
+        })
         .unwrap_or_default();
     let owners = metadata
         .get("ownerReferences")
@@ -119,7 +136,10 @@ pub(super) fn meta_of(object: &Value) -> Meta {
         })
         .unwrap_or_default();
     let has_finalizer = |name: &str| {
-        metadata.get("finalizers").and_then(Value::as_array).is_some_and(|list| list.iter().any(|item| item.as_str() == Some(name)))
+        metadata
+            .get("finalizers")
+            .and_then(Value::as_array)
+            .is_some_and(|list| list.iter().any(|item| item.as_str() == Some(name)))
     };
     Meta {
         uid: text(metadata, "uid"),

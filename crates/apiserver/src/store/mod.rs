@@ -102,8 +102,15 @@ pub struct Key {
 impl Key {
     /// The key of an object; an empty namespace means cluster scoped.
     pub fn new(resource: &Arc<str>, namespace: &str, name: &str) -> Key {
-        let path = if namespace.is_empty() { Arc::from(name) } else { Arc::from(format!("{namespace}/{name}")) };
-        Key { resource: resource.clone(), path }
+        let path = if namespace.is_empty() {
+            Arc::from(name)
+        } else {
+            Arc::from(format!("{namespace}/{name}"))
+        };
+        Key {
+            resource: resource.clone(),
+            path,
+        }
     }
 
     /// The namespace, empty for cluster-scoped objects.
@@ -220,7 +227,13 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { ring_events: 16_384, ring_bytes: 32 << 20, queue: 4096, group: 1024, cache_bytes: 16 << 20 }
+        Limits {
+            ring_events: 16_384,
+            ring_bytes: 32 << 20,
+            queue: 4096,
+            group: 1024,
+            cache_bytes: 16 << 20,
+        }
     }
 }
 
@@ -287,11 +300,18 @@ impl Store {
     /// Opens a store on any [`StorageBackend`]: the seam that lets tests cut the power below it.
     pub fn open_on(backend: impl StorageBackend, limits: Limits) -> Result<Store, StoreError> {
         let (disk, loaded) = disk::Disk::open(backend, limits.cache_bytes)?;
-        let mut state = State { revision: loaded.revision, resources: HashMap::new(), dependents: HashMap::new(), floor: loaded.revision };
+        let mut state = State {
+            revision: loaded.revision,
+            resources: HashMap::new(),
+            dependents: HashMap::new(),
+            floor: loaded.revision,
+        };
         for object in loaded.objects {
             let object = Arc::new(object);
             index_owners(&mut state.dependents, None, Some(&object));
-            resource_mut(&mut state, &object.key.resource).objects.insert(object.key.path.clone(), object);
+            resource_mut(&mut state, &object.key.resource)
+                .objects
+                .insert(object.key.path.clone(), object);
         }
         let shared = Arc::new(Shared {
             state: RwLock::new(state),
@@ -303,7 +323,11 @@ impl Store {
         });
         let (queue, jobs) = tokio::sync::mpsc::channel(limits.queue);
         let thread = writer::spawn(shared.clone(), disk, jobs).map_err(|error| StoreError::Open(error.into()))?;
-        Ok(Store { shared, queue, thread: Arc::new(Mutex::new(Some(thread))) })
+        Ok(Store {
+            shared,
+            queue,
+            thread: Arc::new(Mutex::new(Some(thread))),
+        })
     }
 
     /// Sets the one observer of published events (the garbage collector). It runs on the writer thread and must be quick.
@@ -323,7 +347,10 @@ impl Store {
 
     /// Durable transactions and writes so far.
     pub fn counters(&self) -> (u64, u64) {
-        (self.shared.commits.load(Ordering::Relaxed), self.shared.writes.load(Ordering::Relaxed))
+        (
+            self.shared.commits.load(Ordering::Relaxed),
+            self.shared.writes.load(Ordering::Relaxed),
+        )
     }
 
     /// Hands a write to the writer thread and waits until it is durable and published.
@@ -332,7 +359,10 @@ impl Store {
     /// future does not take the write back.
     pub async fn commit(&self, write: Write) -> Result<Arc<Object>, StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.queue.send(writer::Job::Write { write, reply }).await.map_err(|_| self.gone())?;
+        self.queue
+            .send(writer::Job::Write { write, reply })
+            .await
+            .map_err(|_| self.gone())?;
         answer.await.map_err(|_| self.gone())?
     }
 

@@ -45,15 +45,25 @@ impl Store {
         }
         let Some(resource) = state.resources.get(resource) else {
             return match page.revision {
-                Some(wanted) if wanted < state.floor => Err(StoreError::Expired { wanted, oldest: state.floor }),
-                wanted => Ok(Listing { revision: wanted.unwrap_or(current), objects: Vec::new() }),
+                Some(wanted) if wanted < state.floor => Err(StoreError::Expired {
+                    wanted,
+                    oldest: state.floor,
+                }),
+                wanted => Ok(Listing {
+                    revision: wanted.unwrap_or(current),
+                    objects: Vec::new(),
+                }),
             };
         };
         let matches = |path: &str| {
             (page.namespace.is_empty() || path.strip_prefix(page.namespace).is_some_and(|rest| rest.starts_with('/')))
                 && page.after.is_none_or(|after| path > after)
         };
-        let mut from = if page.namespace.is_empty() { String::new() } else { format!("{}/", page.namespace) };
+        let mut from = if page.namespace.is_empty() {
+            String::new()
+        } else {
+            format!("{}/", page.namespace)
+        };
         if let Some(after) = page.after
             && after > from.as_str()
         {
@@ -66,16 +76,30 @@ impl Store {
             .map(|(_, object)| object.clone())
             .collect();
         let Some(wanted) = page.revision.filter(|wanted| *wanted < current) else {
-            return Ok(Listing { revision: current, objects: now });
+            return Ok(Listing {
+                revision: current,
+                objects: now,
+            });
         };
         if wanted < resource.ring.floor() {
-            return Err(StoreError::Expired { wanted, oldest: resource.ring.floor() });
+            return Err(StoreError::Expired {
+                wanted,
+                oldest: resource.ring.floor(),
+            });
         }
         // Undo what happened since, newest first.
-        let later: Vec<Arc<Event>> = resource.ring.after(wanted).filter(|event| matches(&event.object.key.path)).cloned().collect();
+        let later: Vec<Arc<Event>> = resource
+            .ring
+            .after(wanted)
+            .filter(|event| matches(&event.object.key.path))
+            .cloned()
+            .collect();
         drop(state);
         if later.is_empty() {
-            return Ok(Listing { revision: wanted, objects: now });
+            return Ok(Listing {
+                revision: wanted,
+                objects: now,
+            });
         }
         let mut then: BTreeMap<Arc<str>, Arc<Object>> = now.into_iter().map(|object| (object.key.path.clone(), object)).collect();
         for event in later.iter().rev() {
@@ -84,12 +108,20 @@ impl Store {
                 None => then.remove(&event.object.key.path),
             };
         }
-        Ok(Listing { revision: wanted, objects: then.into_values().collect() })
+        Ok(Listing {
+            revision: wanted,
+            objects: then.into_values().collect(),
+        })
     }
 
     /// Keys of the objects that name an owner with this uid.
     pub fn dependents(&self, uid: &str) -> Vec<Key> {
-        self.shared.read().dependents.get(uid).map(|keys| keys.iter().cloned().collect()).unwrap_or_default()
+        self.shared
+            .read()
+            .dependents
+            .get(uid)
+            .map(|keys| keys.iter().cloned().collect())
+            .unwrap_or_default()
     }
 
     /// Whether any object names an owner with this uid.
@@ -100,7 +132,13 @@ impl Store {
     /// Every object of every resource that satisfies a predicate (used once at start).
     pub fn scan(&self, mut wanted: impl FnMut(&Object) -> bool) -> Vec<Arc<Object>> {
         let state = self.shared.read();
-        state.resources.values().flat_map(|resource| resource.objects.values()).filter(|object| wanted(object)).cloned().collect()
+        state
+            .resources
+            .values()
+            .flat_map(|resource| resource.objects.values())
+            .filter(|object| wanted(object))
+            .cloned()
+            .collect()
     }
 
     /// Objects of a resource in a namespace, over all resources (a namespace's contents).
@@ -110,14 +148,24 @@ impl Store {
         state
             .resources
             .values()
-            .flat_map(|resource| resource.objects.range::<str, _>((Bound::Included(from.as_str()), Bound::Unbounded)).take_while(|(path, _)| path.starts_with(&from)))
+            .flat_map(|resource| {
+                resource
+                    .objects
+                    .range::<str, _>((Bound::Included(from.as_str()), Bound::Unbounded))
+                    .take_while(|(path, _)| path.starts_with(&from))
+            })
             .map(|(_, object)| object.clone())
             .collect()
     }
 
     /// How many objects each resource has.
     pub fn counts(&self) -> Vec<(Arc<str>, usize)> {
-        self.shared.read().resources.iter().map(|(resource, state)| (resource.clone(), state.objects.len())).collect()
+        self.shared
+            .read()
+            .resources
+            .iter()
+            .map(|(resource, state)| (resource.clone(), state.objects.len()))
+            .collect()
     }
 
     /// A receiver that is woken by every publication that touches a resource.
@@ -133,18 +181,28 @@ impl Store {
         let state = self.shared.read();
         let Some(resource) = state.resources.get(resource) else {
             return if revision < state.floor {
-                Err(StoreError::Expired { wanted: revision, oldest: state.floor })
+                Err(StoreError::Expired {
+                    wanted: revision,
+                    oldest: state.floor,
+                })
             } else {
                 Ok((Vec::new(), state.revision))
             };
         };
         if revision < resource.ring.floor() {
-            return Err(StoreError::Expired { wanted: revision, oldest: resource.ring.floor() });
+            return Err(StoreError::Expired {
+                wanted: revision,
+                oldest: resource.ring.floor(),
+            });
         }
         let after = resource.ring.after(revision);
         let complete = after.len() <= limit;
         let events: Vec<Arc<Event>> = after.take(limit).cloned().collect();
-        let upto = if complete { state.revision } else { events.last().map_or(revision, |event| event.revision) };
+        let upto = if complete {
+            state.revision
+        } else {
+            events.last().map_or(revision, |event| event.revision)
+        };
         Ok((events, upto))
     }
 }

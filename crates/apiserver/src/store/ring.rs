@@ -39,7 +39,11 @@ pub(crate) struct Ring {
 
 impl Ring {
     pub(crate) fn new(floor: u64) -> Ring {
-        Ring { events: VecDeque::new(), bytes: 0, floor }
+        Ring {
+            events: VecDeque::new(),
+            bytes: 0,
+            floor,
+        }
     }
 
     pub(crate) fn push(&mut self, event: Arc<Event>, max_events: usize, max_bytes: usize) {

@@ -88,16 +88,29 @@ struct Disk {
 
 impl Disk {
     fn new(lazy: bool) -> Disk {
-        Disk { platter: Arc::default(), lazy }
+        Disk {
+            platter: Arc::default(),
+            lazy,
+        }
     }
 
     fn on(image: Vec<u8>, lazy: bool) -> Disk {
-        Disk { platter: Arc::new(Mutex::new(Platter { durable: image, ..Platter::default() })), lazy }
+        Disk {
+            platter: Arc::new(Mutex::new(Platter {
+                durable: image,
+                ..Platter::default()
+            })),
+            lazy,
+        }
     }
 
     fn live(&self) -> Result<std::sync::MutexGuard<'_, Platter>, BackendIoError> {
         let platter = self.platter.lock().unwrap_or_else(PoisonError::into_inner);
-        if platter.cut { Err(std::io::Error::other("the power is cut").into()) } else { Ok(platter) }
+        if platter.cut {
+            Err(std::io::Error::other("the power is cut").into())
+        } else {
+            Ok(platter)
+        }
     }
 }
 
@@ -108,7 +121,9 @@ impl StorageBackend for Disk {
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), BackendIoError> {
         let image = self.live()?.now();
         let start = offset as usize;
-        let found = image.get(start..start + out.len()).ok_or_else(|| std::io::Error::other("read past the end"))?;
+        let found = image
+            .get(start..start + out.len())
+            .ok_or_else(|| std::io::Error::other("read past the end"))?;
         out.copy_from_slice(found);
         Ok(())
     }
@@ -136,7 +151,10 @@ fn things() -> Arc<str> {
 }
 
 fn limits() -> Limits {
-    Limits { ring_events: 64, ..Limits::default() }
+    Limits {
+        ring_events: 64,
+        ..Limits::default()
+    }
 }
 
 fn object(name: &str, value: u64) -> Value {
@@ -144,7 +162,12 @@ fn object(name: &str, value: u64) -> Value {
 }
 
 fn put_write(name: &str, value: u64, expect: Expect) -> Write {
-    Write::Put { key: Key::new(&things(), "default", name), expect, draft: Draft::new(&object(name, value)), require: None }
+    Write::Put {
+        key: Key::new(&things(), "default", name),
+        expect,
+        draft: Draft::new(&object(name, value)),
+        require: None,
+    }
 }
 
 #[tokio::test]
@@ -153,12 +176,30 @@ async fn writes_are_checked_against_the_current_version_and_carry_their_revision
     let first = store.commit(put_write("a", 1, Expect::Absent)).await.expect("created");
     assert_eq!(first.value()["metadata"]["resourceVersion"], first.revision.to_string());
     assert!(first.value().get("kind").is_none(), "the type is not stored");
-    assert!(matches!(store.commit(put_write("a", 2, Expect::Absent)).await, Err(StoreError::Exists)));
-    assert!(matches!(store.commit(put_write("a", 2, Expect::Revision(1))).await, Err(StoreError::Conflict)));
-    assert!(matches!(store.commit(put_write("b", 2, Expect::Revision(1))).await, Err(StoreError::NotFound)));
-    let second = store.commit(put_write("a", 2, Expect::Revision(first.revision))).await.expect("updated");
+    assert!(matches!(
+        store.commit(put_write("a", 2, Expect::Absent)).await,
+        Err(StoreError::Exists)
+    ));
+    assert!(matches!(
+        store.commit(put_write("a", 2, Expect::Revision(1))).await,
+        Err(StoreError::Conflict)
+    ));
+    assert!(matches!(
+        store.commit(put_write("b", 2, Expect::Revision(1))).await,
+        Err(StoreError::NotFound)
+    ));
+    let second = store
+        .commit(put_write("a", 2, Expect::Revision(first.revision)))
+        .await
+        .expect("updated");
     assert_eq!(second.revision, first.revision + 1);
-    let gone = store.commit(Write::Delete { key: first.key.clone(), revision: second.revision }).await.expect("deleted");
+    let gone = store
+        .commit(Write::Delete {
+            key: first.key.clone(),
+            revision: second.revision,
+        })
+        .await
+        .expect("deleted");
     assert_eq!(gone.value()["metadata"]["resourceVersion"], (second.revision + 1).to_string());
     assert_eq!(gone.value()["spec"]["value"], 2);
     assert!(store.get(&first.key).is_none());
@@ -167,7 +208,14 @@ async fn writes_are_checked_against_the_current_version_and_carry_their_revision
 
 #[tokio::test]
 async fn concurrent_writers_share_commits_and_exactly_one_wins_each_version() {
-    let store = Store::open_on(Disk::new(false), Limits { ring_events: 4096, ..limits() }).expect("opens");
+    let store = Store::open_on(
+        Disk::new(false),
+        Limits {
+            ring_events: 4096,
+            ..limits()
+        },
+    )
+    .expect("opens");
     store.commit(put_write("hot", 0, Expect::Absent)).await.expect("created");
     let mut tasks = tokio::task::JoinSet::new();
     for writer in 0..16u64 {
@@ -175,7 +223,10 @@ async fn concurrent_writers_share_commits_and_exactly_one_wins_each_version() {
         tasks.spawn(async move {
             let mut won = 0;
             for n in 0..20u64 {
-                store.commit(put_write(&format!("own-{writer}-{n}"), n, Expect::Absent)).await.expect("created");
+                store
+                    .commit(put_write(&format!("own-{writer}-{n}"), n, Expect::Absent))
+                    .await
+                    .expect("created");
                 loop {
                     let current = store.get(&Key::new(&things(), "default", "hot")).expect("exists");
                     let value = current.value()["spec"]["value"].as_u64().expect("a number");
@@ -212,7 +263,15 @@ async fn a_write_that_requires_a_namespace_sees_the_deletion_in_its_own_group() 
         }
         Draft::new(&value)
     };
-    let made = store.commit(Write::Put { key: key.clone(), expect: Expect::Absent, draft: namespace(false), require: None }).await.expect("created");
+    let made = store
+        .commit(Write::Put {
+            key: key.clone(),
+            expect: Expect::Absent,
+            draft: namespace(false),
+            require: None,
+        })
+        .await
+        .expect("created");
     let inside = |name: &str| Write::Put {
         key: Key::new(&things(), "gone", name),
         expect: Expect::Absent,
@@ -220,7 +279,12 @@ async fn a_write_that_requires_a_namespace_sees_the_deletion_in_its_own_group() 
         require: Some(key.clone()),
     };
     store.commit(inside("a")).await.expect("created");
-    let mark = store.commit(Write::Put { key: key.clone(), expect: Expect::Revision(made.revision), draft: namespace(true), require: None });
+    let mark = store.commit(Write::Put {
+        key: key.clone(),
+        expect: Expect::Revision(made.revision),
+        draft: namespace(true),
+        require: None,
+    });
     let (marked, refused) = tokio::join!(mark, store.commit(inside("b")));
     marked.expect("marked");
     assert!(matches!(refused, Err(StoreError::RequirementGone)), "{refused:?}");
@@ -238,7 +302,12 @@ async fn lists_are_answered_at_older_revisions_until_the_ring_forgets() {
         let done = match current {
             Some(current) if step % 3 == 0 => {
                 now.remove(&name);
-                store.commit(Write::Delete { key, revision: current.revision }).await
+                store
+                    .commit(Write::Delete {
+                        key,
+                        revision: current.revision,
+                    })
+                    .await
             }
             Some(current) => {
                 now.insert(name.clone(), step);
@@ -252,44 +321,115 @@ async fn lists_are_answered_at_older_revisions_until_the_ring_forgets() {
         history.insert(done.expect("written").revision, now.clone());
     }
     for (revision, expected) in &history {
-        let listing = store.list(&things(), &Page { revision: Some(*revision), ..Page::default() }).expect("known");
-        let found: BTreeMap<String, u64> =
-            listing.objects.iter().map(|object| (object.key.name().to_owned(), object.value()["spec"]["value"].as_u64().expect("a number"))).collect();
+        let listing = store
+            .list(
+                &things(),
+                &Page {
+                    revision: Some(*revision),
+                    ..Page::default()
+                },
+            )
+            .expect("known");
+        let found: BTreeMap<String, u64> = listing
+            .objects
+            .iter()
+            .map(|object| {
+                (
+                    object.key.name().to_owned(),
+                    object.value()["spec"]["value"].as_u64().expect("a number"),
+                )
+            })
+            .collect();
         assert_eq!(&found, expected, "at {revision}");
         assert_eq!(listing.revision, *revision);
     }
     for step in 0..64u64 {
-        store.commit(put_write(&format!("later-{step}"), step, Expect::Absent)).await.expect("created");
+        store
+            .commit(put_write(&format!("later-{step}"), step, Expect::Absent))
+            .await
+            .expect("created");
     }
     let first = *history.keys().next().expect("a revision");
-    assert!(matches!(store.list(&things(), &Page { revision: Some(first), ..Page::default() }), Err(StoreError::Expired { .. })));
+    assert!(matches!(
+        store.list(
+            &things(),
+            &Page {
+                revision: Some(first),
+                ..Page::default()
+            }
+        ),
+        Err(StoreError::Expired { .. })
+    ));
     assert!(matches!(store.events_after(&things(), first, 10), Err(StoreError::Expired { .. })));
-    assert!(matches!(store.list(&things(), &Page { revision: Some(u64::MAX), ..Page::default() }), Err(StoreError::Future { .. })));
+    assert!(matches!(
+        store.list(
+            &things(),
+            &Page {
+                revision: Some(u64::MAX),
+                ..Page::default()
+            }
+        ),
+        Err(StoreError::Future { .. })
+    ));
 }
 
 #[tokio::test]
 async fn namespaces_and_pages_split_a_list_in_the_order_of_paths() {
     let store = Store::open_on(Disk::new(false), limits()).expect("opens");
     for (namespace, name) in [("a", "x"), ("a-b", "x"), ("a", "y"), ("b", "x")] {
-        let write = Write::Put { key: Key::new(&things(), namespace, name), expect: Expect::Absent, draft: Draft::new(&object(name, 1)), require: None };
+        let write = Write::Put {
+            key: Key::new(&things(), namespace, name),
+            expect: Expect::Absent,
+            draft: Draft::new(&object(name, 1)),
+            require: None,
+        };
         store.commit(write).await.expect("created");
     }
     let paths = |page: &Page<'_>| -> Vec<String> {
-        store.list(&things(), page).expect("lists").objects.iter().map(|object| object.key.path.to_string()).collect()
+        store
+            .list(&things(), page)
+            .expect("lists")
+            .objects
+            .iter()
+            .map(|object| object.key.path.to_string())
+            .collect()
     };
     assert_eq!(paths(&Page::default()), ["a-b/x", "a/x", "a/y", "b/x"], "the order of etcd");
-    assert_eq!(paths(&Page { namespace: "a", ..Page::default() }), ["a/x", "a/y"]);
-    assert_eq!(paths(&Page { namespace: "a", after: Some("a/x"), ..Page::default() }), ["a/y"]);
-    assert_eq!(paths(&Page { after: Some("a/x"), ..Page::default() }), ["a/y", "b/x"]);
+    assert_eq!(
+        paths(&Page {
+            namespace: "a",
+            ..Page::default()
+        }),
+        ["a/x", "a/y"]
+    );
+    assert_eq!(
+        paths(&Page {
+            namespace: "a",
+            after: Some("a/x"),
+            ..Page::default()
+        }),
+        ["a/y"]
+    );
+    assert_eq!(
+        paths(&Page {
+            after: Some("a/x"),
+            ..Page::default()
+        }),
+        ["a/y", "b/x"]
+    );
 }
 
 /// Runs writes until the power is cut at a given backend operation, and returns what was acknowledged.
 async fn write_until_cut(disk: &Disk, rounds: u64) -> BTreeMap<String, (u64, u64)> {
     let mut acknowledged = BTreeMap::new();
-    let Ok(store) = Store::open_on(disk.clone(), limits()) else { return acknowledged };
+    let Ok(store) = Store::open_on(disk.clone(), limits()) else {
+        return acknowledged;
+    };
     for round in 0..rounds {
         let name = format!("n{}", round % 5);
-        let expect = store.get(&Key::new(&things(), "default", &name)).map_or(Expect::Absent, |object| Expect::Revision(object.revision));
+        let expect = store
+            .get(&Key::new(&things(), "default", &name))
+            .map_or(Expect::Absent, |object| Expect::Revision(object.revision));
         match store.commit(put_write(&name, round, expect)).await {
             Ok(object) => acknowledged.insert(name, (object.revision, round)),
             Err(_) => break,
@@ -303,7 +443,9 @@ async fn write_until_cut(disk: &Disk, rounds: u64) -> BTreeMap<String, (u64, u64
 fn survives(image: Vec<u8>, acknowledged: &BTreeMap<String, (u64, u64)>) -> Result<(), String> {
     let store = Store::open_on(Disk::on(image, false), limits()).map_err(|error| error.to_string())?;
     for (name, (revision, value)) in acknowledged {
-        let found = store.get(&Key::new(&things(), "default", name)).ok_or_else(|| format!("{name} is lost"))?;
+        let found = store
+            .get(&Key::new(&things(), "default", name))
+            .ok_or_else(|| format!("{name} is lost"))?;
         if found.revision < *revision {
             return Err(format!("{name} is at {} and was acknowledged at {revision}", found.revision));
         }
@@ -352,11 +494,17 @@ async fn a_failed_commit_publishes_nothing_and_stops_the_store() {
     store.commit(put_write("a", 1, Expect::Absent)).await.expect("created");
     let before = store.revision();
     disk.platter.lock().unwrap_or_else(PoisonError::into_inner).cut = true;
-    assert!(matches!(store.commit(put_write("b", 1, Expect::Absent)).await, Err(StoreError::Failed(_))));
+    assert!(matches!(
+        store.commit(put_write("b", 1, Expect::Absent)).await,
+        Err(StoreError::Failed(_))
+    ));
     assert!(!store.healthy());
     assert_eq!(store.revision(), before);
     assert!(store.get(&Key::new(&things(), "default", "b")).is_none());
-    assert!(store.commit(put_write("c", 1, Expect::Absent)).await.is_err(), "no write after a failed one");
+    assert!(
+        store.commit(put_write("c", 1, Expect::Absent)).await.is_err(),
+        "no write after a failed one"
+    );
 }
 
 #[tokio::test]
@@ -365,13 +513,22 @@ async fn a_reopened_store_goes_on_with_new_revisions() {
     let path = directory.path().join("objects.redb");
     let store = Store::open(&path, limits()).expect("opens");
     let first = store.commit(put_write("a", 1, Expect::Absent)).await.expect("created");
-    let gone = store.commit(Write::Delete { key: first.key.clone(), revision: first.revision }).await.expect("deleted");
+    let gone = store
+        .commit(Write::Delete {
+            key: first.key.clone(),
+            revision: first.revision,
+        })
+        .await
+        .expect("deleted");
     store.close().await;
     let store = Store::open(&path, limits()).expect("opens again");
     assert_eq!(store.revision(), gone.revision);
     let next = store.commit(put_write("a", 2, Expect::Absent)).await.expect("created");
     assert!(next.revision > gone.revision);
-    assert!(matches!(store.events_after(&things(), first.revision, 10), Err(StoreError::Expired { .. })), "older events are gone: list again");
+    assert!(
+        matches!(store.events_after(&things(), first.revision, 10), Err(StoreError::Expired { .. })),
+        "older events are gone: list again"
+    );
     store.close().await;
 }
 
@@ -386,5 +543,9 @@ fn a_draft_never_takes_the_revision_from_user_text() {
     assert_eq!(value["metadata"]["resourceVersion"], "42");
     assert_eq!(value["spec"]["resourceVersion"], "7");
     assert_eq!(at_revision(&sealed, 12345).value()["metadata"]["resourceVersion"], "12345");
-    assert_eq!(at_revision(&at_revision(&sealed, 12345), 6).value(), { let mut value = value; value["metadata"]["resourceVersion"] = json!("6"); value });
+    assert_eq!(at_revision(&at_revision(&sealed, 12345), 6).value(), {
+        let mut value = value;
+        value["metadata"]["resourceVersion"] = json!("6");
+        value
+    });
 }

@@ -21,7 +21,9 @@ pub(super) enum Job {
 }
 
 pub(super) fn spawn(shared: Arc<Shared>, disk: Disk, jobs: mpsc::Receiver<Job>) -> std::io::Result<std::thread::JoinHandle<()>> {
-    std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || run(&shared, disk, jobs))
+    std::thread::Builder::new()
+        .name("store-writer".to_owned())
+        .spawn(move || run(&shared, disk, jobs))
 }
 
 fn run(shared: &Shared, disk: Disk, mut jobs: mpsc::Receiver<Job>) {
@@ -78,7 +80,13 @@ struct Group<'a> {
 
 impl<'a> Group<'a> {
     fn new(shared: &'a Shared) -> Group<'a> {
-        Group { shared, revision: shared.read().revision, overlay: HashMap::new(), accepted: Vec::new(), refused: Vec::new() }
+        Group {
+            shared,
+            revision: shared.read().revision,
+            overlay: HashMap::new(),
+            accepted: Vec::new(),
+            refused: Vec::new(),
+        }
     }
 
     fn current(&self, key: &Key) -> Option<Arc<Object>> {
@@ -104,7 +112,12 @@ impl<'a> Group<'a> {
     fn check(&self, write: Write) -> Result<Event, StoreError> {
         let revision = self.revision + 1;
         match write {
-            Write::Put { key, expect, draft, require } => {
+            Write::Put {
+                key,
+                expect,
+                draft,
+                require,
+            } => {
                 let previous = self.current(&key);
                 match (expect, &previous) {
                     (Expect::Absent, None) => {}
@@ -119,7 +132,12 @@ impl<'a> Group<'a> {
                     return Err(StoreError::RequirementGone);
                 }
                 let object = Arc::new(draft.seal(key, revision));
-                Ok(Event { revision, kind: EventKind::Put, object, previous })
+                Ok(Event {
+                    revision,
+                    kind: EventKind::Put,
+                    object,
+                    previous,
+                })
             }
             Write::Delete { key, revision: wanted } => {
                 let previous = self.current(&key).ok_or(StoreError::NotFound)?;
@@ -127,7 +145,12 @@ impl<'a> Group<'a> {
                     return Err(StoreError::Conflict);
                 }
                 let object = Arc::new(draft::reseal(&previous, revision));
-                Ok(Event { revision, kind: EventKind::Delete, object, previous: Some(previous) })
+                Ok(Event {
+                    revision,
+                    kind: EventKind::Delete,
+                    object,
+                    previous: Some(previous),
+                })
             }
         }
     }
@@ -146,7 +169,12 @@ impl<'a> Group<'a> {
         });
         if let Err(error) = disk.commit(self.revision, changes) {
             tracing::error!(%error, "the object store could not commit; it takes no more writes");
-            for reply in self.accepted.into_iter().map(|(_, reply)| reply).chain(self.refused.into_iter().map(|(_, reply)| reply)) {
+            for reply in self
+                .accepted
+                .into_iter()
+                .map(|(_, reply)| reply)
+                .chain(self.refused.into_iter().map(|(_, reply)| reply))
+            {
                 answer(reply, Err(StoreError::Failed(error.to_string())));
             }
             return false;
@@ -185,7 +213,9 @@ fn publish(shared: &Shared, revision: u64, accepted: &[(Arc<Event>, Reply)]) {
                 resource.objects.remove(&object.key.path);
             }
         }
-        resource.ring.push(event.clone(), shared.limits.ring_events, shared.limits.ring_bytes);
+        resource
+            .ring
+            .push(event.clone(), shared.limits.ring_events, shared.limits.ring_bytes);
         if !touched.contains(&object.key.resource) {
             touched.push(object.key.resource.clone());
         }

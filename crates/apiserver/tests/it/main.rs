@@ -1,0 +1,9 @@
+//! Tests of the whole server: through the router, over TLS, with the stock kubectl, and under kill -9.
+
+mod client;
+mod common;
+mod crash;
+mod kubectl;
+mod lifecycle;
+mod requests;
+mod watching;
