@@ -10,7 +10,7 @@ use lab::{
 };
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum FirmwareChoice {
+pub enum FirmwareChoice {
     Bios,
     Uefi,
 }

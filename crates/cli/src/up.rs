@@ -52,7 +52,7 @@ pub struct Arguments {
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Unaccepted {
+pub enum Unaccepted {
     /// Its own disk, at once.
     Ignore,
     /// An inventory, some minutes to be accepted, then its own disk.

@@ -12,13 +12,15 @@ struct Need {
     any_of: &'static [&'static str],
 }
 
+const IPXE_EFI: &str = "/usr/lib/ipxe/snponly.efi";
+
 const NEEDS: [Need; 10] = [
     Need { package: "qemu-system-x86", any_of: &["/usr/bin/qemu-system-x86_64"] },
     Need { package: "qemu-utils", any_of: &["/usr/bin/qemu-img"] },
     Need { package: "seabios", any_of: &["/usr/share/seabios/bios-256k.bin", "/usr/share/qemu/bios-256k.bin"] },
     Need { package: "ovmf", any_of: &["/usr/share/OVMF/OVMF_CODE_4M.fd"] },
     Need { package: "ipxe-qemu", any_of: &["/usr/lib/ipxe/qemu/pxe-virtio.rom", "/usr/lib/ipxe/qemu/efi-virtio.rom"] },
-    Need { package: "ipxe", any_of: &["/usr/lib/ipxe/ipxe.efi", "/boot/ipxe.efi"] },
+    Need { package: "ipxe", any_of: &[IPXE_EFI] },
     Need { package: "openssh-client", any_of: &["/usr/bin/ssh"] },
     Need { package: "mmdebstrap", any_of: &["/usr/bin/mmdebstrap"] },
     Need { package: "mtools", any_of: &["/usr/bin/mcopy"] },
@@ -50,13 +52,15 @@ pub fn ovmf() -> Result<(PathBuf, PathBuf), LabError> {
     Err(LabError::Missing { what: "UEFI firmware for QEMU".to_owned(), apt: "sudo apt-get install --no-install-recommends ovmf".to_owned() })
 }
 
-/// iPXE as a UEFI program.
+/// iPXE as a UEFI program that leaves the NIC to the firmware's own driver. (The one with drivers of its own hangs in OVMF when its script exits to the
+/// next boot entry.)
 ///
 /// # Errors
 /// [`LabError::Missing`] when the package is not installed.
 pub fn ipxe_efi() -> Result<PathBuf, LabError> {
-    ["/usr/lib/ipxe/ipxe.efi", "/boot/ipxe.efi"].iter().map(PathBuf::from).find(|p| p.exists()).ok_or_else(|| LabError::Missing {
-        what: "iPXE for UEFI".to_owned(),
-        apt: "sudo apt-get install --no-install-recommends ipxe".to_owned(),
-    })
+    let path = PathBuf::from(IPXE_EFI);
+    if path.exists() {
+        return Ok(path);
+    }
+    Err(LabError::Missing { what: "iPXE for UEFI".to_owned(), apt: "sudo apt-get install --no-install-recommends ipxe".to_owned() })
 }

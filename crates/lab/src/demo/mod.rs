@@ -19,7 +19,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use api::{
     BareMetalAddress, BareMetalDiscoveryPolicy, BareMetalDiscoveryPolicySpec, BareMetalHardware, BareMetalImage, BareMetalImageSpec, BareMetalInstance,
-    BareMetalInstanceSpec, BareMetalNetwork, BareMetalNetworkSpec, HardwarePhase, InstancePhase,
+    BareMetalInstanceSpec, BareMetalNetwork, BareMetalNetworkSpec, HardwarePhase,
     common::NetworkRef,
     network::{AddressPlan, AddressRange},
 };
@@ -129,7 +129,7 @@ async fn life(options: &Options, lab: &folder::Folder, show: &Show) -> Result<()
         for name in ["web-1", "web-2"] {
             create_instance(&client, name, &key.public).await?;
         }
-        observer.until("both instances are Running", 900, |w| w.instances_in(InstancePhase::Running) == 2).await?;
+        observer.until("both instances are Running", 900, |w| w.instances_reported() == 2).await?;
 
         show.headline("Logging in over SSH");
         let seen = log_in(&client, &observer, &machines, &key, show).await?;

@@ -8,7 +8,9 @@ use std::{
 
 use agent_protocol::identity::MacAddress;
 use anyhow::{Context, Result, bail};
-use api::{BareMetalDiscovery, BareMetalHardware, BareMetalInstance, HardwarePhase, InstancePhase};
+use api::{
+    BareMetalDiscovery, BareMetalHardware, BareMetalInstance, BareMetalInstanceStatus, HardwarePhase, InstancePhase, instance::RunningEvidence,
+};
 use futures::StreamExt;
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -36,9 +38,10 @@ impl World {
         self.hardware.values().filter(|h| h.status.as_ref().is_some_and(|s| s.phase == phase)).count()
     }
 
-    /// Number of instances in a phase.
-    pub fn instances_in(&self, phase: InstancePhase) -> usize {
-        self.instances.values().filter(|i| i.status.as_ref().is_some_and(|s| s.phase == phase)).count()
+    /// Number of instances that run by the word of their own system, which is the strongest evidence.
+    pub fn instances_reported(&self) -> usize {
+        let reported = |s: &BareMetalInstanceStatus| s.phase == InstancePhase::Running && s.evidence == Some(RunningEvidence::GuestReported);
+        self.instances.values().filter(|i| i.status.as_ref().is_some_and(reported)).count()
     }
 
     /// Number of instances.

@@ -251,7 +251,10 @@ impl Machine {
         push(&["-chardev", &console, "-serial", "chardev:con"]);
         push(&["-object", "rng-random,id=rng0,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng0"]);
         let mut netdev = format!("user,id=n0,bootfile={}", s.boot_url);
-        let mut nic = format!("virtio-net-pci,netdev=n0,mac={},bootindex=1", s.mac);
+        let mut nic = format!("virtio-net-pci,netdev=n0,mac={}", s.mac);
+        // A BIOS keeps no boot order of its own. UEFI does: QEMU's wish would overrule, at each boot, the order that the agent sets.
+        let boot_index = |index: usize| if s.firmware == Firmware::Bios { format!(",bootindex={index}") } else { String::new() };
+        nic.push_str(&boot_index(1));
         if s.firmware == Firmware::Uefi {
             let (code, _) = host::ovmf()?;
             push(&["-drive", &format!("if=pflash,format=raw,readonly=on,file={}", code.display())]);
@@ -265,7 +268,7 @@ impl Machine {
             let discard = if disk.honest_discard { "unmap" } else { "ignore" };
             let path = self.disk_path(index);
             push(&["-drive", &format!("if=none,id=d{index},file={},format=raw,discard={discard}", path.display())]);
-            push(&["-device", &format!("virtio-blk-pci,drive=d{index},serial={},bootindex={}", disk.serial, index + 2)]);
+            push(&["-device", &format!("virtio-blk-pci,drive=d{index},serial={}{}", disk.serial, boot_index(index + 2))]);
         }
         Ok(args)
     }
