@@ -32,6 +32,7 @@ const SETTLE: Duration = Duration::from_secs(45);
 pub fn run() -> ! {
     system::mount_all();
     system::quiet_kernel();
+    system::gather_randomness();
     let console = Arc::new(Console::open());
     let shown = Arc::clone(&console);
     std::panic::set_hook(Box::new(move |info| shown.say(format!("panic: {info}"))));
@@ -68,12 +69,17 @@ fn wait_readable(console: &Console) {
 fn live(console: &Arc<Console>) -> anyhow::Result<Down> {
     let started = Instant::now();
     let uptime = system::uptime().as_secs_f64();
-    console.say(format!("agent {} started, {uptime:.1} s after the kernel", env!("CARGO_PKG_VERSION")));
+    console.say(format!(
+        "agent {} started, {uptime:.1} s after the kernel",
+        env!("CARGO_PKG_VERSION")
+    ));
     let command_line = CommandLine::parse(&fs::read_to_string("/proc/cmdline")?)?;
     let loader = Arc::new(Loader::open()?);
     modules::watch(&loader)?;
     let coldplug = Arc::clone(&loader);
-    let coldplug = std::thread::Builder::new().name("coldplug".to_owned()).spawn(move || coldplug.coldplug())?;
+    let coldplug = std::thread::Builder::new()
+        .name("coldplug".to_owned())
+        .spawn(move || coldplug.coldplug())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         tokio::spawn(system::reap());
@@ -81,7 +87,10 @@ fn live(console: &Arc<Console>) -> anyhow::Result<Down> {
         let network = net::bring_up(command_line.boot_mac, console).await?;
         let (name, lease) = (&network.interface.name, &network.lease);
         let address = format!("{}/{}", lease.address, lease.prefix);
-        console.say(format!("network {name} has {address}, {:.1} s after the kernel", system::uptime().as_secs_f64()));
+        console.say(format!(
+            "network {name} has {address}, {:.1} s after the kernel",
+            system::uptime().as_secs_f64()
+        ));
         let boot_mac = command_line.boot_mac.unwrap_or(network.interface.mac);
         console.update(|s| {
             s.mac = boot_mac.to_string();
@@ -123,7 +132,12 @@ async fn settle(loader: &Loader, coldplug: &std::thread::JoinHandle<()>, started
 
 fn describe(console: &Console, inventory: &Inventory) {
     let system = &inventory.system;
-    let machine = [&system.vendor, &system.product, &system.serial].into_iter().flatten().cloned().collect::<Vec<_>>().join(" ");
+    let machine = [&system.vendor, &system.product, &system.serial]
+        .into_iter()
+        .flatten()
+        .cloned()
+        .collect::<Vec<_>>()
+        .join(" ");
     let uuid = system.uuid.map(|u| u.to_string()).unwrap_or_default();
     console.say(format!(
         "machine {machine:?} uuid={uuid} cpus={} memory={}MiB disks={} nics={}",
@@ -133,7 +147,13 @@ fn describe(console: &Console, inventory: &Inventory) {
         inventory.nics.len()
     ));
     for disk in &inventory.disks {
-        console.say(format!("disk {} {} {} MiB {:?}", disk.name, disk.identity.label(), disk.size_bytes >> 20, disk.contents.state));
+        console.say(format!(
+            "disk {} {} {} MiB {:?}",
+            disk.name,
+            disk.identity.label(),
+            disk.size_bytes >> 20,
+            disk.contents.state
+        ));
     }
     console.update(|s| {
         s.machine = machine;

@@ -81,7 +81,9 @@ impl ClientError {
 
     fn retry_after(&self) -> Duration {
         match self {
-            Self::Refused { retry_after: Some(wait), .. } => (*wait).min(Duration::from_secs(300)),
+            Self::Refused {
+                retry_after: Some(wait), ..
+            } => (*wait).min(Duration::from_secs(300)),
             _ => Duration::ZERO,
         }
     }
@@ -95,7 +97,9 @@ pub struct Backoff(u32);
 impl Backoff {
     /// The next waiting time.
     pub fn next_wait(&mut self) -> Duration {
-        let base = Duration::from_millis(500).saturating_mul(1 << self.0.min(6)).min(Duration::from_secs(30));
+        let base = Duration::from_millis(500)
+            .saturating_mul(1 << self.0.min(6))
+            .min(Duration::from_secs(30));
         self.0 = self.0.saturating_add(1);
         base / 2 + base.mul_f64(f64::from(random::<1>()[0]) / 256.0)
     }
@@ -182,7 +186,13 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn request<T: DeserializeOwned>(&self, method: reqwest::Method, path: &str, body: Vec<u8>, patience: Duration) -> Result<T, ClientError> {
+    pub async fn request<T: DeserializeOwned>(
+        &self,
+        method: reqwest::Method,
+        path: &str,
+        body: Vec<u8>,
+        patience: Duration,
+    ) -> Result<T, ClientError> {
         let server = self.server().to_owned();
         let result = self.send(&server, method, path, body, patience).await;
         if result.as_ref().is_err_and(ClientError::is_passing) {
@@ -198,7 +208,14 @@ impl Client {
         })
     }
 
-    async fn send(&self, server: &str, method: reqwest::Method, path: &str, body: Vec<u8>, patience: Duration) -> Result<Vec<u8>, ClientError> {
+    async fn send(
+        &self,
+        server: &str,
+        method: reqwest::Method,
+        path: &str,
+        body: Vec<u8>,
+        patience: Duration,
+    ) -> Result<Vec<u8>, ClientError> {
         let session = self.session.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
         let signature = sign(&self.key, method.as_str(), path, &session, sequence, &body);

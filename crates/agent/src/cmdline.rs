@@ -71,7 +71,10 @@ pub fn is_server_url(url: &str) -> bool {
     };
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
-            Some((address, port)) => (address.parse::<std::net::Ipv6Addr>().is_ok(), port.strip_prefix(':').or(port.is_empty().then_some("443"))),
+            Some((address, port)) => (
+                address.parse::<std::net::Ipv6Addr>().is_ok(),
+                port.strip_prefix(':').or(port.is_empty().then_some("443")),
+            ),
             None => return false,
         },
         None => {
@@ -106,7 +109,10 @@ impl CommandLine {
         }
         let boot_mac = match single(&words, "BOOTIF")? {
             None => None,
-            Some(text) => Some(text.parse().map_err(|_| wrong("BOOTIF", text, "01- and a MAC address with hyphens"))?),
+            Some(text) => Some(
+                text.parse()
+                    .map_err(|_| wrong("BOOTIF", text, "01- and a MAC address with hyphens"))?,
+            ),
         };
         Ok(Self {
             servers,
@@ -124,13 +130,22 @@ mod tests {
     const CA: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
     fn line(server: &str, rest: &str) -> Result<CommandLine, CommandLineError> {
-        CommandLine::parse(&format!("console=ttyS0 kbm.server={server} kbm.ca={CA} kbm.token=kbm1.a-b.c_d {rest}\n"))
+        CommandLine::parse(&format!(
+            "console=ttyS0 kbm.server={server} kbm.ca={CA} kbm.token=kbm1.a-b.c_d {rest}\n"
+        ))
     }
 
     #[test]
     fn what_the_server_wrote_is_read() {
-        let parsed = line("https://10.0.2.2:8443,https://[fd00::1]:1,https://a.example", "BOOTIF=01-52-54-00-12-34-56 quiet").unwrap();
-        assert_eq!(parsed.servers, ["https://10.0.2.2:8443", "https://[fd00::1]:1", "https://a.example"]);
+        let parsed = line(
+            "https://10.0.2.2:8443,https://[fd00::1]:1,https://a.example",
+            "BOOTIF=01-52-54-00-12-34-56 quiet",
+        )
+        .unwrap();
+        assert_eq!(
+            parsed.servers,
+            ["https://10.0.2.2:8443", "https://[fd00::1]:1", "https://a.example"]
+        );
         assert_eq!(parsed.token, "kbm1.a-b.c_d");
         assert_eq!(parsed.boot_mac, Some(MacAddress([0x52, 0x54, 0, 0x12, 0x34, 0x56])));
         assert_eq!(line("https://a", "").unwrap().boot_mac, None);

@@ -75,7 +75,10 @@ impl std::fmt::Debug for Console {
 
 /// Splits the kernel's console list into (screens, serial lines).
 fn sort_consoles(active: &str) -> (Vec<&str>, Vec<&str>) {
-    let is_screen = |name: &&str| name.strip_prefix("tty").is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()));
+    let is_screen = |name: &&str| {
+        name.strip_prefix("tty")
+            .is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()))
+    };
     active.split_whitespace().partition(is_screen)
 }
 
@@ -101,7 +104,12 @@ impl Console {
 
     /// Writes a line, and keeps it on the screen.
     pub fn say(&self, line: impl AsRef<str>) {
-        let line: String = line.as_ref().chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect();
+        let line: String = line
+            .as_ref()
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .take(300)
+            .collect();
         self.with(|inner| {
             inner.write_line(&line);
             inner.history.push_back(line);
@@ -158,7 +166,8 @@ impl Console {
 }
 
 fn percent(progress: Progress) -> Option<u64> {
-    (progress.total_bytes > 0).then(|| (u128::from(progress.done_bytes.min(progress.total_bytes)) * 100 / u128::from(progress.total_bytes)) as u64)
+    (progress.total_bytes > 0)
+        .then(|| (u128::from(progress.done_bytes.min(progress.total_bytes)) * 100 / u128::from(progress.total_bytes)) as u64)
 }
 
 fn mebibytes(bytes: u64) -> String {
@@ -183,7 +192,8 @@ impl Inner {
             println!("kbm: {line}");
         }
         // A console that cannot be written to has nobody who could be told.
-        self.lines.retain_mut(|console| console.write_all(format!("kbm: {line}\r\n").as_bytes()).is_ok());
+        self.lines
+            .retain_mut(|console| console.write_all(format!("kbm: {line}\r\n").as_bytes()).is_ok());
     }
 
     fn draw(&mut self) {
@@ -228,7 +238,12 @@ fn screen(status: &Status, history: &VecDeque<String>, bar: Option<(Progress, Du
             Some(percent) => {
                 let full = BAR * percent as usize / 100;
                 let bar = format!("{}{}", "#".repeat(full), ".".repeat(BAR - full));
-                writeln!(text, "\r\n  {step:<11}[{bar}] {percent:>3}%\r\n  {:<11}{done} of {total}, {rate}/s\r", "").unwrap_or_default();
+                writeln!(
+                    text,
+                    "\r\n  {step:<11}[{bar}] {percent:>3}%\r\n  {:<11}{done} of {total}, {rate}/s\r",
+                    ""
+                )
+                .unwrap_or_default();
             }
             None => writeln!(text, "\r\n  {step:<11}{done}, {rate}/s\r").unwrap_or_default(),
         }
@@ -263,8 +278,15 @@ mod tests {
             done_bytes: 50 << 20,
             total_bytes: 200 << 20,
         };
-        let text = screen(&status, &VecDeque::from(["hello".to_owned()]), Some((progress, Duration::from_secs(5))));
-        assert!(text.contains("Dell[31m R640"), "control characters of firmware strings are dropped: {text:?}");
+        let text = screen(
+            &status,
+            &VecDeque::from(["hello".to_owned()]),
+            Some((progress, Duration::from_secs(5))),
+        );
+        assert!(
+            text.contains("Dell[31m R640"),
+            "control characters of firmware strings are dropped: {text:?}"
+        );
         assert!(text.contains("[##########..............................]  25%"), "{text}");
         assert!(text.contains("50 MiB of 200 MiB, 10 MiB/s") && text.contains("hello"));
     }

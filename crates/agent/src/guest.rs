@@ -63,7 +63,8 @@ impl Folder {
         let path = self.0.join("guest.key");
         match fs::read_to_string(&path) {
             Ok(text) => {
-                let secret = decode::<32>(text.trim()).with_context(|| format!("{} is not a key: remove it, and restart the helper", path.display()))?;
+                let secret = decode::<32>(text.trim())
+                    .with_context(|| format!("{} is not a key: remove it, and restart the helper", path.display()))?;
                 Ok(SigningKey::from_bytes(&secret))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -84,7 +85,10 @@ impl Folder {
 fn read_private(path: &Path) -> io::Result<Vec<u8>> {
     let metadata = fs::metadata(path)?;
     if metadata.len() > MAX_CONFIG {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("it has more than {MAX_CONFIG} bytes")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("it has more than {MAX_CONFIG} bytes"),
+        ));
     }
     if metadata.permissions().mode() & 0o077 != 0 {
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
@@ -133,7 +137,10 @@ pub async fn wait_for_order(folder: &Folder) -> anyhow::Result<GuestAction> {
         config.servers.iter().all(|s| crate::cmdline::is_server_url(s)),
         "the configuration names a server that is not https://host:port"
     );
-    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("reading the boot id")?.trim().to_owned();
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .context("reading the boot id")?
+        .trim()
+        .to_owned();
     let client = Client::new(config.servers.clone(), &config.ca, folder.key()?)?;
     client.set_session(&config.instance_uid);
     // Grows over restarts of this helper; a clock that went back is caught below.
@@ -150,7 +157,10 @@ pub async fn wait_for_order(folder: &Folder) -> anyhow::Result<GuestAction> {
             boot_id: boot_id.clone(),
         };
         let body = serde_json::to_vec(&registration)?;
-        match client.request::<serde_json::Value>(Method::POST, PATH_GUEST_REGISTER, body, PATIENCE).await {
+        match client
+            .request::<serde_json::Value>(Method::POST, PATH_GUEST_REGISTER, body, PATIENCE)
+            .await
+        {
             Ok(_) => {
                 eprintln!("registered with {}", client.server());
                 backoff.reset();

@@ -76,7 +76,10 @@ impl Loader {
     pub fn coldplug(&self) {
         let mut seen = HashSet::new();
         for _ in 0..8 {
-            let mut found: Vec<String> = modaliases(Path::new("/sys/bus")).into_iter().filter(|m| !seen.contains(m)).collect();
+            let mut found: Vec<String> = modaliases(Path::new("/sys/bus"))
+                .into_iter()
+                .filter(|m| !seen.contains(m))
+                .collect();
             if found.is_empty() {
                 return;
             }
@@ -139,7 +142,9 @@ pub fn watch(loader: &Arc<Loader>) -> anyhow::Result<()> {
     )?;
     rustix::net::bind(&socket, &netlink::SocketAddrNetlink::new(0, 1))?;
     let loader = Arc::clone(loader);
-    std::thread::Builder::new().name("uevents".to_owned()).spawn(move || listen(&socket, &loader))?;
+    std::thread::Builder::new()
+        .name("uevents".to_owned())
+        .spawn(move || listen(&socket, &loader))?;
     Ok(())
 }
 
@@ -172,7 +177,11 @@ fn added_device(message: &[u8]) -> Option<Option<String>> {
     if !fields.next()?.starts_with(b"add@") {
         return None;
     }
-    Some(fields.find_map(|f| f.strip_prefix(b"MODALIAS=")).and_then(|m| String::from_utf8(m.to_vec()).ok()))
+    Some(
+        fields
+            .find_map(|f| f.strip_prefix(b"MODALIAS="))
+            .and_then(|m| String::from_utf8(m.to_vec()).ok()),
+    )
 }
 
 /// What the kernel runs as `/sbin/modprobe -q -- NAME`.
@@ -210,7 +219,11 @@ mod tests {
     #[test]
     fn devices_of_every_bus_are_found() {
         let folder = tempfile::tempdir().unwrap();
-        for (device, modalias) in [("pci/devices/0000:00:01.0", "pci:a\n"), ("usb/devices/1-1", "usb:b\n"), ("usb/devices/2-1", "\n")] {
+        for (device, modalias) in [
+            ("pci/devices/0000:00:01.0", "pci:a\n"),
+            ("usb/devices/1-1", "usb:b\n"),
+            ("usb/devices/2-1", "\n"),
+        ] {
             let device = folder.path().join(device);
             fs::create_dir_all(&device).unwrap();
             fs::write(device.join("modalias"), modalias).unwrap();

@@ -72,7 +72,10 @@ impl Runner {
             source_name: clip(url.split('?').next().unwrap_or_default(), 200),
             reason,
         };
-        let ours = self.servers.iter().any(|s| url.strip_prefix(s.as_str()).is_some_and(|rest| rest.starts_with('/')));
+        let ours = self
+            .servers
+            .iter()
+            .any(|s| url.strip_prefix(s.as_str()).is_some_and(|rest| rest.starts_with('/')));
         let tls = if ours {
             pinned_tls::client_config(&self.ca).map_err(|e| broken(e.to_string()))?
         } else {
@@ -204,7 +207,9 @@ async fn report(order_id: String, mut progress: watch::Receiver<Option<Progress>
             result: None,
         };
         let Ok(body) = serde_json::to_vec(&report) else { return };
-        let answer = client.request::<serde_json::Value>(Method::POST, PATH_REPORTS, body, REPORT_EVERY * 5).await;
+        let answer = client
+            .request::<serde_json::Value>(Method::POST, PATH_REPORTS, body, REPORT_EVERY * 5)
+            .await;
         if answer.is_err_and(|e| e.code() == Some(ErrorCode::StaleOrder)) {
             cancel.store(true, Ordering::Relaxed);
         }

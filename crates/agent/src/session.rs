@@ -101,7 +101,11 @@ impl Session {
     /// # Errors
     /// When there is no randomness or the pin is no pin.
     pub async fn open(introduction: &Introduction, console: &Arc<Console>) -> anyhow::Result<Result<Self, Down>> {
-        let client = Arc::new(Client::new(introduction.servers.clone(), &introduction.ca, generate_signing_key()?)?);
+        let client = Arc::new(Client::new(
+            introduction.servers.clone(),
+            &introduction.ca,
+            generate_signing_key()?,
+        )?);
         let (sealing, sealing_key) = generate_sealing_key()?;
         let request = SessionRequest {
             protocol: PROTOCOL_VERSION,
@@ -116,7 +120,10 @@ impl Session {
         let mut backoff = Backoff::default();
         loop {
             console.update(|s| client.server().clone_into(&mut s.server));
-            match client.request::<SessionResponse>(Method::POST, PATH_SESSIONS, body.clone(), PATIENCE).await {
+            match client
+                .request::<SessionResponse>(Method::POST, PATH_SESSIONS, body.clone(), PATIENCE)
+                .await
+            {
                 Ok(answer) => {
                     client.set_session(&answer.session);
                     let hardware = answer.hardware.unwrap_or_default();
@@ -156,8 +163,13 @@ impl Session {
         let (mut backoff, mut seen, mut last_note) = (Backoff::default(), None::<String>, String::new());
         loop {
             let asked = Instant::now();
-            let path = seen.as_ref().map_or_else(|| PATH_ORDER.to_owned(), |id| format!("{PATH_ORDER}?after={}", query(id)));
-            let answer = self.client.request::<OrderResponse>(Method::GET, &path, Vec::new(), self.poll + PATIENCE).await;
+            let path = seen
+                .as_ref()
+                .map_or_else(|| PATH_ORDER.to_owned(), |id| format!("{PATH_ORDER}?after={}", query(id)));
+            let answer = self
+                .client
+                .request::<OrderResponse>(Method::GET, &path, Vec::new(), self.poll + PATIENCE)
+                .await;
             let OrderResponse { order, note } = match answer {
                 Ok(answer) => answer,
                 Err(error) => {
@@ -222,7 +234,11 @@ impl Session {
                 self.console.update(|s| {
                     s.doing = format!("order {word}");
                     order.hardware.clone_into(&mut s.hardware);
-                    s.instance = order.claim.as_ref().map(|c| format!("{}/{}", c.namespace, c.name)).unwrap_or_default();
+                    s.instance = order
+                        .claim
+                        .as_ref()
+                        .map(|c| format!("{}/{}", c.namespace, c.name))
+                        .unwrap_or_default();
                 });
                 let seed = self.seed_for(&order).await;
                 let result = runner::run(runner, order, seed, &self.client, &self.console).await;
@@ -265,15 +281,25 @@ impl Session {
         let mut backoff = Backoff::default();
         self.console.update(|s| "reporting the result".clone_into(&mut s.doing));
         loop {
-            match self.client.request::<serde_json::Value>(Method::POST, PATH_REPORTS, body.clone(), PATIENCE).await {
+            match self
+                .client
+                .request::<serde_json::Value>(Method::POST, PATH_REPORTS, body.clone(), PATIENCE)
+                .await
+            {
                 Ok(_) => {
                     self.console.say(format!("order {word} result stored"));
                     self.console.update(|s| "waiting for an order".clone_into(&mut s.doing));
                     return None;
                 }
                 // The operator wants something else by now; the next order says what.
-                Err(error) if matches!(error.code(), Some(ErrorCode::StaleOrder | ErrorCode::NotFound | ErrorCode::Forbidden)) => {
-                    self.console.say(format!("order {word}: the server does not want the result any more: {error}"));
+                Err(error)
+                    if matches!(
+                        error.code(),
+                        Some(ErrorCode::StaleOrder | ErrorCode::NotFound | ErrorCode::Forbidden)
+                    ) =>
+                {
+                    self.console
+                        .say(format!("order {word}: the server does not want the result any more: {error}"));
                     return None;
                 }
                 Err(error) => {
@@ -295,7 +321,11 @@ impl Session {
         let until = Instant::now() + SEED_PATIENCE;
         let mut backoff = Backoff::default();
         loop {
-            match self.client.request::<SealedSeed>(Method::GET, PATH_SEED, Vec::new(), PATIENCE).await {
+            match self
+                .client
+                .request::<SealedSeed>(Method::GET, PATH_SEED, Vec::new(), PATIENCE)
+                .await
+            {
                 Ok(sealed) => {
                     let claim = order.claim.as_ref().map_or("", |c| c.uid.as_str());
                     if sealed.order_id != order.id || sealed.instance_uid != claim {

@@ -29,7 +29,13 @@ pub fn mount_all() {
 pub fn mount_efivarfs() {
     let target = "/sys/firmware/efi/efivars";
     if Path::new(target).is_dir()
-        && let Err(error) = mount("efivarfs", target, "efivarfs", MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::NODEV, None)
+        && let Err(error) = mount(
+            "efivarfs",
+            target,
+            "efivarfs",
+            MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::NODEV,
+            None,
+        )
         && error != rustix::io::Errno::BUSY
     {
         tracing::warn!(%error, "no EFI variables");
@@ -42,6 +48,20 @@ pub fn quiet_kernel() {
         if let Err(error) = fs::write(path, value) {
             tracing::debug!(path, %error, "not set");
         }
+    }
+}
+
+/// Has the kernel gather randomness now, in a thread of its own. A machine without a hardware generator has none for minutes unless
+/// somebody calls getrandom(2), which makes the kernel measure its own jitter; libraries that wait for `/dev/random` with poll(2) do not.
+pub fn gather_randomness() {
+    let gather = || {
+        let mut byte = [0];
+        if let Err(error) = rustix::rand::getrandom(&mut byte, rustix::rand::GetRandomFlags::empty()) {
+            tracing::warn!(%error, "no randomness from the kernel");
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("randomness".to_owned()).spawn(gather) {
+        tracing::warn!(%error, "no thread");
     }
 }
 

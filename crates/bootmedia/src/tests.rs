@@ -42,7 +42,12 @@ fn package(path: &Path, name: &str, files: &[(&str, &[u8])]) {
 
 /// A folder with a kernel package, a firmware package and an agent, and the options that build from them.
 fn options(folder: &Path) -> Options {
-    let nic = module(&["alias=pci:v00008086*", "depends=mii", "firmware=e100/x.bin", "firmware=secret/y.bin"]);
+    let nic = module(&[
+        "alias=pci:v00008086*",
+        "depends=mii",
+        "firmware=e100/x.bin",
+        "firmware=secret/y.bin",
+    ]);
     let mii = module(&["depends="]);
     let sound = module(&["alias=pci:v1*"]);
     package(
@@ -101,7 +106,12 @@ fn two_builds_are_the_same_bytes_and_hold_what_was_chosen() {
     let unpacked = zstd::decode_all(first[INITRAMFS].as_slice()).unwrap();
     assert_eq!(unpacked.len() as u64, manifest.unpacked_bytes);
     let text = String::from_utf8_lossy(&unpacked);
-    for part in ["m e100 lib/modules/drivers/net/ethernet/intel/e100.ko mii", "a pci:v00008086* e100", "sbin/modprobe", "TRAILER!!!"] {
+    for part in [
+        "m e100 lib/modules/drivers/net/ethernet/intel/e100.ko mii",
+        "a pci:v00008086* e100",
+        "sbin/modprobe",
+        "TRAILER!!!",
+    ] {
         assert!(text.contains(part), "{part}");
     }
     assert!(!text.contains("not on the list") && !text.contains("snd"));
@@ -118,7 +128,11 @@ fn bad_input_is_named() {
         change(&mut options);
         build(&options).unwrap_err().to_string()
     };
-    fs::write(folder.path().join("dynamic"), [&[0x7f, b'E', b'L', b'F', 2, 1][..], b"/lib64/ld-linux-x86-64.so.2"].concat()).unwrap();
+    fs::write(
+        folder.path().join("dynamic"),
+        [&[0x7f, b'E', b'L', b'F', 2, 1][..], b"/lib64/ld-linux-x86-64.so.2"].concat(),
+    )
+    .unwrap();
     assert!(error(&|o| o.agent = folder.path().join("dynamic")).contains("not a static Linux program"));
     assert!(error(&|o| o.agent = folder.path().join("missing")).contains("missing"));
     assert!(error(&|o| o.kernel_package = Some(folder.path().join("agent"))).contains("agent"));
@@ -126,6 +140,9 @@ fn bad_input_is_named() {
     let whole = fs::read(folder.path().join("kernel.deb")).unwrap();
     for length in [0, 7, 70, whole.len() / 2, whole.len() - 40] {
         fs::write(folder.path().join("cut.deb"), &whole[..length]).unwrap();
-        assert!(error(&|o| o.kernel_package = Some(folder.path().join("cut.deb"))).contains("cut.deb"), "{length}");
+        assert!(
+            error(&|o| o.kernel_package = Some(folder.path().join("cut.deb"))).contains("cut.deb"),
+            "{length}"
+        );
     }
 }

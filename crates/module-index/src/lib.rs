@@ -68,7 +68,11 @@ impl Index {
                 return Err(IndexError::Unknown(name.clone()));
             }
         }
-        let named = index.modules.values().flat_map(|m| &m.depends).chain(index.aliases.iter().map(|(_, m)| m));
+        let named = index
+            .modules
+            .values()
+            .flat_map(|m| &m.depends)
+            .chain(index.aliases.iter().map(|(_, m)| m));
         for name in named {
             if !index.modules.contains_key(name) {
                 return Err(IndexError::Unknown(name.clone()));

@@ -144,7 +144,9 @@ fn answer(packet: &[u8], mac: MacAddress, xid: u32) -> Option<Answer> {
         Some(DhcpOption::AddressLeaseTime(s) | DhcpOption::Renewal(s)) => Some(Duration::from_secs((*s).into())),
         _ => None,
     };
-    let lasts = seconds(OptionCode::AddressLeaseTime).unwrap_or(Duration::from_secs(3600)).max(SHORTEST_LEASE);
+    let lasts = seconds(OptionCode::AddressLeaseTime)
+        .unwrap_or(Duration::from_secs(3600))
+        .max(SHORTEST_LEASE);
     let lease = Lease {
         address,
         prefix,
@@ -161,7 +163,10 @@ fn answer(packet: &[u8], mac: MacAddress, xid: u32) -> Option<Answer> {
             _ => None,
         },
         lasts,
-        renew_after: seconds(OptionCode::Renewal).filter(|t| *t < lasts).unwrap_or(lasts / 2).max(SHORTEST_LEASE / 2),
+        renew_after: seconds(OptionCode::Renewal)
+            .filter(|t| *t < lasts)
+            .unwrap_or(lasts / 2)
+            .max(SHORTEST_LEASE / 2),
     };
     match kind {
         MessageType::Offer => Some(Answer::Offer(lease)),
@@ -293,7 +298,9 @@ pub fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     if rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::INSECURE).is_err() {
         // Kernels before 5.6, or none yet: the clock tells machines apart well enough for this use.
-        let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.subsec_nanos());
+        let nanos = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |d| d.subsec_nanos());
         for (byte, clock) in bytes.iter_mut().zip(nanos.to_le_bytes().into_iter().cycle()) {
             *byte = clock;
         }

@@ -6,14 +6,7 @@
 
 pub mod dhcp;
 
-use std::{
-    collections::HashSet,
-    fs,
-    net::Ipv4Addr,
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, fs, net::Ipv4Addr, path::Path, sync::Arc, time::Duration};
 
 use agent_protocol::identity::MacAddress;
 use dhcp::{Client, Lease};
@@ -213,7 +206,12 @@ mod tests {
     #[test]
     fn only_ethernet_hardware_counts() {
         let folder = tempfile::tempdir().unwrap();
-        for (name, kind, device) in [("eth1", "1", true), ("eth0", "1", true), ("lo", "772", false), ("bond0", "1", false)] {
+        for (name, kind, device) in [
+            ("eth1", "1", true),
+            ("eth0", "1", true),
+            ("lo", "772", false),
+            ("bond0", "1", false),
+        ] {
             let path = folder.path().join(name);
             fs::create_dir_all(if device { path.join("device") } else { path.clone() }).unwrap();
             fs::write(path.join("type"), format!("{kind}\n")).unwrap();

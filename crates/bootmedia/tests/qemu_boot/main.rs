@@ -54,10 +54,30 @@ impl Machine {
             MAC.replace(':', "-")
         );
         let mut command = Command::new("qemu-system-x86_64");
-        command.args(["-accel", "tcg,thread=multi", "-machine", "q35", "-m", "512", "-display", "none", "-no-reboot"]);
-        command.args(["-smbios", &format!("type=1,manufacturer=Test,product=Machine,serial=S1,uuid={UUID}")]);
-        command.args(["-netdev", "user,id=n0,restrict=off", "-device", &format!("e1000,netdev=n0,mac={MAC}")]);
-        command.arg("-drive").arg(format!("file={},if=none,id=d0,format=raw", disk.display()));
+        command.args([
+            "-accel",
+            "tcg,thread=multi",
+            "-machine",
+            "q35",
+            "-m",
+            "512",
+            "-display",
+            "none",
+            "-no-reboot",
+        ]);
+        command.args([
+            "-smbios",
+            &format!("type=1,manufacturer=Test,product=Machine,serial=S1,uuid={UUID}"),
+        ]);
+        command.args([
+            "-netdev",
+            "user,id=n0,restrict=off",
+            "-device",
+            &format!("e1000,netdev=n0,mac={MAC}"),
+        ]);
+        command
+            .arg("-drive")
+            .arg(format!("file={},if=none,id=d0,format=raw", disk.display()));
         command.args(["-device", "virtio-blk-pci,drive=d0,serial=KBMTEST1"]);
         command.arg("-serial").arg(format!("file:{}", folder.join("serial.log").display()));
         command.arg("-kernel").arg(media.join(bootmedia::KERNEL));
@@ -69,7 +89,11 @@ impl Machine {
     fn wait_off(&mut self, limit: Duration) {
         let until = Instant::now() + limit;
         while self.0.try_wait().unwrap().is_none() {
-            assert!(Instant::now() < until, "the machine did not switch off within {} s", limit.as_secs());
+            assert!(
+                Instant::now() < until,
+                "the machine did not switch off within {} s",
+                limit.as_secs()
+            );
             std::thread::sleep(Duration::from_millis(100));
         }
     }
@@ -90,7 +114,9 @@ fn orders(request: &SessionRequest) -> Vec<Order> {
         kind: OrderKind::Erase,
         hardware: "test-machine".to_owned(),
         disk,
-        erase: Some(EraseParameters { method: EraseMethod::Quick }),
+        erase: Some(EraseParameters {
+            method: EraseMethod::Quick,
+        }),
         ..Order::wait()
     };
     let off = Order {
@@ -113,7 +139,10 @@ fn a_machine_boots_reports_itself_obeys_and_goes() {
         let inventory = server.wait("a session", CEILING, |seen| seen.session.as_ref().map(|s| s.inventory.clone()));
         println!("session {:.1} s after QEMU started", started.elapsed().as_secs_f64());
         assert_eq!(inventory.system.uuid.map(|u| u.to_string()).as_deref(), Some(UUID));
-        assert_eq!((inventory.system.vendor.as_deref(), inventory.system.product.as_deref()), (Some("Test"), Some("Machine")));
+        assert_eq!(
+            (inventory.system.vendor.as_deref(), inventory.system.product.as_deref()),
+            (Some("Test"), Some("Machine"))
+        );
         assert_eq!(inventory.firmware.mode, FirmwareMode::BIOS);
         assert_eq!((inventory.cpu.architecture.as_str(), inventory.cpu.threads), ("amd64", 1));
         let [disk] = inventory.disks.as_slice() else {
@@ -124,7 +153,10 @@ fn a_machine_boots_reports_itself_obeys_and_goes() {
         let [nic] = inventory.nics.as_slice() else {
             panic!("one NIC expected: {:?}", inventory.nics);
         };
-        assert_eq!((nic.mac.to_string().as_str(), nic.driver.as_deref(), nic.boot, nic.link), (MAC, Some("e1000"), true, true));
+        assert_eq!(
+            (nic.mac.to_string().as_str(), nic.driver.as_deref(), nic.boot, nic.link),
+            (MAC, Some("e1000"), true, true)
+        );
         let result = server.wait("the erase's result", CEILING, |seen| seen.results.first().cloned());
         assert_eq!(result.outcome, Outcome::Succeeded, "{:?}", result.fault);
         assert_eq!(result.erase.as_ref().map(|e| e.order_id.as_str()), Some("erase-1"));
@@ -137,7 +169,9 @@ fn a_machine_boots_reports_itself_obeys_and_goes() {
     }
     let line = |wanted: &str| {
         let found = serial.lines().find(|l| l.starts_with("kbm: ") && l.contains(wanted));
-        found.unwrap_or_else(|| panic!("no line with {wanted:?} on the serial console:\n{serial}")).to_owned()
+        found
+            .unwrap_or_else(|| panic!("no line with {wanted:?} on the serial console:\n{serial}"))
+            .to_owned()
     };
     let session = line("session open discovery=test-machine");
     line("order erase succeeded");

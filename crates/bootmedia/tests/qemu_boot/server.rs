@@ -103,7 +103,9 @@ fn serve(mut stream: BufReader<Tls>, state: &Arc<(Mutex<Seen>, Condvar)>, orders
             if stream.read_line(&mut line).unwrap_or(0) == 0 {
                 return;
             }
-            let Some((name, value)) = line.trim_end().split_once(':') else { break };
+            let Some((name, value)) = line.trim_end().split_once(':') else {
+                break;
+            };
             let value = value.trim().to_owned();
             match name.to_ascii_lowercase().as_str() {
                 "content-length" => length = value.parse().unwrap_or(0),
@@ -124,7 +126,10 @@ fn serve(mut stream: BufReader<Tls>, state: &Arc<(Mutex<Seen>, Condvar)>, orders
         });
         state.1.notify_all();
         drop(seen);
-        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\ncontent-type: application/json\r\n\r\n", answer.len());
+        let head = format!(
+            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\ncontent-type: application/json\r\n\r\n",
+            answer.len()
+        );
         if stream.get_mut().write_all(format!("{head}{answer}").as_bytes()).is_err() {
             return;
         }
