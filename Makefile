@@ -44,11 +44,16 @@ demo: build bootmedia image ## Show the whole life of two machines in QEMU
 	$(KBM) --log warn lab demo --media $(MEDIA) --image $(IMAGE) --state $(TARGET)/demo
 
 .PHONY: test
-test: setup ## Everything set up, all tests
-	$(CARGO) build --workspace --all-targets
+test: setup ## Everything set up, all tests that fit into an hour
+	$(CARGO) build -p cli
 	$(CARGO) test --workspace
-	scripts/test-setup
+	$(MAKE) --no-print-directory agent bootmedia test-boot
 	CI=true $(MAKE) --no-print-directory demo
+	scripts/test-setup
+
+.PHONY: test-boot
+test-boot: ## Boot the media in QEMU against a small server (needs `make bootmedia`)
+	KBM_BOOTMEDIA=$(MEDIA) $(CARGO) test -p bootmedia --features qemu-tests --test qemu_boot -- --nocapture
 
 .PHONY: check
 check: setup ## Formatting and lints

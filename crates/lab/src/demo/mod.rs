@@ -106,7 +106,7 @@ async fn life(options: &Options, lab: &folder::Folder, show: &Show) -> Result<()
     show.headline(&format!("Starting the server and two machines ({})", accel.argument()));
     let mut server = server::Server::start(options).await?;
     let client = server.client().await?;
-    let observer = Observer::start(client.clone(), show.clone()).await?;
+    let mut observer = Observer::start(client.clone(), show.clone()).await?;
     prepare(&client, options, server.http_port).await?;
 
     let machines = [
@@ -156,6 +156,7 @@ async fn life(options: &Options, lab: &folder::Folder, show: &Show) -> Result<()
         problem = server.watch() => return Err(problem),
     }
     show.table(&observer.times());
+    observer.stop();
     server.stop().await
 }
 

@@ -14,7 +14,10 @@ use api::{
 use futures::StreamExt;
 use kube::{
     Api, Client, Resource, ResourceExt,
-    runtime::watcher::{self, Event, watcher},
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Event, watcher},
+    },
 };
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
@@ -152,7 +155,7 @@ impl Observer {
     {
         let (world, changed) = (self.world.clone(), self.changed.clone());
         self.tasks.spawn(async move {
-            let mut events = watcher(api, watcher::Config::default()).boxed();
+            let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
             while let Some(event) = events.next().await {
                 let mut world = lock(&world);
                 match event {
@@ -208,6 +211,11 @@ impl Observer {
             bail!("not within {seconds} s: {what}. Last seen:\n{}", lock(&self.world).waiting());
         }
         done.context("waiting")
+    }
+
+    /// Ends the watches: what comes now is the end of the server.
+    pub fn stop(&mut self) {
+        self.tasks.abort_all();
     }
 
     /// For each machine, how long each phase lasted.
