@@ -97,8 +97,13 @@ fn tls_router(shared: &Arc<Shared>) -> Router {
         .route(PATH_GUEST_ORDER, get(guest_api::order))
         .with_state(shared.clone());
     #[cfg(feature = "planted-holes")]
-    let router = router.route("/test/panic", get(|| async { panic!("planted") }));
+    let router = router.route("/test/panic", get(planted_panic));
     server::guarded(router, shared.metrics.clone())
+}
+
+#[cfg(feature = "planted-holes")]
+async fn planted_panic() -> http::StatusCode {
+    panic!("planted")
 }
 
 /// A running replica. Dropping it does not stop it; cancel the token it was started with, and wait with [`Netboot::stopped`].

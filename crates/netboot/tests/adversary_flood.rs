@@ -342,13 +342,13 @@ fn a_flood_of_made_up_machines_delays_nobody() {
                     getrandom::fill(&mut uuid).unwrap();
                     let mut machine = Machine::with(STRANGER, addresses, Some(SystemUuid(uuid)), MacAddress(mac));
                     // Every twentieth boots properly first, until its boot requests are refused too; the others use what they have.
-                    let token = if n % 20 == 0 {
+                    let fresh = if n % 20 == 0 {
                         let (_, script) = send(&mut plain, get(&machine.boot_path())).await;
                         common::machine::read_script(&String::from_utf8_lossy(&script)).map(|b| b.token)
                     } else {
                         None
                     };
-                    let token = token.unwrap_or_else(|| token_of(&token));
+                    let token = fresh.unwrap_or_else(|| token.clone());
                     machine.inventory = inventory(Some(SystemUuid(uuid)), MacAddress(mac));
                     let body = serde_json::to_vec(&machine.request(&token)).unwrap();
                     let request = machine.signed(http::Method::POST, session::PATH_SESSIONS, body);
@@ -404,10 +404,6 @@ fn a_flood_of_made_up_machines_delays_nobody() {
         assert!(objects as f64 <= 1.0 + 20.0 + 20.0 * minutes + 1.0, "{objects} objects in {minutes} minutes");
     });
     runtime.shutdown_background();
-}
-
-fn token_of(token: &str) -> String {
-    token.to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
