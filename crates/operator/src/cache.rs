@@ -1,7 +1,7 @@
 //! What the operator knows of one kind: every object, kept current by a watch, with indexes.
 //!
 //! Invariants:
-//! * An object never goes back to an older resourceVersion. What this process wrote itself is taken in at once ([`Cache::absorb`]), so that the
+//! * An object never goes back to an older resourceVersion, but by a complete list. What this process wrote itself is taken in at once ([`Cache::absorb`]), so that the
 //!   next decision does not start from what the watch has not yet delivered: that is what keeps refused writes (409) rare.
 //! * Every change calls the listener exactly once with the old and the new object, after both are visible to readers.
 //!
@@ -77,6 +77,14 @@ pub struct Cache<K> {
     index_of: IndexFn<K>,
     listener: OnceLock<Listener<K>>,
     ready: watch::Sender<bool>,
+}
+
+/// Where an object comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    List,
+    Watch,
+    Own,
 }
 
 fn version<K: Resource>(object: &K) -> u64 {
@@ -174,7 +182,7 @@ where
     /// Takes in an object that this process just wrote.
     pub fn absorb(&self, object: K) -> Arc<K> {
         let object = Arc::new(object);
-        self.insert(Arc::clone(&object), true);
+        self.insert(Arc::clone(&object), Source::Own);
         object
     }
 
@@ -183,19 +191,26 @@ where
         self.remove(key, 0);
     }
 
-    fn insert(&self, new: Arc<K>, own: bool) {
+    fn insert(&self, new: Arc<K>, source: Source) {
         let key = Key::of(new.as_ref());
         let old = {
             let mut inner = self.write();
-            if let Some(seen) = &mut inner.listing {
-                seen.insert(key.clone());
-            }
+            // Whether this listing, or a write of ours since it began, named the object already.
+            let named = inner.listing.as_mut().is_some_and(|seen| !seen.insert(key.clone()));
             let old = inner.objects.get(&key).cloned();
-            match &old {
+            if let Some(old) = &old {
+                let (was, is) = (version(old.as_ref()), version(new.as_ref()));
                 // The same version twice (a list after a watch, or our own write seen again) is no change.
-                Some(old) if version(old.as_ref()) >= version(new.as_ref()) && old.meta().uid == new.meta().uid => return,
-                None if own && version(new.as_ref()) <= inner.deleted => return,
-                _ => {}
+                let stale = match source {
+                    // A complete list is the truth even where numbers went back, as after a restored backup of the API server's store.
+                    Source::List => is == was || (is < was && named),
+                    Source::Watch | Source::Own => is <= was,
+                };
+                if stale {
+                    return;
+                }
+            } else if source == Source::Own && version(new.as_ref()) <= inner.deleted {
+                return;
             }
             if let Some(old) = &old {
                 unindex(&mut inner, self.index_of, &key, old);
@@ -234,7 +249,8 @@ where
     pub fn apply(&self, event: Event<K>) {
         match event {
             Event::Init => self.write().listing = Some(HashSet::new()),
-            Event::InitApply(object) | Event::Apply(object) => self.insert(Arc::new(object), false),
+            Event::InitApply(object) => self.insert(Arc::new(object), Source::List),
+            Event::Apply(object) => self.insert(Arc::new(object), Source::Watch),
             Event::Delete(object) => {
                 let key = Key::of(&object);
                 // A deletion of an older object with this name says nothing about the present one.
@@ -315,8 +331,24 @@ mod tests {
         cache.apply(Event::Apply(object("x", "1", 6, "green")));
         assert_eq!(cache.count_by("color", "blue"), 1);
         assert_eq!(cache.count_by("color", "red") + cache.count_by("color", "green"), 0);
-        // Deleted and created again: another uid wins whatever the numbers say.
-        cache.apply(Event::Apply(object("x", "2", 6, "green")));
+        cache.apply(Event::Apply(object("x", "2", 8, "green")));
+        cache.apply(Event::Apply(object("x", "1", 7, "blue")));
+        assert_eq!(cache.count_by("color", "green"), 1, "a late word of a predecessor is not heard");
+    }
+
+    #[test]
+    fn a_list_is_believed_even_where_numbers_went_back() {
+        let cache = cache();
+        cache.apply(Event::Apply(object("x", "1", 50, "red")));
+        cache.apply(Event::Init);
+        cache.apply(Event::InitApply(object("x", "1", 20, "blue")));
+        cache.apply(Event::InitDone);
+        assert_eq!(cache.count_by("color", "blue"), 1);
+        // But not against what was written while it was on its way.
+        cache.apply(Event::Init);
+        cache.absorb(object("x", "1", 22, "green"));
+        cache.apply(Event::InitApply(object("x", "1", 21, "blue")));
+        cache.apply(Event::InitDone);
         assert_eq!(cache.count_by("color", "green"), 1);
     }
 

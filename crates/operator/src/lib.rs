@@ -77,6 +77,8 @@ pub struct Config {
     pub progress_per_second: f64,
     /// At most one progress write per instance in this time.
     pub progress_interval: Duration,
+    /// A step on an instance's way that is passed within this time of its last status write is not written.
+    pub step_interval: Duration,
     /// Name of this replica, for events.
     pub replica: String,
     /// Where figures are counted; register it where they are to be shown.
@@ -108,6 +110,7 @@ impl Config {
             concurrency: 64,
             progress_per_second: 20.0,
             progress_interval: Duration::from_secs(2),
+            step_interval: Duration::from_secs(1),
             replica: "kube-baremetal".to_owned(),
             metrics: Arc::new(Metrics::new()),
         }
@@ -204,7 +207,8 @@ async fn lead(world: &Arc<World>, stop: &CancellationToken) -> Result<()> {
         let mut working = std::pin::pin!(working);
         let outcome = tokio::select! {
             outcome = &mut working => outcome,
-            lost = leading.wait_for(|l| !*l) => {
+            // Only whether the channel still lives is kept: its guard must not be held across an await.
+            lost = async { leading.wait_for(|l| !*l).await.map(drop) } => {
                 tracing::warn!(lease = election.lease, "no longer leading");
                 term.cancel();
                 let outcome = working.await;

@@ -151,6 +151,9 @@ pub(crate) fn listen(world: &Arc<World>) {
             for address in world.addresses.keys_by(index::HARDWARE, &machine.name_any()) {
                 world.queues.address.add(address);
             }
+            for endpoint in world.endpoints.keys_by(index::HARDWARE, &machine.name_any()) {
+                world.queues.endpoint.add(endpoint);
+            }
         }
         let free = |m: Option<&Arc<BareMetalHardware>>| m.is_some_and(|m| is_free(m));
         if free(old) || free(new) {

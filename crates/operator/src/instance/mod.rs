@@ -1,15 +1,19 @@
 //! Instances: gather what is known of one, let `lifecycle::instance` decide, carry it out; and keep its endpoints.
 //!
-//! Progress is a hint: a status that differs from the stored one in nothing else is written at most every two seconds per instance, and within a budget for all.
+//! Progress is a hint: a status that differs from the stored one in nothing else is written at most every two seconds per instance, and within a budget for all. A step that is passed
+//! within a second of the last write is not written at all.
 
 pub(crate) mod endpoints;
 pub(crate) mod scheduler;
 
 use std::{sync::Arc, time::Duration};
 
-use api::{BareMetalEndpoint, BareMetalHardware, BareMetalInstance, BareMetalInstanceStatus, FINALIZER_RELEASE};
+use api::{BareMetalEndpoint, BareMetalHardware, BareMetalInstance, BareMetalInstanceStatus, FINALIZER_RELEASE, InstancePhase, conditions};
 use kube::ResourceExt;
-use lifecycle::instance::{InstanceChange, InstanceFacts, decide};
+use lifecycle::{
+    instance::{InstanceChange, InstanceFacts, decide},
+    scheduler::Placement,
+};
 use serde_json::json;
 
 use crate::{
@@ -17,7 +21,7 @@ use crate::{
     error::Result,
     events::Notice,
     queue::Next,
-    world::{World, jittered, reference},
+    world::{World, index, jittered, reference},
 };
 
 pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
@@ -30,9 +34,14 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
     }
     let discovery = hardware.as_ref().and_then(|h| world.discoveries.by_name(&h.spec.discovery_name));
     let endpoints: Vec<BareMetalEndpoint> = endpoints::present(&world, &instance).iter().map(|e| e.as_ref().clone()).collect();
+    let uid = instance.metadata.uid.as_deref().unwrap_or_default();
     let placement = match &instance.spec.hardware_name {
         Some(_) => None,
-        None => world.scheduler.verdict(instance.metadata.uid.as_deref().unwrap_or_default()),
+        // The instance's half of the binding was lost: the machine that it has is the only one it can get.
+        None => match claimed_by(&world, uid) {
+            Some(machine) => Some(Placement::Machine(machine)),
+            None => world.scheduler.verdict(uid),
+        },
     };
     let facts = InstanceFacts {
         instance: &instance,
@@ -83,6 +92,11 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
     Ok(after.map_or(Next::Rest, |after| Next::After(jittered(after))))
 }
 
+/// The machine whose claim names the instance.
+pub(crate) fn claimed_by(world: &World, uid: &str) -> Option<String> {
+    world.hardware.keys_by(index::CLAIM_UID, uid).into_iter().next().map(|key| key.name)
+}
+
 /// Whether endpoints are (still) made to follow the specs: from the claim to the installation.
 fn wants_endpoints(instance: &BareMetalInstance, hardware: &BareMetalHardware) -> bool {
     let uid = instance.metadata.uid.as_deref();
@@ -106,10 +120,10 @@ fn patch(instance: &BareMetalInstance, change: InstanceChange) -> serde_json::Va
     }
 }
 
-/// Holds back writes that say nothing but how far an order is.
+/// Holds back status writes that can wait: those that say nothing but how far an order is, and steps that are passed within a moment anyway.
 #[derive(Debug, Default)]
 pub struct Pacer {
-    /// When an instance's progress was written last, by uid.
+    /// When an instance's status was written last, by uid.
     written: std::sync::Mutex<std::collections::HashMap<String, tokio::time::Instant>>,
 }
 
@@ -122,6 +136,50 @@ fn essence(status: &BareMetalInstanceStatus) -> BareMetalInstanceStatus {
     }
 }
 
+/// How soon a status has to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Urgency {
+    /// At once: others wait for it, or a person has to see it.
+    Now,
+    /// Soon: a step on the way, which the next one may overtake.
+    Soon,
+    /// When there is time: progress only.
+    Hint,
+}
+
+fn urgency(old: Option<&BareMetalInstanceStatus>, new: &BareMetalInstanceStatus) -> Urgency {
+    let Some(old) = old else {
+        return Urgency::Now;
+    };
+    if new.progress.is_some() && essence(old) == essence(new) {
+        return Urgency::Hint;
+    }
+    let step = |phase| {
+        matches!(
+            phase,
+            InstancePhase::Provisioning
+                | InstancePhase::Imaging
+                | InstancePhase::Booting
+                | InstancePhase::Terminating
+                | InstancePhase::Cleaning
+        )
+    };
+    let faults = |status: &BareMetalInstanceStatus| -> Vec<String> {
+        let kinds = [conditions::ORDER_FAILED, conditions::FOREIGN_DATA, conditions::POWER_CYCLE_NEEDED];
+        let shown = status
+            .conditions
+            .iter()
+            .filter(|c| c.status == "True" && kinds.contains(&c.type_.as_str()));
+        shown.map(|c| format!("{} {}", c.type_, c.reason)).collect()
+    };
+    let moving = step(old.phase) && step(new.phase);
+    if moving && old.claimed == new.claimed && faults(old) == faults(new) {
+        Urgency::Soon
+    } else {
+        Urgency::Now
+    }
+}
+
 impl Pacer {
     fn lock(&self) -> std::sync::MutexGuard<'_, std::collections::HashMap<String, tokio::time::Instant>> {
         self.written.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -129,23 +187,29 @@ impl Pacer {
 
     /// Whether the status may be written now; else after what time.
     fn judge(&self, world: &World, instance: &BareMetalInstance, status: &BareMetalInstanceStatus) -> Result<(), Duration> {
-        let old = instance.status.as_ref();
-        let only_progress = old.is_some_and(|old| essence(old) == essence(status)) && status.progress.is_some();
+        let urgency = urgency(instance.status.as_ref(), status);
         let uid = instance.uid().unwrap_or_default();
-        let interval = world.config.progress_interval;
-        if only_progress {
-            if let Some(last) = self.lock().get(&uid)
-                && last.elapsed() < interval
-            {
-                return Err(interval.saturating_sub(last.elapsed()));
-            }
+        let interval = match urgency {
+            Urgency::Now => Duration::ZERO,
+            Urgency::Soon => world.config.step_interval,
+            Urgency::Hint => world.config.progress_interval,
+        };
+        let since = self.lock().get(&uid).map(tokio::time::Instant::elapsed);
+        if let Some(since) = since.filter(|s| *s < interval) {
+            return Err(interval.saturating_sub(since));
+        }
+        if urgency == Urgency::Hint {
             world.progress.take()?;
         }
         let mut written = self.lock();
-        if status.progress.is_some() {
-            written.insert(uid, tokio::time::Instant::now());
-        } else {
+        // What is settled needs no pace any more.
+        if matches!(
+            status.phase,
+            InstancePhase::Pending | InstancePhase::Running | InstancePhase::Stopped
+        ) {
             written.remove(&uid);
+        } else {
+            written.insert(uid, tokio::time::Instant::now());
         }
         Ok(())
     }
@@ -153,5 +217,52 @@ impl Pacer {
     /// The instance is gone.
     pub(crate) fn forget(&self, uid: &str) {
         self.lock().remove(uid);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use agent_protocol::order::{Progress, Step};
+
+    use super::*;
+
+    fn status(phase: InstancePhase) -> BareMetalInstanceStatus {
+        BareMetalInstanceStatus {
+            phase,
+            ..BareMetalInstanceStatus::default()
+        }
+    }
+
+    #[test]
+    fn only_what_can_wait_waits() {
+        let imaging = status(InstancePhase::Imaging);
+        let further = BareMetalInstanceStatus {
+            progress: Some(Progress {
+                step: Step::Writing,
+                done_bytes: 1,
+                total_bytes: 2,
+            }),
+            ..imaging.clone()
+        };
+        assert_eq!(urgency(Some(&imaging), &further), Urgency::Hint);
+        assert_eq!(urgency(Some(&imaging), &status(InstancePhase::Booting)), Urgency::Soon);
+        assert_eq!(urgency(Some(&imaging), &status(InstancePhase::Running)), Urgency::Now);
+        assert_eq!(urgency(None, &imaging), Urgency::Now);
+        let claimed = BareMetalInstanceStatus {
+            claimed: true,
+            ..imaging.clone()
+        };
+        assert_eq!(urgency(Some(&imaging), &claimed), Urgency::Now, "the order waits for it");
+        let mut failed = imaging.clone();
+        conditions::set(
+            &mut failed.conditions,
+            conditions::ORDER_FAILED,
+            true,
+            "DiskIO",
+            "m",
+            None,
+            &crate::world::now(),
+        );
+        assert_eq!(urgency(Some(&imaging), &failed), Urgency::Now, "a person has to see it");
     }
 }

@@ -133,6 +133,8 @@ impl Free {
 /// One pass over everything that waits; the keys of the instances whose verdict changed.
 fn pass(world: &World) -> Vec<Key> {
     let mut waiting = world.instances.by(index::WAITING, "");
+    // Whoever has a machine already gets that one back, never a second.
+    waiting.retain(|i| super::claimed_by(world, i.metadata.uid.as_deref().unwrap_or_default()).is_none());
     let uids: HashSet<String> = waiting.iter().filter_map(|i| i.uid()).collect();
     let mut verdicts = world.scheduler.lock();
     // An assumption ends when its instance has its machine, or its machine is not free any more.

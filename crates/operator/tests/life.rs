@@ -1,0 +1,161 @@
+//! One machine through its whole life, and what that costs in requests.
+
+mod support;
+
+use agent_protocol::{
+    disk::{ContentsState, DiskContents},
+    order::OrderKind,
+    token::TokenKey,
+};
+use api::{BareMetalAddress, BareMetalEndpoint, HardwarePhase, InstancePhase, instance::RunningEvidence};
+use k8s_openapi::api::{core::v1::Secret, events::v1::Event};
+use kube::{Api, ResourceExt, api::ListParams};
+use support::{
+    Bench, bench, gone, instance_at,
+    machine::{Machine, NETBOOT, foreign},
+    phase_is, until,
+};
+
+/// Lets what is on its way be written, so that it is counted: waits until nothing was asked for a while.
+async fn quiet(bench: &Bench) {
+    let mut last = usize::MAX;
+    loop {
+        let now = bench.log.lock().unwrap().len();
+        if now == last {
+            return;
+        }
+        last = now;
+        tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+    }
+}
+
+fn count(part: &str, log: &[String], writes: u32, budget: usize) {
+    let total = log.len() + writes as usize;
+    println!(
+        "{part}: {total} requests, {writes} of them netboot's; the operator's:\n  {}",
+        log.join("\n  ")
+    );
+    assert!(total <= budget, "{part} costs {total} requests, budget {budget}: {log:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_lives_its_whole_life_within_the_budget() {
+    let bench = bench().await;
+    bench.policy(|_| {}).await;
+    bench.image("debian").await;
+    quiet(&bench).await;
+    bench.take_log();
+
+    let mut machine = Machine::new(&bench.client, "m-one", 1);
+    machine.contents = foreign("old data");
+    machine.open_session().await;
+    let hardware = machine.live_until(10, "Ready", phase_is(HardwarePhase::Ready)).await;
+    let status = hardware.status.unwrap();
+    assert_eq!(machine.obeyed.iter().map(|o| o.0).collect::<Vec<_>>(), [OrderKind::Erase]);
+    assert_eq!(status.last_erase.unwrap().order_id, machine.obeyed[0].1);
+    quiet(&bench).await;
+    count("first boot to Ready", &bench.take_log(), std::mem::take(&mut machine.writes), 10);
+
+    bench.create_instance("web", |_| {}).await;
+    let instance = instance_at(&bench, &mut machine, "web", InstancePhase::Running).await;
+    let status = instance.status.clone().unwrap();
+    assert_eq!(status.evidence, Some(RunningEvidence::GuestReported));
+    assert_eq!(instance.spec.hardware_name.as_deref(), Some("m-one"));
+    let seed = machine.seed.take().unwrap();
+    assert!(seed.files["openstack/latest/meta_data.json"].contains("ssh-ed25519 AAAA test"));
+    let guest: agent_protocol::guest::GuestConfig = serde_json::from_str(&seed.files["kube-baremetal/guest.json"]).unwrap();
+    let claims = TokenKey::new(&[7; 32]).unwrap().check_guest(&guest.token).unwrap();
+    assert_eq!((Some(claims.instance_uid), claims.hardware.as_str()), (instance.uid(), "m-one"));
+    quiet(&bench).await;
+    count("claim to Running", &bench.take_log(), std::mem::take(&mut machine.writes), 12);
+    let secrets: Api<Secret> = Api::namespaced(bench.client.clone(), NETBOOT);
+    assert!(
+        secrets.get_opt("seed-m-one").await.unwrap().is_none(),
+        "no seed is left after the image"
+    );
+    machine.seed = Some(seed);
+
+    bench.delete_instance("web").await;
+    gone(&bench, &mut machine, "web").await;
+    let hardware = machine
+        .live_until(10, "Ready again", |h| {
+            phase_is(HardwarePhase::Ready)(h) && h.spec.claim_ref.is_none()
+        })
+        .await;
+    let status = hardware.status.unwrap();
+    let kinds: Vec<_> = machine.obeyed.iter().map(|o| o.0).collect();
+    assert_eq!(kinds, [OrderKind::Erase, OrderKind::Image, OrderKind::Erase]);
+    let evidence = status.last_erase.unwrap();
+    assert_eq!(
+        (evidence.order_id, Some(evidence.claim_uid)),
+        (machine.obeyed[2].1.clone(), instance.uid())
+    );
+    assert_eq!(machine.contents.state, ContentsState::Blank);
+    assert!(hardware.metadata.finalizers.unwrap_or_default().is_empty());
+    quiet(&bench).await;
+    count("deletion to Ready", &bench.take_log(), machine.writes, 12);
+
+    let events: Api<Event> = Api::all(bench.client.clone());
+    let reasons: Vec<String> = events
+        .list(&ListParams::default())
+        .await
+        .unwrap()
+        .items
+        .into_iter()
+        .filter_map(|e| e.reason)
+        .collect();
+    for reason in ["Accepted", "Ready", "Scheduled", "Running", "Released"] {
+        assert!(reasons.iter().any(|r| r == reason), "{reason} was told: {reasons:?}");
+    }
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_machine_costs_nothing() {
+    let bench = bench().await;
+    bench.policy(|_| {}).await;
+    let mut machine = Machine::new(&bench.client, "m-idle", 1);
+    machine.open_session().await;
+    machine.live_until(10, "Ready", phase_is(HardwarePhase::Ready)).await;
+    assert_eq!(machine.contents, DiskContents::blank());
+    assert!(machine.obeyed.is_empty(), "a blank disk needs no erase");
+    quiet(&bench).await;
+    bench.take_log();
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert_eq!(bench.take_log(), Vec::<String>::new());
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_on_a_network_gets_an_address_and_gives_it_back() {
+    let bench = bench().await;
+    support::network(&bench, "lan", "192.0.2.0/28", "192.0.2.4", "192.0.2.5").await;
+    bench
+        .policy(|p| p.network_ref = Some(api::common::NetworkRef::network("lan")))
+        .await;
+    bench.image("debian").await;
+    let mut machine = Machine::new(&bench.client, "m-net", 1);
+    machine.open_session().await;
+    machine.live_until(10, "Ready", phase_is(HardwarePhase::Ready)).await;
+    bench.create_instance("web", |_| {}).await;
+    let instance = instance_at(&bench, &mut machine, "web", InstancePhase::Running).await;
+    assert_eq!(instance.status.unwrap().addresses, ["192.0.2.4/28"]);
+    let network = &machine.seed.as_ref().unwrap().files["openstack/latest/network_data.json"];
+    assert!(network.contains("192.0.2.4") && network.contains("52:54:00:00:01:01"), "{network}");
+    let addresses: Api<BareMetalAddress> = Api::all(bench.client.clone());
+    let held = addresses.list(&ListParams::default()).await.unwrap().items;
+    assert_eq!(held.iter().map(|a| a.name_any()).collect::<Vec<_>>(), ["lan.c0000204"]);
+
+    bench.delete_instance("web").await;
+    gone(&bench, &mut machine, "web").await;
+    until("the address is given back", || async {
+        addresses.list(&ListParams::default()).await.unwrap().items.is_empty().then_some(())
+    })
+    .await;
+    let endpoints: Api<BareMetalEndpoint> = Api::all(bench.client.clone());
+    until("the endpoint is collected", || async {
+        endpoints.list(&ListParams::default()).await.unwrap().items.is_empty().then_some(())
+    })
+    .await;
+    bench.end().await;
+}
