@@ -1,5 +1,7 @@
 //! Tests of the whole server: through the router, over TLS, with the stock kubectl, and under kill -9.
 
+#![recursion_limit = "256"]
+
 mod client;
 mod common;
 mod crash;

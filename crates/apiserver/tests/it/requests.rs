@@ -237,7 +237,11 @@ async fn server_side_apply_owns_conflicts_and_forces() {
 async fn unknown_and_duplicate_fields_follow_the_field_validation() {
     let server = Server::with_definitions().await;
     let body = r#"{"apiVersion":"example.com/v1","kind":"Widget","metadata":{"name":"a"},"spec":{"size":1,"size":2,"bogus":3}}"#;
-    let post = |query: &str| server.request(Method::POST, &format!("{WIDGETS}?{query}"), "application/json", body);
+    let server = &server;
+    let post = |query: &str| {
+        let path = format!("{WIDGETS}?{query}");
+        async move { server.request(Method::POST, &path, "application/json", body).await }
+    };
     let strict = post("fieldValidation=Strict").await.expect(400);
     assert_eq!(
         strict["message"],
