@@ -31,6 +31,8 @@ mv -f /usr/local/lib/kube-baremetal/guest-helper.new /usr/local/lib/kube-baremet
 cp "$mount_point/kube-baremetal/guest.json" /etc/kube-baremetal/guest.json.new
 chmod 0600 /etc/kube-baremetal/guest.json.new
 mv -f /etc/kube-baremetal/guest.json.new /etc/kube-baremetal/guest.json
+# Which EFI boot entry leads back to the network; BIOS machines have none.
+[ ! -f "$mount_point/kube-baremetal/boot.json" ] || cp "$mount_point/kube-baremetal/boot.json" /etc/kube-baremetal/boot.json
 
 umask 022
 cat >/etc/systemd/system/kube-baremetal-guest.service <<'UNIT'

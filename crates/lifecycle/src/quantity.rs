@@ -22,7 +22,7 @@ pub struct Exact {
 /// Longest text that is looked at; every quantity that Kubernetes prints is shorter.
 const MAX_TEXT: usize = 40;
 /// Most digits of a number: with the largest suffix it still fits.
-const MAX_DIGITS: usize = 18;
+const MAX_DIGITS: usize = 20;
 
 fn suffix(text: &str) -> Option<(u32, i32)> {
     Some(match text {

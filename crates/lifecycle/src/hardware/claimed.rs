@@ -117,9 +117,9 @@ fn claimant_replaced(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMet
     let uid = instance.metadata.uid.clone().unwrap_or_default();
     let wants = instance.spec.hardware_name.as_deref() == Some(draft.name());
     let installed = draft.old.installed.as_ref().is_some_and(|i| i.claim_uid == claim.uid);
-    let on_disk = draft.old.root_disk.clone().and_then(|d| draft.contents(&d)).is_some_and(|c| {
-        c.state == ContentsState::Marked && c.marker.as_ref().is_some_and(|m| m.instance_uid == claim.uid && names(m, claim))
-    });
+    let on_disk = view::marked_for(draft.facts.discovery, &claim.uid)
+        .and_then(|d| d.contents.marker.as_ref())
+        .is_some_and(|m| names(m, claim));
     if wants && (installed || on_disk) && !draft.old.released_claims.contains(&uid) {
         keep_waiting(draft);
         draft.new = draft.old.clone();

@@ -136,14 +136,11 @@ fn restores_claim(draft: &mut Draft<'_>) -> bool {
         instance.metadata.namespace.as_deref().unwrap_or_default(),
         instance.metadata.name.as_deref().unwrap_or_default()
     );
-    let on_disk = draft
-        .old
-        .root_disk
-        .clone()
-        .and_then(|d| draft.contents(&d))
-        .filter(|c| c.state == ContentsState::Marked)
-        .and_then(|c| c.marker)
-        .is_some_and(|m| m.instance == full_name && !draft.old.released_claims.contains(&m.instance_uid));
+    let inventory = view::seen(draft.facts.discovery).and_then(|s| s.inventory.as_ref());
+    let on_disk = inventory.iter().flat_map(|i| &i.disks).any(|d| {
+        let marker = d.contents.marker.as_ref().filter(|_| d.contents.state == ContentsState::Marked);
+        marker.is_some_and(|m| m.instance == full_name && !draft.old.released_claims.contains(&m.instance_uid))
+    });
     if !ours || !(acknowledged || on_disk) || uid.is_empty() || draft.old.released_claims.contains(&uid) {
         return false;
     }

@@ -1,0 +1,107 @@
+//! Agent or own disk?
+
+use api::{HardwarePhase, conditions, discovery::BootAnswer};
+use jiff::SignedDuration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use lifecycle::{
+    boot::{self, BootFacts},
+    config::{Config, UnacceptedPolicy},
+    identity::Match,
+};
+
+use crate::world::{NAME, World, instance};
+
+fn ask(world: &World, matched: &Match, accepted: bool, unaccepted: UnacceptedPolicy, conflict_known: bool) -> boot::BootDecision {
+    let config = Config {
+        unaccepted,
+        ..Config::default()
+    };
+    boot::decide(&BootFacts {
+        matched,
+        discovery: matches!(matched, Match::Known(_)).then_some(&world.discovery),
+        hardware: accepted.then_some(&world.hardware),
+        conflict_known,
+        config: &config,
+        now: world.now,
+    })
+}
+
+#[test]
+fn a_machine_that_nobody_accepted_is_looked_at_and_then_left_alone() {
+    use UnacceptedPolicy::{Hold, Ignore, Inventory};
+    let mut world = World::new();
+    let known = Match::Known(NAME.to_owned());
+    for (policy, unknown, early, late) in [
+        (Ignore, BootAnswer::LocalDisk, BootAnswer::LocalDisk, BootAnswer::LocalDisk),
+        (Inventory, BootAnswer::Agent, BootAnswer::Agent, BootAnswer::LocalDisk),
+        (Hold, BootAnswer::Agent, BootAnswer::Agent, BootAnswer::Agent),
+    ] {
+        world.discovery.metadata.creation_timestamp = Some(Time(world.now));
+        assert_eq!(ask(&world, &Match::New, false, policy, false).answer, unknown, "{policy:?}");
+        assert_eq!(ask(&world, &known, false, policy, false).answer, early, "{policy:?}");
+        world.pass(600);
+        assert_eq!(ask(&world, &known, false, policy, false).answer, late, "{policy:?}");
+    }
+}
+
+#[test]
+fn doubt_leads_to_the_agent_once_and_then_to_the_own_disk() {
+    let world = World::new();
+    let unclear = Match::Unclear {
+        names: vec![NAME.to_owned()],
+        message: String::new(),
+    };
+    assert_eq!(
+        ask(&world, &unclear, false, UnacceptedPolicy::Inventory, false).answer,
+        BootAnswer::Agent
+    );
+    assert_eq!(
+        ask(&world, &unclear, false, UnacceptedPolicy::Inventory, true).answer,
+        BootAnswer::LocalDisk
+    );
+}
+
+#[test]
+fn a_machine_in_use_boots_its_disk_and_that_is_evidence() {
+    let mut world = World::ready();
+    world.instances.push(instance("web", "uid-1"));
+    world.settle();
+    assert_eq!(world.boot_request(), BootAnswer::Agent, "nothing was written yet");
+    let order = world.poll();
+    world.obey(&order);
+    // Before the operator has read the result.
+    world.pass(1);
+    assert_eq!(world.boot_request(), BootAnswer::LocalDisk);
+    let boots = world.seen().boots.clone();
+    assert_eq!((boots.len(), boots[0].instance_uid.as_str()), (1, "uid-1"));
+    assert_eq!(world.boot_request(), BootAnswer::LocalDisk);
+    assert_eq!(world.seen().boots.len(), 1, "asked twice in a breath, recorded once");
+    world.pass(120);
+    world.boot_request();
+    assert_eq!(world.seen().boots.len(), 2);
+    world.settle();
+    assert_eq!(world.phase(), HardwarePhase::InUse);
+}
+
+#[test]
+fn a_lost_agent_is_shown_and_is_not_given_an_image() {
+    let mut world = World::ready();
+    let now = Time(world.now);
+    conditions::set(
+        &mut world.seen().conditions,
+        conditions::AGENT_CONNECTED,
+        false,
+        "Silent",
+        "No poll for 90 s",
+        None,
+        &now,
+    );
+    world.instances.push(instance("web", "uid-1"));
+    world.settle();
+    assert!(
+        world.instance_status(0).message.contains("1 not answering"),
+        "{}",
+        world.instance_status(0).message
+    );
+    assert_eq!(world.config.power_cycle_after, SignedDuration::from_mins(2));
+}

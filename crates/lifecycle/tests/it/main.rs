@@ -1,0 +1,13 @@
+//! Tests of the decisions through the crate's public functions.
+
+mod address;
+mod boot;
+mod disks;
+mod faults;
+mod identity;
+mod life;
+mod policy;
+mod quantity;
+mod scheduler;
+mod seed;
+mod world;
