@@ -88,6 +88,23 @@ fn ending(error: &ClientError) -> Option<(Duration, &'static str)> {
     }
 }
 
+/// Says the same trouble once and then every twentieth time: a server that is away for a night does not fill a log.
+#[derive(Default)]
+struct Trouble {
+    last: String,
+    times: u32,
+}
+
+impl Trouble {
+    fn say(&mut self, console: &Console, text: String) {
+        self.times = if text == self.last { self.times + 1 } else { 0 };
+        if self.times.is_multiple_of(20) {
+            console.say(&text);
+        }
+        self.last = text;
+    }
+}
+
 async fn end(console: &Console, error: &ClientError, wait: Duration, what: &str) -> Down {
     console.say(format!("refused by the server: {error}"));
     console.say(format!("{what} in {} s", wait.as_secs()));
@@ -117,7 +134,7 @@ impl Session {
             inventory: introduction.inventory.clone(),
         };
         let body = serde_json::to_vec(&request)?;
-        let mut backoff = Backoff::default();
+        let (mut backoff, mut trouble) = (Backoff::default(), Trouble::default());
         loop {
             console.update(|s| client.server().clone_into(&mut s.server));
             match client
@@ -150,7 +167,7 @@ impl Session {
                 Err(error) => match ending(&error) {
                     Some((wait, what)) => return Ok(Err(end(console, &error, wait, what).await)),
                     None => {
-                        console.say(format!("session: {error}; trying again"));
+                        trouble.say(console, format!("session: {error}; trying again"));
                         backoff.wait(&error).await;
                     }
                 },
@@ -160,7 +177,8 @@ impl Session {
 
     /// Carries out orders until one ends this boot.
     pub async fn run(mut self, runner: Arc<Runner>) -> Down {
-        let (mut backoff, mut seen, mut last_note) = (Backoff::default(), None::<String>, String::new());
+        let (mut backoff, mut trouble) = (Backoff::default(), Trouble::default());
+        let (mut seen, mut last_note) = (None::<String>, String::new());
         loop {
             let asked = Instant::now();
             let path = seen
@@ -176,7 +194,7 @@ impl Session {
                     if let Some((wait, what)) = ending(&error) {
                         return end(&self.console, &error, wait, what).await;
                     }
-                    self.console.say(format!("order: {error}; trying again"));
+                    trouble.say(&self.console, format!("order: {error}; trying again"));
                     backoff.wait(&error).await;
                     self.console.update(|s| self.client.server().clone_into(&mut s.server));
                     // Another server has not seen what this one said: ask it for the present order at once.
@@ -185,6 +203,7 @@ impl Session {
                 }
             };
             backoff.reset();
+            trouble = Trouble::default();
             if note != last_note {
                 self.console.say(format!("note: {note}"));
                 self.console.update(|s| note.clone_into(&mut s.note));
@@ -278,7 +297,7 @@ impl Session {
                 return Some(Down::Restart);
             }
         };
-        let mut backoff = Backoff::default();
+        let (mut backoff, mut trouble) = (Backoff::default(), Trouble::default());
         self.console.update(|s| "reporting the result".clone_into(&mut s.doing));
         loop {
             match self
@@ -306,7 +325,7 @@ impl Session {
                     if let Some((wait, what)) = ending(&error) {
                         return Some(end(&self.console, &error, wait, what).await);
                     }
-                    self.console.say(format!("order {word}: result not stored yet: {error}"));
+                    trouble.say(&self.console, format!("order {word}: result not stored yet: {error}"));
                     backoff.wait(&error).await;
                 }
             }

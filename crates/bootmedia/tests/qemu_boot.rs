@@ -2,7 +2,8 @@
 //!
 //! `KBM_BOOTMEDIA` names the folder of built media; without it the test fails, and says so: `make test-boot` sets it.
 
-mod server;
+#[path = "../../agent/tests/support/mod.rs"]
+mod support;
 
 use std::{
     fs,
@@ -17,7 +18,7 @@ use agent_protocol::{
     order::{DiskTarget, EraseMethod, EraseParameters, ExpectedContents, Order, OrderKind, Outcome},
     session::SessionRequest,
 };
-use server::Server;
+use support::machine_server::{MachineServer, Seen};
 
 /// Generous: the machine that runs this may be small and busy. The figure itself is printed.
 const CEILING: Duration = Duration::from_secs(300);
@@ -44,13 +45,13 @@ impl Drop for Machine {
 }
 
 impl Machine {
-    fn start(folder: &Path, media: &Path, server: &Server) -> Self {
+    fn start(folder: &Path, media: &Path, server: &MachineServer) -> Self {
         let disk = folder.join("disk.raw");
         fs::File::create(&disk).unwrap().set_len(256 << 20).unwrap();
         let line = format!(
             "console=tty0 console=ttyS0 quiet kbm.server=https://10.0.2.2:{} kbm.ca={} kbm.token=kbm1.test.token BOOTIF=01-{}",
-            server.port,
-            server.pin,
+            server.tls.port,
+            server.tls.pin,
             MAC.replace(':', "-")
         );
         let mut command = Command::new("qemu-system-x86_64");
@@ -131,7 +132,7 @@ fn orders(request: &SessionRequest) -> Vec<Order> {
 fn a_machine_boots_reports_itself_obeys_and_goes() {
     let media = media();
     let folder = tempfile::tempdir().unwrap();
-    let server = Server::start(orders);
+    let server = MachineServer::start(Seen::default(), orders);
     let started = Instant::now();
     let mut machine = Machine::start(folder.path(), &media, &server);
     let serial = || String::from_utf8_lossy(&fs::read(folder.path().join("serial.log")).unwrap_or_default()).into_owned();

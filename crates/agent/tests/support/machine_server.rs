@@ -1,0 +1,158 @@
+//! A server that leads one machine through a boot: it checks every signature and sequence number, hands out a list of orders one after the
+//! other, and keeps what it was told.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use agent_protocol::{
+    limits,
+    order::{Order, OrderResult, Report},
+    seed::{Seed, seal},
+    session::{ErrorCode, ErrorResponse, OrderResponse, SessionRequest, SessionResponse, thumbprint},
+};
+
+use super::tls_server::{Request, TlsServer};
+
+/// What the machine said so far, and what it will be told.
+#[derive(Default)]
+pub struct Seen {
+    pub session: Option<SessionRequest>,
+    pub results: Vec<OrderResult>,
+    pub progress: usize,
+    pub problems: Vec<String>,
+    /// The seed that is sealed for whoever asks.
+    pub seed: Option<Seed>,
+    /// So many requests are answered with these errors first, in this order.
+    pub refusals: VecDeque<(u16, ErrorCode)>,
+    /// Whether an order stays after its result came: the server's cache is behind.
+    pub keep_order: bool,
+    /// What is handed out next; set when a session opens.
+    pub orders: VecDeque<Order>,
+    /// The newest sequence number of the session.
+    pub last_sequence: u64,
+}
+
+type State = Arc<(Mutex<Seen>, Condvar)>;
+type Orders = fn(&SessionRequest) -> Vec<Order>;
+
+pub struct MachineServer {
+    pub tls: TlsServer,
+    state: State,
+}
+
+impl MachineServer {
+    /// `orders` makes the orders from what the machine says of itself.
+    pub fn start(seen: Seen, orders: Orders) -> Self {
+        let state: State = Arc::new((Mutex::new(seen), Condvar::new()));
+        let shared = Arc::clone(&state);
+        let tls = TlsServer::start(Arc::new(move |request: Request| {
+            let mut seen = shared.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let name = format!("{} {}", request.method, request.path);
+            let answer = match seen.refusals.pop_front() {
+                Some((status, code)) => (status, refusal(code)),
+                None => answer(&mut seen, orders, &request).unwrap_or_else(|problem| {
+                    seen.problems.push(format!("{name}: {problem}"));
+                    (400, refusal(ErrorCode::Malformed))
+                }),
+            };
+            shared.1.notify_all();
+            answer
+        }));
+        Self { tls, state }
+    }
+
+    pub fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.state.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `done`, and gives what it made of the state.
+    pub fn wait<T>(&self, what: &str, limit: Duration, done: impl Fn(&Seen) -> Option<T>) -> T {
+        let until = Instant::now() + limit;
+        let mut seen = self.seen();
+        loop {
+            assert!(seen.problems.is_empty(), "the agent broke the protocol: {:?}", seen.problems);
+            if let Some(value) = done(&seen) {
+                return value;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "{what}: not within {} s", limit.as_secs());
+            seen = self.state.1.wait_timeout(seen, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+fn refusal(code: ErrorCode) -> String {
+    let answer = ErrorResponse {
+        code,
+        message: "refused by the test".to_owned(),
+        retry_after_ms: None,
+    };
+    serde_json::to_string(&answer).unwrap()
+}
+
+fn json(value: &impl serde::Serialize) -> Result<(u16, String), String> {
+    Ok((200, serde_json::to_string(value).map_err(|e| e.to_string())?))
+}
+
+fn answer(seen: &mut Seen, orders: Orders, request: &Request) -> Result<(u16, String), String> {
+    if request.path == "/agent/v1/sessions" {
+        let said: SessionRequest = limits::parse(&request.body).map_err(|e| e.to_string())?;
+        request.verify(&said.signing_key)?;
+        seen.orders = orders(&said).into();
+        seen.session = Some(said);
+        seen.last_sequence = request.sequence;
+        return json(&SessionResponse {
+            session: "session-1".to_owned(),
+            discovery: "test-machine".to_owned(),
+            hardware: None,
+            protocol: 1,
+            poll_seconds: 30,
+        });
+    }
+    let (signing, sealing) = {
+        let session = seen.session.as_ref().ok_or("no session yet")?;
+        (session.signing_key.clone(), session.sealing_key.clone())
+    };
+    request.verify(&signing)?;
+    if request.session != "session-1" || request.sequence <= seen.last_sequence {
+        return Err(format!(
+            "session {:?}, sequence {} after {}",
+            request.session, request.sequence, seen.last_sequence
+        ));
+    }
+    seen.last_sequence = request.sequence;
+    match request.path.split('?').next() {
+        Some("/agent/v1/order") => json(&OrderResponse {
+            order: seen.orders.front().cloned().unwrap_or_else(Order::wait),
+            note: "a note for the console".to_owned(),
+        }),
+        Some("/agent/v1/seed") => {
+            let order = seen.orders.front().ok_or("a seed without an order")?;
+            let claim = order.claim.as_ref().map_or("", |c| c.uid.as_str());
+            let Some(seed) = &seen.seed else {
+                return Ok((404, refusal(ErrorCode::NotFound)));
+            };
+            json(&seal(seed, &sealing, &thumbprint(&signing, &sealing), &order.id, claim).map_err(|e| e.to_string())?)
+        }
+        Some("/agent/v1/reports") => {
+            let report: Report = limits::parse(&request.body).map_err(|e| e.to_string())?;
+            if seen.orders.front().is_none_or(|o| o.id != report.order_id) {
+                return Err(format!("report for {:?}", report.order_id));
+            }
+            match report.result {
+                Some(result) => {
+                    seen.results.push(result);
+                    if !seen.keep_order || seen.results.len() > 1 {
+                        seen.orders.pop_front();
+                    }
+                }
+                None => seen.progress += 1,
+            }
+            Ok((200, "{}".to_owned()))
+        }
+        other => Err(format!("unknown path {other:?}")),
+    }
+}
