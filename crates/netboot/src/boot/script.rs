@@ -158,7 +158,8 @@ mod tests {
                 Err(_) => vec![Script::local_disk(None).into_text()],
             };
             for text in scripts {
-                prop_assert!(!text.contains("${") && !text.contains('"') && !text.contains('\'') && !text.contains('\\') && !text.contains('\r'));
+                let plain = !text.contains("${") && !text.contains(['"', '\'', '\\', '\r']);
+                prop_assert!(plain, "{}", text);
                 prop_assert!(text.is_ascii() && !text.contains('\0'));
                 prop_assert!(text.lines().count() <= 12);
                 for line in text.lines().skip(1) {
