@@ -2,6 +2,8 @@
 //!
 //! Writing them never holds up a decision: they go through a bounded channel to one task. The same event about the same object within ten minutes is not
 //! written again; it counts into the series of the first, which is patched at most once in that time. When the channel is full, events are dropped and counted.
+//! A normal event waits a second, and a later one about the same object takes its place: a thousand machines that pass three steps in a second are told of by the last step. Warnings
+//! are always written, and at once.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -103,19 +105,52 @@ impl Memory {
     }
 }
 
-/// Writes notices until `stop`, then what is waiting, within two seconds.
-pub async fn write(client: Client, mut notices: mpsc::Receiver<Notice>, instance: String, metrics: Arc<Metrics>, stop: CancellationToken) {
+/// Writes notices until `stop`, then what is waiting, within two seconds. `hold`: how long a normal event may be overtaken.
+pub async fn write(
+    client: Client,
+    mut notices: mpsc::Receiver<Notice>,
+    instance: String,
+    hold: Duration,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
     let mut memory = Memory::default();
+    let mut held: HashMap<String, (Instant, Notice)> = HashMap::new();
+    let mut tick = tokio::time::interval((hold / 4).max(Duration::from_millis(10)));
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
             notice = notices.recv() => match notice {
-                Some(notice) => write_one(&client, &mut memory, notice, &instance, &metrics).await,
-                None => return,
+                Some(notice) => {
+                    let uid = notice.regarding.uid.clone().unwrap_or_default();
+                    if notice.warning {
+                        // What came before it is told before it.
+                        if let Some((_, earlier)) = held.remove(&uid) {
+                            write_one(&client, &mut memory, earlier, &instance, &metrics).await;
+                        }
+                        write_one(&client, &mut memory, notice, &instance, &metrics).await;
+                    } else {
+                        // The first one's time counts: a stream of events cannot hold them back for ever.
+                        let since = held.get(&uid).map_or_else(Instant::now, |h| h.0);
+                        held.insert(uid, (since, notice));
+                    }
+                }
+                None => break,
             },
+            _ = tick.tick(), if !held.is_empty() => {
+                let due: Vec<String> = held.iter().filter(|(_, h)| h.0.elapsed() >= hold).map(|(uid, _)| uid.clone()).collect();
+                for uid in due {
+                    if let Some((_, notice)) = held.remove(&uid) {
+                        write_one(&client, &mut memory, notice, &instance, &metrics).await;
+                    }
+                }
+            }
         }
     }
     let rest = async {
+        for (_, notice) in held.into_values() {
+            write_one(&client, &mut memory, notice, &instance, &metrics).await;
+        }
         while let Ok(notice) = notices.try_recv() {
             write_one(&client, &mut memory, notice, &instance, &metrics).await;
         }

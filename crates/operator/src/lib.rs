@@ -79,6 +79,8 @@ pub struct Config {
     pub progress_interval: Duration,
     /// A step on an instance's way that is passed within this time of its last status write is not written.
     pub step_interval: Duration,
+    /// A normal event that is followed by another one about the same object within this time is not written.
+    pub event_hold: Duration,
     /// Name of this replica, for events.
     pub replica: String,
     /// Where figures are counted; register it where they are to be shown.
@@ -111,6 +113,7 @@ impl Config {
             progress_per_second: 20.0,
             progress_interval: Duration::from_secs(2),
             step_interval: Duration::from_secs(1),
+            event_hold: Duration::from_secs(1),
             replica: "kube-baremetal".to_owned(),
             metrics: Arc::new(Metrics::new()),
         }
@@ -149,9 +152,10 @@ impl Operator {
                 world.config.replica.clone(),
                 Arc::clone(&world.metrics),
             );
+            let hold = world.config.event_hold;
             let background = background.clone();
             parts.spawn(async move {
-                events::write(client, notices, replica, metrics, background).await;
+                events::write(client, notices, replica, hold, metrics, background).await;
                 "event writer".to_owned()
             });
         }

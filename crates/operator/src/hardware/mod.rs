@@ -8,7 +8,7 @@ pub(crate) mod seed;
 
 use std::{sync::Arc, time::Duration};
 
-use api::{BareMetalHardware, BareMetalInstance, FINALIZER_CLAIM};
+use api::{BareMetalHardware, BareMetalInstance, FINALIZER_CLAIM, HardwarePhase};
 use kube::ResourceExt;
 use lifecycle::hardware::{EventNote, HardwareDecision, HardwareFacts, Readiness, SeedAction, SpecChange, choose_claimant, decide};
 use serde_json::json;
@@ -122,7 +122,11 @@ async fn act(
             .await?;
         written = true;
     } else if let Some(change) = decision.spec {
+        let fresh = matches!(change, SpecChange::SetClaim(_)) && hardware.status.as_ref().is_some_and(|s| s.phase == HardwarePhase::Ready);
         world.patch(hardware.as_ref(), spec_patch(hardware, change)).await?;
+        if fresh {
+            world.seeds.none_yet(&name);
+        }
         written = true;
     }
     // Nothing written, nothing happened: the same decision will come again, and must not tell twice.

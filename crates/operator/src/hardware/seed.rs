@@ -78,6 +78,11 @@ impl Seeds {
         self.lock().insert(hardware.to_owned(), state);
     }
 
+    /// A free machine was claimed just now: nothing can have been sealed for that claim. (What an interrupted end of an earlier one left is replaced.)
+    pub(crate) fn none_yet(&self, hardware: &str) {
+        self.note(hardware, None);
+    }
+
     /// Forgets what is known: the next decision reads.
     pub(crate) fn forget(&self, hardware: &str) {
         self.lock().remove(hardware);

@@ -6,7 +6,7 @@
 pub(crate) mod endpoints;
 pub(crate) mod scheduler;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::hash_map::Entry, sync::Arc, time::Duration};
 
 use api::{BareMetalEndpoint, BareMetalHardware, BareMetalInstance, BareMetalInstanceStatus, FINALIZER_RELEASE, InstancePhase, conditions};
 use kube::ResourceExt;
@@ -43,6 +43,10 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
             None => world.scheduler.verdict(uid),
         },
     };
+    if instance.spec.hardware_name.is_none() && placement.is_none() && instance.metadata.deletion_timestamp.is_none() {
+        // The scheduler has it in hand, and wakes us with its answer.
+        return Ok(Next::Rest);
+    }
     let facts = InstanceFacts {
         instance: &instance,
         hardware: hardware.as_deref(),
@@ -154,6 +158,13 @@ fn urgency(old: Option<&BareMetalInstanceStatus>, new: &BareMetalInstanceStatus)
     if new.progress.is_some() && essence(old) == essence(new) {
         return Urgency::Hint;
     }
+    let unchanged = BareMetalInstanceStatus {
+        observed_generation: old.observed_generation,
+        ..new.clone()
+    };
+    if unchanged == *old {
+        return Urgency::Soon;
+    }
     let step = |phase| {
         matches!(
             phase,
@@ -194,8 +205,16 @@ impl Pacer {
             Urgency::Soon => world.config.step_interval,
             Urgency::Hint => world.config.progress_interval,
         };
-        let since = self.lock().get(&uid).map(tokio::time::Instant::elapsed);
-        if let Some(since) = since.filter(|s| *s < interval) {
+        let since = match self.lock().entry(uid.clone()) {
+            Entry::Occupied(last) => last.get().elapsed(),
+            // Nothing was written lately: the pace counts from here.
+            Entry::Vacant(entry) if urgency == Urgency::Soon => {
+                entry.insert(tokio::time::Instant::now());
+                Duration::ZERO
+            }
+            Entry::Vacant(_) => interval,
+        };
+        if since < interval {
             return Err(interval.saturating_sub(since));
         }
         if urgency == Urgency::Hint {
@@ -248,6 +267,11 @@ mod tests {
         assert_eq!(urgency(Some(&imaging), &status(InstancePhase::Booting)), Urgency::Soon);
         assert_eq!(urgency(Some(&imaging), &status(InstancePhase::Running)), Urgency::Now);
         assert_eq!(urgency(None, &imaging), Urgency::Now);
+        let seen = BareMetalInstanceStatus {
+            observed_generation: Some(2),
+            ..imaging.clone()
+        };
+        assert_eq!(urgency(Some(&imaging), &seen), Urgency::Soon, "a generation alone is no news");
         let claimed = BareMetalInstanceStatus {
             claimed: true,
             ..imaging.clone()

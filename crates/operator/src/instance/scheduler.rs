@@ -248,6 +248,8 @@ pub(crate) async fn run(world: &Arc<World>, stop: CancellationToken) {
                     world.queues.instance.add(key);
                 }
             }
+            // The runtime is being shut down.
+            Err(error) if error.is_cancelled() => return,
             Err(error) => {
                 world.metrics.reconciled("Scheduler", "panic", started.elapsed());
                 let panic = error.try_into_panic().map(|p| panic_text(p.as_ref())).unwrap_or_default();

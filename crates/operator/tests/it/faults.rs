@@ -1,9 +1,12 @@
 //! What goes wrong is named, with its remedy, and correcting what the message names goes on without other help.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{
+    Bench, bench, bench_with, create, gone, instance_at, instance_until,
+    machine::{Machine, foreign},
+    phase_is,
+};
 use agent_protocol::{
     disk::{ContentsState, DiskContents},
     order::{FaultReason, OrderKind},
@@ -12,16 +15,11 @@ use api::{BareMetalHardware, BareMetalImage, HardwarePhase, InstancePhase, condi
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{Api, ResourceExt, api::ObjectMeta};
 use serde_json::json;
-use support::{
-    Bench, bench, bench_with, create, gone, instance_at, instance_until,
-    machine::{Machine, foreign},
-    phase_is,
-};
 
 async fn ready(bench: &Bench, name: &str, number: u8) -> Machine {
     let mut machine = Machine::new(&bench.client, name, number);
     machine.open_session().await;
-    machine.live_until(10, "Ready", phase_is(HardwarePhase::Ready)).await;
+    machine.live_until(30, "Ready", phase_is(HardwarePhase::Ready)).await;
     machine
 }
 
@@ -107,7 +105,7 @@ async fn data_that_nobody_gave_up_is_not_touched_until_somebody_does() {
     let before = machine.contents.clone();
     machine.open_session().await;
     let stopped = machine
-        .live_until(10, "ForeignData", |h| h.status.as_ref().is_some_and(|s| s.reason == "ForeignData"))
+        .live_until(30, "ForeignData", |h| h.status.as_ref().is_some_and(|s| s.reason == "ForeignData"))
         .await;
     let message = stopped.status.unwrap().message;
     assert!(
@@ -123,7 +121,7 @@ async fn data_that_nobody_gave_up_is_not_touched_until_somebody_does() {
             json!({ "eraseConsent": { "fingerprints": [before.fingerprint] } }),
         )
         .await;
-    machine.live_until(10, "Ready", phase_is(HardwarePhase::Ready)).await;
+    machine.live_until(30, "Ready", phase_is(HardwarePhase::Ready)).await;
     assert_eq!(machine.contents, DiskContents::blank());
     bench.end().await;
 }
@@ -209,7 +207,7 @@ async fn a_deletion_while_the_machine_is_unplugged_waits_visibly_and_can_be_forc
     let mut machine = ready(&bench, "m-away", 1).await;
     bench.create_instance("web", |_| {}).await;
     instance_at(&bench, &mut machine, "web", InstancePhase::Running).await;
-    machine.place = support::machine::Place::Off;
+    machine.place = crate::support::machine::Place::Off;
     bench.delete_instance("web").await;
     let waits = instance_until(&bench, &mut machine, "web", "PowerCycleNeeded", |i| {
         i.status
@@ -226,7 +224,7 @@ async fn a_deletion_while_the_machine_is_unplugged_waits_visibly_and_can_be_forc
     bench.patch(&bench.instances(), "web", json!({ "forceRelease": true })).await;
     gone(&bench, &mut machine, "web").await;
     let left = machine
-        .live_until(10, "Quarantined without a claim", |h| {
+        .live_until(30, "Quarantined without a claim", |h| {
             phase_is(HardwarePhase::Quarantined)(h) && h.spec.claim_ref.is_none()
         })
         .await;
@@ -265,7 +263,7 @@ async fn life_goes_on_by_itself_when_somebody_switches_the_machine_on() {
     .await;
     machine.power_on().await;
     gone(&bench, &mut machine, "web").await;
-    machine.live_until(10, "Ready", phase_is(HardwarePhase::Ready)).await;
+    machine.live_until(30, "Ready", phase_is(HardwarePhase::Ready)).await;
     assert_eq!(machine.contents, DiskContents::blank());
     bench.end().await;
 }
@@ -312,7 +310,7 @@ async fn a_broken_policy_is_told_and_the_next_one_accepts() {
     let machine = ready(&bench, "m-policy", 1).await;
     assert_eq!(machine.hardware().await.unwrap().labels()["size"], "small");
     let events: Api<k8s_openapi::api::events::v1::Event> = Api::all(bench.client.clone());
-    support::until("the broken policy is told", || async {
+    crate::support::until("the broken policy is told", || async {
         let all = events.list(&kube::api::ListParams::default()).await.unwrap().items;
         all.iter().any(|e| e.reason.as_deref() == Some("PolicyUnusable")).then_some(())
     })

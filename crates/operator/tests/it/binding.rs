@@ -1,24 +1,22 @@
 //! Machines and instances find each other: once each, and again after objects were lost.
 
-mod support;
-
 use std::{collections::BTreeSet, time::Duration};
 
-use agent_protocol::order::OrderKind;
-use api::{BareMetalAddress, BareMetalHardware, BareMetalInstance, HardwarePhase, InstancePhase, common::NetworkRef};
-use kube::{Api, ResourceExt, api::ListParams};
-use support::{
+use crate::support::{
     Bench, bench, gone, instance_at, instance_until,
     machine::{Machine, Place},
     phase_is, until,
 };
+use agent_protocol::order::OrderKind;
+use api::{BareMetalAddress, BareMetalHardware, BareMetalInstance, HardwarePhase, InstancePhase, common::NetworkRef};
+use kube::{Api, ResourceExt, api::ListParams};
 
 async fn machines(bench: &Bench, names: &[&str]) -> Vec<Machine> {
     let mut all = Vec::new();
     for (number, name) in names.iter().enumerate() {
         let mut machine = Machine::new(&bench.client, name, number as u8);
         machine.open_session().await;
-        machine.live_until(10, "Ready", phase_is(HardwarePhase::Ready)).await;
+        machine.live_until(30, "Ready", phase_is(HardwarePhase::Ready)).await;
         all.push(machine);
     }
     all
@@ -89,14 +87,15 @@ async fn many_instances_never_share_a_machine() {
     let bench = bench().await;
     bench.policy(|_| {}).await;
     bench.image("debian").await;
-    let names: Vec<String> = (0..40).map(|n| format!("m-{n:02}")).collect();
+    let names: Vec<String> = (0..24).map(|n| format!("m-{n:02}")).collect();
     let mut lives = Vec::new();
     for (number, name) in names.iter().enumerate() {
         let mut machine = Machine::new(&bench.client, name, number as u8);
         lives.push(tokio::spawn(async move {
+            machine.idle = Duration::from_millis(150);
             machine.open_session().await;
             machine
-                .live_until(40, "an instance runs", |h| phase_is(HardwarePhase::InUse)(h))
+                .live_until(90, "an instance runs", |h| phase_is(HardwarePhase::InUse)(h))
                 .await;
             for _ in 0..20 {
                 machine.step().await;
@@ -105,7 +104,7 @@ async fn many_instances_never_share_a_machine() {
             machine.place
         }));
     }
-    for n in 0..40 {
+    for n in 0..24 {
         bench.create_instance(&format!("i-{n:02}"), |_| {}).await;
     }
     for life in lives {
@@ -114,10 +113,10 @@ async fn many_instances_never_share_a_machine() {
     let hardware: Api<BareMetalHardware> = Api::all(bench.client.clone());
     let all = hardware.list(&ListParams::default()).await.unwrap().items;
     let uids: BTreeSet<String> = claims(&all).into_iter().map(|c| c.1).collect();
-    assert_eq!(uids.len(), 40, "each claim is another instance's");
+    assert_eq!(uids.len(), 24, "each claim is another instance's");
     let instances = bench.instances().list(&ListParams::default()).await.unwrap().items;
     let named: BTreeSet<String> = instances.iter().filter_map(|i| i.spec.hardware_name.clone()).collect();
-    assert_eq!(named.len(), 40, "each instance names another machine");
+    assert_eq!(named.len(), 24, "each instance names another machine");
     let (conflicts, fine) = (
         bench.metrics.reconciles("BareMetalHardware", "conflict") + bench.metrics.reconciles("BareMetalInstance", "conflict"),
         bench.metrics.reconciles("BareMetalHardware", "ok") + bench.metrics.reconciles("BareMetalInstance", "ok"),
@@ -129,7 +128,7 @@ async fn many_instances_never_share_a_machine() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_exhausted_network_is_named_and_a_freed_address_is_used() {
     let bench = bench().await;
-    support::network(&bench, "tiny", "192.0.2.0/28", "192.0.2.4", "192.0.2.4").await;
+    crate::support::network(&bench, "tiny", "192.0.2.0/28", "192.0.2.4", "192.0.2.4").await;
     bench.policy(|p| p.network_ref = Some(NetworkRef::network("tiny"))).await;
     bench.image("debian").await;
     let mut all = machines(&bench, &["m-a", "m-b"]).await;
@@ -168,7 +167,7 @@ async fn a_lost_half_of_the_binding_is_restored_and_nothing_is_erased() {
         h["metadata"]["finalizers"] = serde_json::json!([]);
     });
     let restored = all[0]
-        .live_until(10, "the claim again", |h| h.spec.claim_ref.as_ref().is_some_and(|c| c.uid == uid))
+        .live_until(30, "the claim again", |h| h.spec.claim_ref.as_ref().is_some_and(|c| c.uid == uid))
         .await;
     assert_eq!(restored.finalizers(), [api::FINALIZER_CLAIM]);
 
@@ -187,7 +186,7 @@ async fn a_lost_half_of_the_binding_is_restored_and_nothing_is_erased() {
     bench.store.edit("baremetalhardware", "", "m-a", |h| {
         h.as_object_mut().unwrap().remove("status");
     });
-    all[0].live_until(10, "InUse again", phase_is(HardwarePhase::InUse)).await;
+    all[0].live_until(30, "InUse again", phase_is(HardwarePhase::InUse)).await;
     for _ in 0..30 {
         all[0].step().await;
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -54,6 +54,8 @@ pub struct Machine {
     /// Writes of its Discovery.
     pub writes: u32,
     pub proof: IdentityProof,
+    /// Pause after a look that found nothing to do.
+    pub idle: Duration,
     client: Client,
     config: lifecycle::config::Config,
     key: Option<SealingKey>,
@@ -97,6 +99,7 @@ impl Machine {
             seed: None,
             writes: 0,
             proof: IdentityProof::Asserted,
+            idle: Duration::from_millis(25),
             client: client.clone(),
             config: lifecycle::config::Config {
                 allow_asserted_identity: true,
@@ -470,16 +473,17 @@ impl Machine {
             {
                 return hardware.clone();
             }
-            assert!(
-                tokio::time::Instant::now() < end,
-                "{} did not come to: {what}; it is at {:?}, its hardware is {}, its discovery {}",
-                self.name,
-                self.place,
-                serde_json::to_string(&hardware).unwrap(),
-                serde_json::to_string(&self.discovery().await.map(|d| d.status)).unwrap(),
-            );
+            if tokio::time::Instant::now() >= end {
+                let status = hardware.map(|h| (h.spec.claim_ref.map(|c| c.name), h.status.map(|s| (s.phase, s.reason, s.message))));
+                let seen = self.discovery().await.and_then(|d| d.status);
+                let seen = seen.map(|s| (s.accepted_order.map(|o| o.id), s.result.map(|r| (r.order_id, r.outcome))));
+                panic!(
+                    "{} did not come to: {what}; it is at {:?}, its hardware at {status:?}, its orders {seen:?}",
+                    self.name, self.place
+                );
+            }
             if !acted {
-                tokio::time::sleep(Duration::from_millis(10)).await;
+                tokio::time::sleep(self.idle).await;
             }
         }
     }

@@ -144,6 +144,7 @@ impl Bench {
     /// Stops the operator and starts another one on the same objects.
     pub async fn restart(self, adjust: Adjust) -> Bench {
         self.running().expect("an operator runs").end().await;
+        self.take_log();
         let running = start(counted(&self.router, &self.log), adjust);
         Bench {
             metrics: Arc::clone(&running.metrics),
@@ -264,15 +265,15 @@ async fn netboot_keys(client: &Client) {
     create(&Api::namespaced(client.clone(), NETBOOT), &secret).await;
 }
 
-/// Waits until `look` gives something; panics with `what` after ten seconds.
+/// Waits until `look` gives something; panics with `what` after thirty seconds.
 pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
-    let end = tokio::time::Instant::now() + Duration::from_secs(10);
+    let end = tokio::time::Instant::now() + Duration::from_secs(30);
     loop {
         if let Some(found) = look().await {
             return found;
         }
         assert!(tokio::time::Instant::now() < end, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(25)).await;
     }
 }
 
@@ -312,7 +313,7 @@ pub async fn instance_until(
     what: &str,
     done: impl Fn(&BareMetalInstance) -> bool,
 ) -> BareMetalInstance {
-    let end = tokio::time::Instant::now() + Duration::from_secs(15);
+    let end = tokio::time::Instant::now() + Duration::from_secs(30);
     loop {
         machine.step().await;
         let instance = bench.instance(name).await;
@@ -321,25 +322,33 @@ pub async fn instance_until(
         }
         assert!(
             tokio::time::Instant::now() < end,
-            "{name} never came to {what}: {}; hardware {}",
-            serde_json::to_string(&instance).unwrap(),
-            serde_json::to_string(&machine.hardware().await).unwrap()
+            "{name} never came to {what}: {:?}; hardware {:?}",
+            instance.status.map(|s| (s.phase, s.reason, s.message)),
+            machine
+                .hardware()
+                .await
+                .and_then(|h| h.status)
+                .map(|s| (s.phase, s.reason, s.message))
         );
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(25)).await;
     }
 }
 
 /// Lives with the machine until the instance is gone.
 pub async fn gone(bench: &Bench, machine: &mut machine::Machine, name: &str) {
-    let end = tokio::time::Instant::now() + Duration::from_secs(15);
+    let end = tokio::time::Instant::now() + Duration::from_secs(30);
     while let Some(left) = bench.instances().get_opt(name).await.unwrap() {
         machine.step().await;
         assert!(
             tokio::time::Instant::now() < end,
-            "{name} was not deleted: {}; hardware {}",
-            serde_json::to_string(&left).unwrap(),
-            serde_json::to_string(&machine.hardware().await).unwrap()
+            "{name} was not deleted: {:?}; hardware {:?}",
+            left.status.map(|s| (s.phase, s.reason, s.message)),
+            machine
+                .hardware()
+                .await
+                .and_then(|h| h.status)
+                .map(|s| (s.phase, s.reason, s.message))
         );
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(25)).await;
     }
 }

@@ -1,7 +1,10 @@
 //! The same life on the embedded API server, with its validation, pruning and owner references.
 
-mod support;
-
+use crate::support::{
+    Bench, create, gone, instance_at,
+    machine::{Machine, NETBOOT, foreign},
+    on_router, phase_is, until,
+};
 use agent_protocol::{disk::DiskContents, order::OrderKind};
 use api::{BareMetalAddress, HardwarePhase, InstancePhase, common::NetworkRef, instance::RunningEvidence};
 use apiserver::{ApiServer, Identity};
@@ -10,11 +13,6 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{Api, Client, ResourceExt, api::ListParams};
-use support::{
-    Bench, create, gone, instance_at,
-    machine::{Machine, NETBOOT, foreign},
-    on_router, phase_is, until,
-};
 
 async fn embedded(directory: &tempfile::TempDir) -> (ApiServer, Bench) {
     let server = ApiServer::open(apiserver::Config::new(directory.path())).await.unwrap();
@@ -47,7 +45,7 @@ async fn embedded(directory: &tempfile::TempDir) -> (ApiServer, Bench) {
         };
         create(&namespaces, &namespace).await;
     }
-    let bench = on_router(support::store::Store::default(), router, |_| {}, |router| router).await;
+    let bench = on_router(crate::support::store::Store::default(), router, |_| {}, |router| router).await;
     (server, bench)
 }
 
@@ -55,13 +53,13 @@ async fn embedded(directory: &tempfile::TempDir) -> (ApiServer, Bench) {
 async fn a_machine_lives_its_whole_life_on_the_embedded_api() {
     let directory = tempfile::tempdir().unwrap();
     let (server, bench) = embedded(&directory).await;
-    support::network(&bench, "lan", "192.0.2.0/24", "192.0.2.10", "192.0.2.20").await;
+    crate::support::network(&bench, "lan", "192.0.2.0/24", "192.0.2.10", "192.0.2.20").await;
     bench.policy(|p| p.network_ref = Some(NetworkRef::network("lan"))).await;
     bench.image("debian").await;
     let mut machine = Machine::new(&bench.client, "m-one", 1);
     machine.contents = foreign("old");
     machine.open_session().await;
-    machine.live_until(20, "Ready", phase_is(HardwarePhase::Ready)).await;
+    machine.live_until(30, "Ready", phase_is(HardwarePhase::Ready)).await;
     bench.create_instance("web", |_| {}).await;
     let instance = instance_at(&bench, &mut machine, "web", InstancePhase::Running).await;
     let status = instance.status.unwrap();
@@ -70,7 +68,7 @@ async fn a_machine_lives_its_whole_life_on_the_embedded_api() {
     bench.delete_instance("web").await;
     gone(&bench, &mut machine, "web").await;
     machine
-        .live_until(20, "free again", |h| {
+        .live_until(30, "free again", |h| {
             phase_is(HardwarePhase::Ready)(h) && h.spec.claim_ref.is_none()
         })
         .await;

@@ -1,20 +1,18 @@
 //! The operator is killed before and after each of its writes, all through a machine's life; another one goes on, and everything ends right.
 
-mod support;
-
 use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use agent_protocol::{disk::DiskContents, order::OrderKind};
-use api::{HardwarePhase, InstancePhase};
-use axum::{extract::Request, middleware::Next, response::Response};
-use support::{
+use crate::support::{
     Bench, bench_on, gone, instance_at,
     machine::{Machine, foreign},
     phase_is,
 };
+use agent_protocol::{disk::DiskContents, order::OrderKind};
+use api::{HardwarePhase, InstancePhase};
+use axum::{extract::Request, middleware::Next, response::Response};
 
 /// Cuts the line at one write.
 #[derive(Clone, Default)]
@@ -45,7 +43,7 @@ impl Fuse {
 }
 
 async fn life(bench: &Bench, name: &str) {
-    support::network(bench, "lan", "192.0.2.0/24", "192.0.2.10", "192.0.2.20").await;
+    crate::support::network(bench, "lan", "192.0.2.0/24", "192.0.2.10", "192.0.2.20").await;
     bench
         .policy(|p| p.network_ref = Some(api::common::NetworkRef::network("lan")))
         .await;
@@ -53,13 +51,13 @@ async fn life(bench: &Bench, name: &str) {
     let mut machine = Machine::new(&bench.client, name, 1);
     machine.contents = foreign("old");
     machine.open_session().await;
-    machine.live_until(20, "Ready", phase_is(HardwarePhase::Ready)).await;
+    machine.live_until(30, "Ready", phase_is(HardwarePhase::Ready)).await;
     bench.create_instance("web", |_| {}).await;
     instance_at(bench, &mut machine, "web", InstancePhase::Running).await;
     bench.delete_instance("web").await;
     gone(bench, &mut machine, "web").await;
     machine
-        .live_until(20, "free again", |h| {
+        .live_until(30, "free again", |h| {
             phase_is(HardwarePhase::Ready)(h) && h.spec.claim_ref.is_none()
         })
         .await;
@@ -71,7 +69,7 @@ async fn life(bench: &Bench, name: &str) {
         "each once, whoever was down"
     );
     let addresses: kube::Api<api::BareMetalAddress> = kube::Api::all(bench.client.clone());
-    support::until("every address is back", || async {
+    crate::support::until("every address is back", || async {
         addresses
             .list(&kube::api::ListParams::default())
             .await
@@ -123,9 +121,9 @@ async fn survived(cut: usize, after: bool) -> bool {
 async fn a_kill_at_any_write_of_a_life_changes_nothing_in_the_end() {
     for after in [false, true] {
         let mut reached = 0;
-        for start in (1..200).step_by(8) {
+        for start in (1..200).step_by(6) {
             let mut lives = tokio::task::JoinSet::new();
-            for cut in start..start + 8 {
+            for cut in start..start + 6 {
                 lives.spawn(survived(cut, after));
             }
             let outcomes: Vec<bool> = lives.join_all().await;
