@@ -55,6 +55,11 @@ test: setup ## Everything set up, all tests that fit into an hour
 test-boot: ## Boot the media in QEMU against a small server (needs `make bootmedia`)
 	KBM_BOOTMEDIA=$(MEDIA) $(CARGO) test -p bootmedia --features qemu-tests --test qemu_boot -- --nocapture
 
+.PHONY: bench-boot
+bench-boot: bootmedia ## Size of the boot media, and time from kernel start to the agent's session (TCG, 512 MiB)
+	@ls -l $(MEDIA)/vmlinuz $(MEDIA)/initramfs.zst
+	@$(MAKE) --no-print-directory test-boot | grep -E 'after (QEMU|kernel)|test result'
+
 .PHONY: check
 check: setup ## Formatting and lints
 	$(CARGO) fmt --all --check

@@ -92,8 +92,11 @@ fn pad(out: &mut impl Write, written: usize) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    /// Path, mode, contents, device number.
+    type Entry = (String, u32, Vec<u8>, (u32, u32));
+
     /// Reads an archive back, as the kernel does.
-    fn read(mut bytes: &[u8]) -> Vec<(String, u32, Vec<u8>, (u32, u32))> {
+    fn read(mut bytes: &[u8]) -> Vec<Entry> {
         let whole = bytes.len();
         let mut found = Vec::new();
         loop {

@@ -298,11 +298,13 @@ fn gather_firmware(options: &Options, wanted: &BTreeSet<String>, cache: &Path) -
             for package in &rules.packages {
                 match apt::download(package, None, cache) {
                     Ok(file) => found.push(file),
-                    Err(Error::Apt { .. }) => left_out.push(MissingFirmware {
+                    Err(Error::Apt { problem, .. }) => left_out.push(MissingFirmware {
                         package: package.clone(),
-                        reason: "apt does not know it: add `non-free-firmware` to the `Components:` line of /etc/apt/sources.list.d/debian.sources \
-                                 (or to the `deb` lines of /etc/apt/sources.list), run `apt-get update`, and build again"
-                            .to_owned(),
+                        reason: format!(
+                            "apt says {problem:?}. If it does not know the package: add `non-free-firmware` to the `Components:` line of \
+                             /etc/apt/sources.list.d/debian.sources (or to the `deb` lines of /etc/apt/sources.list), run `apt-get update`, and build \
+                             again"
+                        ),
                     }),
                     Err(other) => return Err(other),
                 }

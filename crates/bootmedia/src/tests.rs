@@ -31,7 +31,7 @@ fn package(path: &Path, name: &str, files: &[(&str, &[u8])]) {
     ];
     let mut deb = b"!<arch>\n".to_vec();
     for (name, data) in members {
-        write!(deb, "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", 0, 0, 0, 100_644, data.len()).unwrap();
+        writeln!(deb, "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`", 0, 0, 0, 100_644, data.len()).unwrap();
         deb.extend_from_slice(&data);
         if data.len() % 2 == 1 {
             deb.push(b'\n');

@@ -2,7 +2,7 @@
 //!
 //! `KBM_BOOTMEDIA` names the folder of built media; without it the test fails, and says so: `make test-boot` sets it.
 
-#[path = "../../agent/tests/support/mod.rs"]
+#[path = "../../agent/tests/it/support/mod.rs"]
 mod support;
 
 use std::{

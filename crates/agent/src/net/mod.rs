@@ -70,6 +70,8 @@ fn interfaces_in(class: &Path) -> Vec<Interface> {
     found
 }
 
+type Leased = Result<(Client, Lease), dhcp::DhcpError>;
+
 /// Brings the network up, however long it takes, and keeps it up in the background.
 ///
 /// # Errors
@@ -80,7 +82,7 @@ pub async fn bring_up(boot_mac: Option<MacAddress>, console: &Arc<Console>) -> a
     let started = Instant::now();
     let mut up = HashSet::new();
     let mut asking: HashSet<u32> = HashSet::new();
-    let mut tasks: JoinSet<(Interface, Result<(Client, Lease), dhcp::DhcpError>)> = JoinSet::new();
+    let mut tasks: JoinSet<(Interface, Leased)> = JoinSet::new();
     let mut told = false;
     loop {
         let present = interfaces();

@@ -1,9 +1,8 @@
 //! Whole sessions against a TLS server, with a regular file in the place of the disk.
 
-mod support;
-
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
+use crate::support::machine_server::{MachineServer, Seen};
 use agent::{
     console::Console,
     runner::Runner,
@@ -18,7 +17,6 @@ use agent_protocol::{
     session::{ErrorCode, SessionRequest},
 };
 use machine::devices::KernelDevices;
-use support::machine_server::{MachineServer, Seen};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const SIZE: u64 = 64 << 20;

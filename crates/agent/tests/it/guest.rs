@@ -1,13 +1,12 @@
 //! The guest helper against a TLS server.
 
-mod support;
-
 use std::{
     fs,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
+use crate::support::tls_server::{Request, TlsServer};
 use agent::guest::{Folder, wait_for_order};
 use agent_protocol::{
     guest::{GuestAction, GuestConfig, GuestOrder, GuestRegistration, PATH_GUEST_ORDER, PATH_GUEST_REGISTER},
@@ -15,7 +14,6 @@ use agent_protocol::{
     session::encode,
 };
 use ed25519_dalek::SigningKey;
-use support::tls_server::{Request, TlsServer};
 
 #[derive(Default)]
 struct Seen {
