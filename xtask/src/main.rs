@@ -1,2 +1,0 @@
-//! Generated files and repository checks.
-fn main() {}
