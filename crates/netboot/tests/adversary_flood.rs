@@ -378,8 +378,9 @@ fn a_flood_of_made_up_machines_delays_nobody() {
                 let booted = honest.boot().await.expect("a script");
                 honest.reboot();
                 honest.open(&booted).await.expect("a session");
-                tokio::time::sleep(Duration::from_millis(150)).await;
-                at.elapsed().saturating_sub(Duration::from_millis(150))
+                // A token must be of a later second than the last one that was redeemed: no machine boots twice within one.
+                tokio::time::sleep(Duration::from_millis(1100)).await;
+                at.elapsed().saturating_sub(Duration::from_millis(1100))
             };
             tokio::select! {
                 total = &mut flooding => break total,
