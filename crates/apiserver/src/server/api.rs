@@ -276,7 +276,7 @@ impl Surface {
                     return Err(unsupported());
                 }
                 let options = WriteOptions::parse(query, request.headers(), "CreateOptions")?;
-                let decoded = decoded(request).await?;
+                let decoded = decoded(request, !info.custom()).await?;
                 let outcome = core
                     .create(info, &path.namespace, decoded.value, &decoded.duplicates, &options, &mut warnings)
                     .await?;
@@ -287,7 +287,7 @@ impl Surface {
                     return Err(unsupported());
                 }
                 let options = WriteOptions::parse(query, request.headers(), "UpdateOptions")?;
-                let decoded = decoded(request).await?;
+                let decoded = decoded(request, !info.custom()).await?;
                 let change = Change::Replace(&decoded.value, &decoded.duplicates);
                 let (outcome, created) = core
                     .update(info, &path.namespace, &path.name, part, &change, &options, &mut warnings)
@@ -320,7 +320,7 @@ impl Surface {
                     return Err(unsupported());
                 }
                 let selection = Selection::parse(info, &path.namespace, query)?;
-                let options = delete_options(request, query).await?;
+                let options = delete_options(request, query, !info.custom()).await?;
                 let (objects, meta) = core.list(info, &selection, query).await?;
                 let mut deleted = Vec::new();
                 for object in objects {
@@ -358,7 +358,7 @@ impl Surface {
         show: Show,
         warnings: &[String],
     ) -> ApiResult<Response> {
-        let options = delete_options(request, query).await?;
+        let options = delete_options(request, query, !info.custom()).await?;
         match self.core.delete(info, &path.namespace, &path.name, &options).await? {
             Deleted::Gone(value) if info.special == Special::ServiceAccount => Ok(output::respond_value(
                 200,
@@ -403,7 +403,7 @@ impl Surface {
             }
             Verb::Update => {
                 let options = WriteOptions::parse(query, request.headers(), "UpdateOptions")?;
-                let sent = decoded(request).await?.value;
+                let sent = decoded(request, !info.custom()).await?.value;
                 let change = |old: &Value| scale::apply(info, paths, &sent, old);
                 self.core
                     .update(
@@ -467,23 +467,23 @@ fn plain_headers() -> [(header::HeaderName, &'static str); 2] {
     ]
 }
 
-async fn decoded(request: Request) -> ApiResult<body::Decoded> {
+async fn decoded(request: Request, typed: bool) -> ApiResult<body::Decoded> {
     let (parts, content) = request.into_parts();
-    body::accepts(&parts.headers)?;
+    body::accepts(&parts.headers, typed)?;
     let bytes = body::read(content).await?;
     if bytes.is_empty() {
         return Err(ApiError::bad_request("the body of the request is empty; send an object"));
     }
-    body::decode(&parts.headers, &bytes)
+    body::decode(&parts.headers, &bytes, typed)
 }
 
-async fn delete_options(request: Request, query: &Query) -> ApiResult<DeleteOptions> {
+async fn delete_options(request: Request, query: &Query, typed: bool) -> ApiResult<DeleteOptions> {
     let (parts, content) = request.into_parts();
     let bytes = body::read(content).await?;
     if bytes.is_empty() {
         return DeleteOptions::parse(None, query);
     }
-    let decoded = body::decode(&parts.headers, &bytes)?;
+    let decoded = body::decode(&parts.headers, &bytes, typed)?;
     DeleteOptions::parse(Some(&decoded.value), query)
 }
 

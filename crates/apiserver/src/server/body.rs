@@ -6,6 +6,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
+use super::protobuf;
 use super::status::{ApiError, ApiResult};
 
 /// The real server's limit of a request body.
@@ -44,21 +45,25 @@ pub fn media_type(headers: &HeaderMap) -> String {
     text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-/// Whether a body's media type can be decoded; 415 when not.
-pub fn accepts(headers: &HeaderMap) -> ApiResult<()> {
+/// Whether a body's media type can be decoded; 415 when not. Core kinds may come as protobuf.
+pub fn accepts(headers: &HeaderMap, typed: bool) -> ApiResult<()> {
     match media_type(headers).as_str() {
         "" | "application/json" | "application/yaml" => Ok(()),
+        protobuf::MEDIA_TYPE if typed => Ok(()),
+        _ if typed => Err(unsupported("application/json, application/yaml, application/vnd.kubernetes.protobuf")),
         _ => Err(unsupported("application/json, application/yaml")),
     }
 }
 
-/// Decodes the body of a create or an update.
-pub fn decode(headers: &HeaderMap, bytes: &[u8]) -> ApiResult<Decoded> {
-    accepts(headers)?;
-    if media_type(headers) == "application/yaml" {
-        decode_yaml(bytes)
-    } else {
-        decode_json(bytes)
+/// Decodes the body of a create, an update or a delete.
+pub fn decode(headers: &HeaderMap, bytes: &[u8], typed: bool) -> ApiResult<Decoded> {
+    accepts(headers, typed)?;
+    match media_type(headers).as_str() {
+        "application/yaml" => decode_yaml(bytes),
+        protobuf::MEDIA_TYPE => {
+            protobuf::decode(bytes).map(|value| Decoded { value, duplicates: Vec::new() }).map_err(ApiError::bad_request)
+        }
+        _ => decode_json(bytes),
     }
 }
 

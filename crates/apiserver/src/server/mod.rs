@@ -19,6 +19,7 @@ pub mod namespaces;
 pub mod openapi;
 pub mod output;
 pub mod patching;
+pub mod protobuf;
 pub mod registry;
 pub mod request;
 pub mod reviews;

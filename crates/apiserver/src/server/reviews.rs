@@ -103,7 +103,7 @@ fn check(authorizer: &dyn Authorizer, identity: &Identity, spec: &Value) -> Resu
 pub async fn answer(authorizer: &dyn Authorizer, identity: &Identity, review: Review, request: Request) -> ApiResult<Response> {
     let (parts, content) = request.into_parts();
     let bytes = body::read(content).await?;
-    let mut value = body::decode(&parts.headers, &bytes)?.value;
+    let mut value = body::decode(&parts.headers, &bytes, true)?.value;
     if !value.is_object() {
         return Err(super::status::ApiError::bad_request("the body of a review must be an object"));
     }

@@ -166,18 +166,18 @@ impl Authority {
     pub fn write_kubeconfig(&self, path: &Path, server: &str, identity: &Identity) -> Result<()> {
         let (certificate, key) = self.client(identity)?;
         let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
-        let config = serde_json::json!({
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{ "name": "kube-baremetal", "cluster": { "server": server, "certificate-authority-data": encode(&self.pem) } }],
-            "users": [{
-                "name": identity.user,
-                "user": { "client-certificate-data": encode(&certificate), "client-key-data": encode(&key) },
-            }],
-            "contexts": [{ "name": "kube-baremetal", "context": { "cluster": "kube-baremetal", "user": identity.user, "namespace": "default" } }],
-            "current-context": "kube-baremetal",
-        });
-        let text = serde_saphyr::to_string(&config).unwrap_or_else(|_| config.to_string());
+        // JSON strings are YAML strings, so that no name can break out of its place.
+        let quoted = |text: &str| serde_json::Value::from(text).to_string();
+        let (server, user) = (quoted(server), quoted(&identity.user));
+        let text = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: kube-baremetal\n\
+             clusters:\n- name: kube-baremetal\n  cluster:\n    server: {server}\n    certificate-authority-data: {}\n\
+             users:\n- name: {user}\n  user:\n    client-certificate-data: {}\n    client-key-data: {}\n\
+             contexts:\n- name: kube-baremetal\n  context:\n    cluster: kube-baremetal\n    user: {user}\n    namespace: default\n",
+            encode(&self.pem),
+            encode(&certificate),
+            encode(&key),
+        );
         write_private(path, text.as_bytes())
     }
 }

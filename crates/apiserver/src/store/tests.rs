@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use redb::{BackendIoError, StorageBackend};
+use redb::StorageBackend;
 use serde_json::{Value, json};
 
 use super::*;
@@ -104,10 +104,10 @@ impl Disk {
         }
     }
 
-    fn live(&self) -> Result<std::sync::MutexGuard<'_, Platter>, BackendIoError> {
+    fn live(&self) -> Result<std::sync::MutexGuard<'_, Platter>, std::io::Error> {
         let platter = self.platter.lock().unwrap_or_else(PoisonError::into_inner);
         if platter.cut {
-            Err(std::io::Error::other("the power is cut").into())
+            Err(std::io::Error::other("the power is cut"))
         } else {
             Ok(platter)
         }
@@ -115,10 +115,10 @@ impl Disk {
 }
 
 impl StorageBackend for Disk {
-    fn len(&self) -> Result<u64, BackendIoError> {
+    fn len(&self) -> Result<u64, std::io::Error> {
         Ok(self.live()?.now().len() as u64)
     }
-    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), BackendIoError> {
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), std::io::Error> {
         let image = self.live()?.now();
         let start = offset as usize;
         let found = image
@@ -127,11 +127,11 @@ impl StorageBackend for Disk {
         out.copy_from_slice(found);
         Ok(())
     }
-    fn set_len(&self, len: u64) -> Result<(), BackendIoError> {
+    fn set_len(&self, len: u64) -> Result<(), std::io::Error> {
         self.live()?.pending.push(Pending::Length(len));
         Ok(())
     }
-    fn sync_data(&self) -> Result<(), BackendIoError> {
+    fn sync_data(&self) -> Result<(), std::io::Error> {
         let mut platter = self.live()?;
         platter.syncs += 1;
         if !self.lazy {
@@ -140,7 +140,7 @@ impl StorageBackend for Disk {
         }
         Ok(())
     }
-    fn write(&self, offset: u64, data: &[u8]) -> Result<(), BackendIoError> {
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), std::io::Error> {
         self.live()?.pending.push(Pending::Write(offset, data.to_vec()));
         Ok(())
     }

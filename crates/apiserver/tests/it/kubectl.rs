@@ -76,7 +76,7 @@ async fn kubectl_reads_writes_and_explains() {
     assert!(kubectl.run(&["get", "widgets", "-o", "wide"]).await.contains("RATIO"));
     assert_eq!(kubectl.run(&["get", "widgets", "-o", "name"]).await, "widget.example.com/a\n");
     assert_eq!(kubectl.run(&["get", "widget", "a", "-o", "jsonpath={.spec.maxSize}"]).await, "100");
-    assert!(kubectl.run(&["get", "all", "-A"]).await.contains("widget.example.com/a"));
+    assert_eq!(kubectl.run(&["get", "all", "-A", "-o", "name"]).await, "widget.example.com/a\n", "by its category");
     let described = kubectl.run(&["describe", "widget", "a"]).await;
     assert!(described.contains("Kind:         Widget") && described.contains("Max Size:  100"), "{described}");
 

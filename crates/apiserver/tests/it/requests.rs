@@ -228,8 +228,8 @@ async fn server_side_apply_owns_conflicts_and_forces() {
     assert_eq!(names, ["x"], "what the manager no longer applies goes");
     let unnamed = server.request(Method::PATCH, &path, "application/apply-patch+yaml", config(json!({ "size": 2 })).to_string()).await.expect(422);
     assert!(unnamed["message"].as_str().is_some_and(|text| text.contains("fieldManager: Required value")));
-    let yaml = "apiVersion: example.com/v1\nkind: Widget\nmetadata:\n  name: y\nspec:\n  size: 5\n";
-    let applied = server.request(Method::PATCH, &format!("{WIDGETS}/y?fieldManager=z"), "application/apply-patch+yaml", yaml).await.expect(201);
+    let yaml = "apiVersion: example.com/v1\nkind: Widget\nmetadata:\n  name: from-yaml\nspec:\n  size: 5\n";
+    let applied = server.request(Method::PATCH, &format!("{WIDGETS}/from-yaml?fieldManager=z"), "application/apply-patch+yaml", yaml).await.expect(201);
     assert_eq!(applied["spec"]["size"], 5);
 }
 
