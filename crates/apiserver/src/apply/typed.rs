@@ -37,7 +37,14 @@ impl<'a> Type<'a> {
             (Type::Atomic, _) => Shape::Leaf,
             (_, Value::Object(_)) => match self {
                 Type::Node(node, _) if node.atomic_map => Shape::Leaf,
-                Type::Node(node, _) if matches!(node.typ, JsonType::String | JsonType::Integer | JsonType::Number | JsonType::Boolean) => Shape::Leaf,
+                Type::Node(node, _)
+                    if matches!(
+                        node.typ,
+                        JsonType::String | JsonType::Integer | JsonType::Number | JsonType::Boolean
+                    ) =>
+                {
+                    Shape::Leaf
+                }
                 _ => Shape::Map,
             },
             (Type::Node(node, _), Value::Array(_)) => match (node.list_type, &node.items) {
@@ -71,6 +78,24 @@ impl<'a> Type<'a> {
                 }
                 node_field(node, preserve, key)
             }
+        }
+    }
+
+    /// Whether a value of this type can hold lists or maps at all.
+    fn may_hold_atoms(self) -> bool {
+        match self {
+            Type::Node(node, preserve) => {
+                preserve
+                    || node.preserve_unknown
+                    || node.additional.is_some()
+                    || node.items.is_some()
+                    || node.properties.is_empty()
+                    || node
+                        .properties
+                        .values()
+                        .any(|p| matches!(p.typ, JsonType::Object | JsonType::Array | JsonType::Any))
+            }
+            _ => true,
         }
     }
 
@@ -121,7 +146,11 @@ fn element(list: Type<'_>, shape: &Shape<'_>, item: &Value) -> Result<String, St
             let keys: Vec<(&str, &Value)> = node
                 .list_keys
                 .iter()
-                .filter_map(|k| map.get(k).or_else(|| items.properties.get(k).and_then(|p| p.default.as_ref())).map(|v| (k.as_str(), v)))
+                .filter_map(|k| {
+                    map.get(k)
+                        .or_else(|| items.properties.get(k).and_then(|p| p.default.as_ref()))
+                        .map(|v| (k.as_str(), v))
+                })
                 .collect();
             if keys.is_empty() {
                 let names: Vec<String> = node.list_keys.iter().map(|k| gofmt::quote(k)).collect();
@@ -187,7 +216,9 @@ fn kind_matches(value: &Value, node: &Node) -> Result<(), String> {
         (_, Value::Null) => Ok(()),
         (JsonType::Object, v) if !v.is_object() => Err(format!("expected map, got {}", shown_kind(v))),
         (JsonType::Array, v) if !v.is_array() => Err(format!("expected list, got {}", shown_kind(v))),
-        (JsonType::Integer | JsonType::Number, v) if !v.is_number() => Err(format!("expected numeric (int or float), got {}", shown_kind(v))),
+        (JsonType::Integer | JsonType::Number, v) if !v.is_number() => {
+            Err(format!("expected numeric (int or float), got {}", shown_kind(v)))
+        }
         (JsonType::Boolean, v) if !v.is_boolean() => Err(format!("expected boolean, got {}", shown_kind(v))),
         (JsonType::String, v) if !v.is_string() && node.validation.format.is_none() => Err(format!("expected string, got {}", shown())),
         _ => Ok(()),
@@ -257,7 +288,10 @@ struct Comparer {
 
 /// Compares two objects; `metadata.managedFields` is never part of it.
 pub(crate) fn compare(old: Option<&Value>, new: &Value, typ: Type<'_>) -> Comparison {
-    let mut comparer = Comparer { path: Vec::new(), out: Comparison::default() };
+    let mut comparer = Comparer {
+        path: Vec::new(),
+        out: Comparison::default(),
+    };
     comparer.compare(old, Some(new), typ);
     comparer.out
 }
@@ -271,6 +305,14 @@ impl Comparer {
 
     fn compare(&mut self, old: Option<&Value>, new: Option<&Value>, typ: Type<'_>) {
         let Some(probe) = new.or(old) else { return };
+        // Most of an object is unchanged, and looking costs less than naming every entry.
+        if let (Some(o), Some(n)) = (old, new)
+            && !self.path.is_empty()
+            && self.path[0] != "f:metadata"
+            && gofmt::same(o, n)
+        {
+            return;
+        }
         let leaf = match (old, new) {
             // A change between kinds of values: each side is walked on its own.
             (Some(o), Some(n)) if kind(o) != kind(n) => {
@@ -281,7 +323,12 @@ impl Comparer {
                         Value::Object(m) => m.is_empty(),
                         _ => false,
                     };
-                    if empty(o) && empty(n) || !matches!((o, n), (Value::Object(_) | Value::Array(_), _) | (_, Value::Object(_) | Value::Array(_))) {
+                    if empty(o) && empty(n)
+                        || !matches!(
+                            (o, n),
+                            (Value::Object(_) | Value::Array(_), _) | (_, Value::Object(_) | Value::Array(_))
+                        )
+                    {
                         true
                     } else {
                         let side = if o.is_null() { n } else { o };
@@ -347,6 +394,24 @@ impl Comparer {
     }
 
     fn entries(&mut self, old: Option<&Value>, new: Option<&Value>, typ: Type<'_>, shape: &Shape<'_>) {
+        if let (Some(Value::Array(o)), Some(Value::Array(n)), Shape::Keyed(node, _)) = (old, new, shape)
+            && o.len() == n.len()
+            && o.iter().zip(n).all(|(a, b)| {
+                node.list_keys
+                    .iter()
+                    .all(|k| a.get(k).is_some_and(|x| b.get(k).is_some_and(|y| scalar_same(x, y))))
+            })
+        {
+            // The same entries in the same order: only those that changed need a name.
+            for (a, b) in o.iter().zip(n) {
+                if !gofmt::same(a, b)
+                    && let Ok(element) = element(typ, shape, b)
+                {
+                    self.under(element, Some(a), Some(b), typ.item());
+                }
+            }
+            return;
+        }
         let index = |list: Option<&Value>| -> Vec<(String, Vec<usize>)> {
             let mut order: Vec<(String, Vec<usize>)> = Vec::new();
             let mut at: HashMap<String, usize> = HashMap::new();
@@ -373,8 +438,9 @@ impl Comparer {
         for (element, positions) in &after {
             let old_positions = known.get(element.as_str()).copied();
             if positions.len() > 1 || old_positions.is_some_and(|p| p.len() > 1) {
-                let same = old_positions
-                    .is_some_and(|p| p.len() == positions.len() && p.iter().zip(positions).all(|(a, b)| gofmt::same(&o_items[*a], &n_items[*b])));
+                let same = old_positions.is_some_and(|p| {
+                    p.len() == positions.len() && p.iter().zip(positions).all(|(a, b)| gofmt::same(&o_items[*a], &n_items[*b]))
+                });
                 if !same {
                     let mut path = self.path.clone();
                     path.push(element.clone());
@@ -556,7 +622,10 @@ pub(crate) fn ensure_named(set: &FieldSet, typ: Type<'_>) -> FieldSet {
             _ => (Type::Deduced, false),
         };
         let has_children = !entry.children.entries.is_empty();
-        let copy = super::fieldset::Entry { member: entry.member || (named && has_children), children: ensure_named(&entry.children, child_type) };
+        let copy = super::fieldset::Entry {
+            member: entry.member || (named && has_children),
+            children: ensure_named(&entry.children, child_type),
+        };
         out.entries.insert(key.clone(), copy);
     }
     out
@@ -565,20 +634,39 @@ pub(crate) fn ensure_named(set: &FieldSet, typ: Type<'_>) -> FieldSet {
 /// Adapts recorded ownership to a schema that changed since: what became atomic is owned as one value. What became
 /// granular is left as it is, as in the real server.
 pub(crate) fn reconcile(set: &mut FieldSet, value: &Value, typ: Type<'_>) {
-    for (key, entry) in &mut set.entries {
-        if entry.children.entries.is_empty() {
-            continue;
+    if let Value::Array(items) = value {
+        // Entries are looked up once for all, and only when there is anything below them that could be atomic now.
+        if !typ.item().may_hold_atoms() {
+            return;
         }
-        let Some((child, child_type)) = step(value, typ, key) else { continue };
-        match child_type.shape(child) {
-            Shape::Leaf => {
-                if matches!(child, Value::Object(_) | Value::Array(_)) {
-                    entry.children = FieldSet::default();
-                    entry.member = true;
-                }
+        let shape = typ.shape(value);
+        let by_key: HashMap<String, &Value> = items.iter().filter_map(|i| element(typ, &shape, i).ok().map(|e| (e, i))).collect();
+        for (key, entry) in &mut set.entries {
+            if let Some(item) = by_key.get(key) {
+                reconcile_entry(entry, item, typ.item());
             }
-            _ => reconcile(&mut entry.children, child, child_type),
         }
+        return;
+    }
+    for (key, entry) in &mut set.entries {
+        if let Some((child, child_type)) = step(value, typ, key) {
+            reconcile_entry(entry, child, child_type);
+        }
+    }
+}
+
+fn reconcile_entry(entry: &mut super::fieldset::Entry, child: &Value, child_type: Type<'_>) {
+    if entry.children.entries.is_empty() {
+        return;
+    }
+    match child_type.shape(child) {
+        Shape::Leaf => {
+            if matches!(child, Value::Object(_) | Value::Array(_)) {
+                entry.children = FieldSet::default();
+                entry.member = true;
+            }
+        }
+        _ => reconcile(&mut entry.children, child, child_type),
     }
 }
 
@@ -587,11 +675,6 @@ fn step<'v, 'a>(value: &'v Value, typ: Type<'a>, key: &str) -> Option<(&'v Value
         ("f", name) => {
             let child = value.as_object()?.get(name)?;
             Some((child, typ.field(name)?.0))
-        }
-        ("k" | "v", _) => {
-            let shape = typ.shape(value);
-            let item = value.as_array()?.iter().find(|i| element(typ, &shape, i).is_ok_and(|e| e == key))?;
-            Some((item, typ.item()))
         }
         _ => None,
     }

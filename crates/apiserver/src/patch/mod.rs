@@ -31,7 +31,9 @@ pub enum PatchError {
 /// Applies a JSON patch (RFC 6902).
 pub fn json_patch(doc: &Value, patch: &Value) -> Result<Value, PatchError> {
     let Some(operations) = patch.as_array() else {
-        return Err(PatchError::Malformed("error decoding patch: a JSON patch must be an array of operations".into()));
+        return Err(PatchError::Malformed(
+            "error decoding patch: a JSON patch must be an array of operations".into(),
+        ));
     };
     if operations.len() > MAX_JSON_PATCH_OPERATIONS {
         return Err(PatchError::TooLarge(format!(
@@ -42,8 +44,8 @@ pub fn json_patch(doc: &Value, patch: &Value) -> Result<Value, PatchError> {
     let mut out = doc.clone();
     let mut copied = 0usize;
     for (i, raw) in operations.iter().enumerate() {
-        let operation: json_patch::PatchOperation = serde_json::from_value(raw.clone())
-            .map_err(|e| PatchError::Malformed(format!("error decoding patch: operation {i}: {e}")))?;
+        let operation: json_patch::PatchOperation =
+            serde_json::from_value(raw.clone()).map_err(|e| PatchError::Malformed(format!("error decoding patch: operation {i}: {e}")))?;
         if let json_patch::PatchOperation::Copy(copy) = &operation {
             // A copy of a copy of a copy grows without bound; each is counted before it is made.
             let size = copy.from.resolve(&out).map_or(0, approximate_size);
@@ -64,8 +66,12 @@ fn describe(error: &json_patch::PatchError, operation: &json_patch::PatchOperati
     let path = operation.path();
     let text = match (operation, &error.kind) {
         (json_patch::PatchOperation::Test(_), _) => format!("testing value {path} failed: test failed"),
-        (json_patch::PatchOperation::Remove(_), _) => format!("remove operation does not apply: doc is missing path: {path}: missing value"),
-        (json_patch::PatchOperation::Replace(_), _) => format!("replace operation does not apply: doc is missing path: {path}: missing value"),
+        (json_patch::PatchOperation::Remove(_), _) => {
+            format!("remove operation does not apply: doc is missing path: {path}: missing value")
+        }
+        (json_patch::PatchOperation::Replace(_), _) => {
+            format!("replace operation does not apply: doc is missing path: {path}: missing value")
+        }
         (json_patch::PatchOperation::Add(_), _) => format!("add operation does not apply: doc is missing path: \"{path}\": missing value"),
         (_, kind) => format!("operation on {path} does not apply: {kind}"),
     };
@@ -85,7 +91,9 @@ fn approximate_size(value: &Value) -> usize {
 /// Applies a JSON merge patch (RFC 7386).
 pub fn merge_patch(doc: &Value, patch: &Value) -> Result<Value, PatchError> {
     if !patch.is_object() {
-        return Err(PatchError::Malformed("error decoding patch: a JSON merge patch must be an object".into()));
+        return Err(PatchError::Malformed(
+            "error decoding patch: a JSON merge patch must be an object".into(),
+        ));
     }
     let mut out = doc.clone();
     merge_into(&mut out, patch);

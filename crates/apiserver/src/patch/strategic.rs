@@ -34,7 +34,9 @@ impl MergeInfo {
 /// Applies a strategic merge patch to `doc`.
 pub fn strategic_merge(info: &MergeInfo, doc: &Value, patch: &Value) -> Result<Value, PatchError> {
     let (Some(doc), Some(patch)) = (doc.as_object(), patch.as_object()) else {
-        return Err(PatchError::Malformed("error decoding patch: a strategic merge patch must be an object".into()));
+        return Err(PatchError::Malformed(
+            "error decoding patch: a strategic merge patch must be an object".into(),
+        ));
     };
     Ok(Value::Object(merge_map(doc.clone(), patch, Some(info))?))
 }
@@ -52,7 +54,11 @@ fn merge_map(mut doc: Map<String, Value>, patch: &Map<String, Value>, info: Opti
         }
         Some("delete") => return Ok(Map::new()),
         Some("merge") | None => {}
-        Some(other) => return Err(malformed(format!("unknown patch type found: {other}: {PATCH} must be merge, replace or delete"))),
+        Some(other) => {
+            return Err(malformed(format!(
+                "unknown patch type found: {other}: {PATCH} must be merge, replace or delete"
+            )));
+        }
     }
     if let Some(keep) = patch.get(RETAIN_KEYS) {
         let keep: Vec<&str> = keep
@@ -63,7 +69,9 @@ fn merge_map(mut doc: Map<String, Value>, patch: &Map<String, Value>, info: Opti
             .collect();
         for (key, value) in patch {
             if !key.starts_with('$') && !value.is_null() && !keep.contains(&key.as_str()) {
-                return Err(malformed(format!("the patch sets field {key}, which its $retainKeys list does not retain")));
+                return Err(malformed(format!(
+                    "the patch sets field {key}, which its $retainKeys list does not retain"
+                )));
             }
         }
         doc.retain(|key, _| keep.contains(&key.as_str()));
@@ -77,10 +85,8 @@ fn merge_map(mut doc: Map<String, Value>, patch: &Map<String, Value>, info: Opti
         }
     }
     for (key, value) in patch {
-        if key.starts_with('$') {
-            if key == PATCH || key == RETAIN_KEYS || key.starts_with(DELETE_FROM) || key.starts_with(SET_ORDER) {
-                continue;
-            }
+        if key == PATCH || key == RETAIN_KEYS || key.starts_with(DELETE_FROM) || key.starts_with(SET_ORDER) {
+            continue;
         }
         let child = info.and_then(|i| i.field(key));
         match value {
@@ -126,7 +132,13 @@ fn merge_map(mut doc: Map<String, Value>, patch: &Map<String, Value>, info: Opti
     Ok(doc)
 }
 
-fn merge_list(current: Vec<Value>, changes: &[Value], info: Option<&MergeInfo>, order: Option<&Vec<Value>>, name: &str) -> Result<Vec<Value>, PatchError> {
+fn merge_list(
+    current: Vec<Value>,
+    changes: &[Value],
+    info: Option<&MergeInfo>,
+    order: Option<&Vec<Value>>,
+    name: &str,
+) -> Result<Vec<Value>, PatchError> {
     let Some(info) = info else { return Ok(replacement(changes)) };
     if info.merge_values {
         let mut out = current;
@@ -140,17 +152,24 @@ fn merge_list(current: Vec<Value>, changes: &[Value], info: Option<&MergeInfo>, 
             None => out,
         });
     }
-    let Some(merge_key) = info.merge_key.as_deref() else { return Ok(replacement(changes)) };
+    let Some(merge_key) = info.merge_key.as_deref() else {
+        return Ok(replacement(changes));
+    };
     if changes.iter().any(|c| c.get(PATCH).and_then(Value::as_str) == Some("replace")) {
         return Ok(replacement(changes));
     }
     let mut out = current;
     for change in changes {
         let Some(change) = change.as_object() else {
-            return Err(malformed(format!("invalid patch: entries of {name} must be objects with the key {merge_key}")));
+            return Err(malformed(format!(
+                "invalid patch: entries of {name} must be objects with the key {merge_key}"
+            )));
         };
         let Some(key) = change.get(merge_key) else {
-            return Err(malformed(format!("map: {} does not contain declared merge key: {merge_key}", gofmt::sorted_json(&Value::Object(change.clone())))));
+            return Err(malformed(format!(
+                "map: {} does not contain declared merge key: {merge_key}",
+                gofmt::sorted_json(&Value::Object(change.clone()))
+            )));
         };
         let at = out.iter().position(|o| o.get(merge_key).is_some_and(|k| gofmt::same(k, key)));
         if change.get(PATCH).and_then(Value::as_str) == Some("delete") {
@@ -199,29 +218,26 @@ fn reorder(list: Vec<Value>, order: &[Value], merge_key: Option<&str>) -> Vec<Va
             named.is_some_and(|n| gofmt::same(n, wanted))
         })
     };
-    let (mut named, rest): (Vec<(usize, usize, Value)>, Vec<(usize, usize, Value)>) = {
-        let mut named = Vec::new();
-        let mut rest = Vec::new();
-        for (at, item) in list.into_iter().enumerate() {
-            match rank(&item) {
-                Some(r) => named.push((r, at, item)),
-                None => rest.push((0, at, item)),
-            }
+    let mut named = Vec::new();
+    let mut rest = Vec::new();
+    for (at, item) in list.into_iter().enumerate() {
+        match rank(&item) {
+            Some(r) => named.push((r, at, item)),
+            None => rest.push((at, item)),
         }
-        (named, rest)
-    };
+    }
     named.sort_by_key(|(rank, at, _)| (*rank, *at));
     // Entries that only the server knows keep their place before the entry that followed them.
     let mut out = Vec::with_capacity(named.len() + rest.len());
     let mut rest = rest.into_iter().peekable();
     for (_, at, item) in named {
-        while rest.peek().is_some_and(|(_, r, _)| *r < at) {
-            if let Some((_, _, value)) = rest.next() {
+        while rest.peek().is_some_and(|(r, _)| *r < at) {
+            if let Some((_, value)) = rest.next() {
                 out.push(value);
             }
         }
         out.push(item);
     }
-    out.extend(rest.map(|(_, _, value)| value));
+    out.extend(rest.map(|(_, value)| value));
     out
 }

@@ -4,16 +4,28 @@ use serde_json::json;
 use std::collections::BTreeMap;
 
 fn info() -> MergeInfo {
-    let entry = |key: &str| MergeInfo { merge_key: Some(key.into()), ..MergeInfo::default() };
+    let entry = |key: &str| MergeInfo {
+        merge_key: Some(key.into()),
+        ..MergeInfo::default()
+    };
     let owners = entry("uid");
     let meta = MergeInfo {
         fields: BTreeMap::from([
             ("ownerReferences".into(), owners),
-            ("finalizers".into(), MergeInfo { merge_values: true, ..MergeInfo::default() }),
+            (
+                "finalizers".into(),
+                MergeInfo {
+                    merge_values: true,
+                    ..MergeInfo::default()
+                },
+            ),
         ]),
         ..MergeInfo::default()
     };
-    MergeInfo { fields: BTreeMap::from([("metadata".into(), meta), ("secrets".into(), entry("name"))]), ..MergeInfo::default() }
+    MergeInfo {
+        fields: BTreeMap::from([("metadata".into(), meta), ("secrets".into(), entry("name"))]),
+        ..MergeInfo::default()
+    }
 }
 
 #[test]
@@ -21,16 +33,30 @@ fn json_patch_applies_in_order_and_refuses_what_does_not_fit() {
     let doc = json!({"a": {"b": [1, 2]}});
     let patch = json!([{"op": "add", "path": "/a/b/-", "value": 3}, {"op": "remove", "path": "/a/b/0"}, {"op": "copy", "from": "/a/b", "path": "/c"}]);
     assert_eq!(json_patch(&doc, &patch).unwrap(), json!({"a": {"b": [2, 3]}, "c": [2, 3]}));
-    assert!(matches!(json_patch(&doc, &json!([{"op": "test", "path": "/a/b/0", "value": 9}])), Err(PatchError::Unprocessable(_))));
-    assert!(matches!(json_patch(&doc, &json!([{"op": "remove", "path": "/x"}])), Err(PatchError::Unprocessable(_))));
+    assert!(matches!(
+        json_patch(&doc, &json!([{"op": "test", "path": "/a/b/0", "value": 9}])),
+        Err(PatchError::Unprocessable(_))
+    ));
+    assert!(matches!(
+        json_patch(&doc, &json!([{"op": "remove", "path": "/x"}])),
+        Err(PatchError::Unprocessable(_))
+    ));
     assert!(matches!(json_patch(&doc, &json!({"op": "add"})), Err(PatchError::Malformed(_))));
-    assert!(matches!(json_patch(&doc, &json!([{"op": "shake", "path": "/a"}])), Err(PatchError::Malformed(_))));
+    assert!(matches!(
+        json_patch(&doc, &json!([{"op": "shake", "path": "/a"}])),
+        Err(PatchError::Malformed(_))
+    ));
 }
 
 #[test]
 fn json_patch_is_bounded() {
-    let many: Vec<_> = (0..=MAX_JSON_PATCH_OPERATIONS).map(|_| json!({"op": "test", "path": "/a", "value": 1})).collect();
-    assert!(matches!(json_patch(&json!({"a": 1}), &Value::Array(many)), Err(PatchError::TooLarge(_))));
+    let many: Vec<_> = (0..=MAX_JSON_PATCH_OPERATIONS)
+        .map(|_| json!({"op": "test", "path": "/a", "value": 1}))
+        .collect();
+    assert!(matches!(
+        json_patch(&json!({"a": 1}), &Value::Array(many)),
+        Err(PatchError::TooLarge(_))
+    ));
     // Each copy doubles the document: 40 of them would make a terabyte.
     let bomb: Vec<_> = (0..40).map(|_| json!({"op": "copy", "from": "/a", "path": "/a/-"})).collect();
     let doc = json!({"a": ["0123456789".repeat(100)]});
@@ -60,24 +86,50 @@ fn strategic_merge_knows_keyed_lists() {
         "plain": [1, 2]
     });
     let apply = |patch: Value| strategic_merge(&info(), &doc, &patch).unwrap();
-    assert_eq!(apply(json!({"metadata": {"finalizers": ["c"]}}))["metadata"]["finalizers"], json!(["a", "b", "c"]));
-    assert_eq!(apply(json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["a"]}}))["metadata"]["finalizers"], json!(["b"]));
-    assert_eq!(apply(json!({"secrets": [{"name": "s1", "z": 2}]}))["secrets"], json!([{"name": "s1", "k": 1, "z": 2}, {"name": "s2"}]));
-    assert_eq!(apply(json!({"secrets": [{"name": "s1", "$patch": "delete"}]}))["secrets"], json!([{"name": "s2"}]));
-    assert_eq!(apply(json!({"secrets": [{"name": "n"}, {"$patch": "replace"}]}))["secrets"], json!([{"name": "n"}]));
+    assert_eq!(
+        apply(json!({"metadata": {"finalizers": ["c"]}}))["metadata"]["finalizers"],
+        json!(["a", "b", "c"])
+    );
+    assert_eq!(
+        apply(json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["a"]}}))["metadata"]["finalizers"],
+        json!(["b"])
+    );
+    assert_eq!(
+        apply(json!({"secrets": [{"name": "s1", "z": 2}]}))["secrets"],
+        json!([{"name": "s1", "k": 1, "z": 2}, {"name": "s2"}])
+    );
+    assert_eq!(
+        apply(json!({"secrets": [{"name": "s1", "$patch": "delete"}]}))["secrets"],
+        json!([{"name": "s2"}])
+    );
+    assert_eq!(
+        apply(json!({"secrets": [{"name": "n"}, {"$patch": "replace"}]}))["secrets"],
+        json!([{"name": "n"}])
+    );
     assert_eq!(apply(json!({"plain": [3]}))["plain"], json!([3]));
     assert_eq!(
         apply(json!({"$setElementOrder/secrets": [{"name": "s2"}, {"name": "s1"}], "secrets": [{"name": "s1", "k": 2}]}))["secrets"],
         json!([{"name": "s2"}, {"name": "s1", "k": 2}])
     );
-    assert_eq!(apply(json!({"metadata": {"$patch": "replace", "name": "q"}}))["metadata"], json!({"name": "q"}));
-    assert_eq!(apply(json!({"metadata": {"$retainKeys": ["finalizers"]}}))["metadata"], json!({"finalizers": ["a", "b"]}));
+    assert_eq!(
+        apply(json!({"metadata": {"$patch": "replace", "name": "q"}}))["metadata"],
+        json!({"name": "q"})
+    );
+    assert_eq!(
+        apply(json!({"metadata": {"$retainKeys": ["finalizers"]}}))["metadata"],
+        json!({"finalizers": ["a", "b"]})
+    );
     assert!(strategic_merge(&info(), &doc, &json!({"secrets": [{"k": 1}]})).is_err());
     assert!(strategic_merge(&info(), &doc, &json!({"metadata": {"$patch": "explode"}})).is_err());
 }
 
 fn arb_json() -> impl Strategy<Value = Value> {
-    let leaf = prop_oneof![Just(Value::Null), any::<bool>().prop_map(Value::from), any::<i16>().prop_map(Value::from), "[a-c$]{0,3}".prop_map(Value::from)];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i16>().prop_map(Value::from),
+        "[a-c$]{0,3}".prop_map(Value::from)
+    ];
     leaf.prop_recursive(4, 32, 4, |inner| {
         prop_oneof![
             proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),

@@ -29,7 +29,9 @@ fn drop_nulls(value: &mut Value, node: Option<&Node>) {
             });
         }
         Value::Array(items) => {
-            let Some(schema) = node.and_then(|n| n.items.as_deref()) else { return };
+            let Some(schema) = node.and_then(|n| n.items.as_deref()) else {
+                return;
+            };
             for item in items {
                 drop_nulls(item, Some(schema));
             }
@@ -68,7 +70,9 @@ fn apply(value: &mut Value, node: &Node) {
             }
         }
         Value::Array(items) => {
-            let Some(schema) = node.items.as_deref().filter(|s| s.has_defaults) else { return };
+            let Some(schema) = node.items.as_deref().filter(|s| s.has_defaults) else {
+                return;
+            };
             for item in items {
                 replace_null(item, schema);
                 apply(item, schema);

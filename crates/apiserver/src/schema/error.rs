@@ -93,7 +93,11 @@ impl FieldError {
             message.push_str(": ");
             message.push_str(detail);
         }
-        Self { field: field.into(), reason, message }
+        Self {
+            field: field.into(),
+            reason,
+            message,
+        }
     }
 
     /// A required field is absent.
@@ -206,7 +210,11 @@ pub fn aggregate(errors: &[FieldError]) -> String {
                     seen.push(text);
                 }
             }
-            if seen.len() == 1 { seen.remove(0) } else { format!("[{}]", seen.join(", ")) }
+            if seen.len() == 1 {
+                seen.remove(0)
+            } else {
+                format!("[{}]", seen.join(", "))
+            }
         }
     }
 }

@@ -11,14 +11,18 @@ macro_rules! pattern {
     };
 }
 
-pattern!(
-    HOSTNAME,
-    r"^([a-zA-Z0-9\p{S}\p{L}]((-?[a-zA-Z0-9\p{S}\p{L}]{0,62})?)|([a-zA-Z0-9\p{S}\p{L}](([a-zA-Z0-9-\p{S}\p{L}]{0,61}[a-zA-Z0-9\p{S}\p{L}])?)(\.)){1,}([a-zA-Z\p{L}]){2,63})$"
-);
+pattern!(LETTER_OR_SYMBOL, r"^[\p{S}\p{L}]$");
+pattern!(LETTER, r"^\p{L}$");
 pattern!(UUID, r"(?i)^[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}$");
 pattern!(UUID3, r"(?i)^[0-9a-f]{8}-?[0-9a-f]{4}-?3[0-9a-f]{3}-?[0-9a-f]{4}-?[0-9a-f]{12}$");
-pattern!(UUID4, r"(?i)^[0-9a-f]{8}-?[0-9a-f]{4}-?4[0-9a-f]{3}-?[89ab][0-9a-f]{3}-?[0-9a-f]{12}$");
-pattern!(UUID5, r"(?i)^[0-9a-f]{8}-?[0-9a-f]{4}-?5[0-9a-f]{3}-?[89ab][0-9a-f]{3}-?[0-9a-f]{12}$");
+pattern!(
+    UUID4,
+    r"(?i)^[0-9a-f]{8}-?[0-9a-f]{4}-?4[0-9a-f]{3}-?[89ab][0-9a-f]{3}-?[0-9a-f]{12}$"
+);
+pattern!(
+    UUID5,
+    r"(?i)^[0-9a-f]{8}-?[0-9a-f]{4}-?5[0-9a-f]{3}-?[89ab][0-9a-f]{3}-?[0-9a-f]{12}$"
+);
 pattern!(
     CREDIT_CARD,
     r"^(?:4[0-9]{12}(?:[0-9]{3})?|5[1-5][0-9]{14}|6(?:011|5[0-9][0-9])[0-9]{12}|3[47][0-9]{13}|3(?:0[0-5]|[68][0-9])[0-9]{11}|(?:2131|1800|35\d{3})\d{11})$"
@@ -29,7 +33,10 @@ pattern!(
     RGB_COLOR,
     r"^rgb\(\s*(0|[1-9]\d?|1\d\d?|2[0-4]\d|25[0-5])\s*,\s*(0|[1-9]\d?|1\d\d?|2[0-4]\d|25[0-5])\s*,\s*(0|[1-9]\d?|1\d\d?|2[0-4]\d|25[0-5])\s*\)$"
 );
-pattern!(BASE64, r"^(?:[A-Za-z0-9+\/]{4})*(?:[A-Za-z0-9+\/]{2}==|[A-Za-z0-9+\/]{3}=|[A-Za-z0-9+\/]{4})$");
+pattern!(
+    BASE64,
+    r"^(?:[A-Za-z0-9+\/]{4})*(?:[A-Za-z0-9+\/]{2}==|[A-Za-z0-9+\/]{3}=|[A-Za-z0-9+\/]{4})$"
+);
 pattern!(BSON_OBJECT_ID, r"^[0-9a-fA-F]{24}$");
 pattern!(SCALA_DURATION, r"((\d+)\s*([A-Za-zµ]+))");
 
@@ -49,7 +56,7 @@ pub(crate) fn check(format: &str, text: &str) -> Option<bool> {
         "bsonobjectid" => matches(&BSON_OBJECT_ID, text),
         "uri" => is_request_uri(text),
         "email" => is_email(text),
-        "hostname" => text.len() <= 255 && matches(&HOSTNAME, text) && text.split('.').all(|p| p.len() <= 63),
+        "hostname" => is_hostname(text),
         "ipv4" => text.contains('.') && (sloppy_ipv4(text).is_some() || text.parse::<Ipv6Addr>().is_ok()),
         "ipv6" => text.contains(':') && text.parse::<Ipv6Addr>().is_ok(),
         "cidr" => is_cidr(text),
@@ -92,12 +99,18 @@ pub(crate) fn sloppy_ipv4(text: &str) -> Option<Ipv4Addr> {
 }
 
 fn is_cidr(text: &str) -> bool {
-    let Some((address, bits)) = text.split_once('/') else { return false };
+    let Some((address, bits)) = text.split_once('/') else {
+        return false;
+    };
     if bits.is_empty() || bits.len() > 3 || !bits.bytes().all(|b| b.is_ascii_digit()) {
         return false;
     }
     let Ok(bits) = bits.parse::<u16>() else { return false };
-    if sloppy_ipv4(address).is_some() { bits <= 32 } else { address.parse::<Ipv6Addr>().is_ok() && bits <= 128 }
+    if sloppy_ipv4(address).is_some() {
+        bits <= 32
+    } else {
+        address.parse::<Ipv6Addr>().is_ok() && bits <= 128
+    }
 }
 
 fn is_request_uri(text: &str) -> bool {
@@ -158,12 +171,32 @@ fn is_email(text: &str) -> bool {
         },
         None => trimmed,
     };
-    let Some((local, domain)) = address.rsplit_once('@') else { return false };
+    let Some((local, domain)) = address.rsplit_once('@') else {
+        return false;
+    };
     let atext = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c) || !c.is_ascii();
     let dot_atom = |s: &str| !s.is_empty() && s.split('.').all(|p| !p.is_empty() && p.chars().all(atext));
     let quoted = local.len() >= 2 && local.starts_with('"') && local.ends_with('"');
     let literal = domain.starts_with('[') && domain.ends_with(']');
     (dot_atom(local) || quoted) && (dot_atom(domain) || literal)
+}
+
+/// A host name: one label, or several of which the last is letters only. Letters and symbols of any script count.
+fn is_hostname(text: &str) -> bool {
+    let word = |c: char| c.is_ascii_alphanumeric() || matches(&LETTER_OR_SYMBOL, c.encode_utf8(&mut [0; 4]));
+    let letter = |c: char| c.is_ascii_alphabetic() || matches(&LETTER, c.encode_utf8(&mut [0; 4]));
+    if text.is_empty() || text.len() > 255 || !text.split('.').all(|p| p.len() <= 63) {
+        return false;
+    }
+    let Some((labels, last)) = text.rsplit_once('.') else {
+        // A single label may have one dash, after its first character.
+        let mut chars = text.chars();
+        let first = chars.next().is_some_and(word);
+        let rest = chars.as_str();
+        return first && rest.strip_prefix('-').unwrap_or(rest).chars().all(word);
+    };
+    let label = |l: &str| l.starts_with(word) && l.ends_with(word) && l.chars().all(|c| c == '-' || word(c));
+    last.chars().count() >= 2 && last.chars().all(letter) && labels.split('.').all(label)
 }
 
 fn is_mac(text: &str) -> bool {
@@ -198,7 +231,11 @@ fn is_isbn13(text: &str) -> bool {
     if bytes.len() != 13 || !bytes.iter().all(u8::is_ascii_digit) {
         return false;
     }
-    let sum: u32 = bytes.iter().enumerate().map(|(i, b)| u32::from(b - b'0') * if i % 2 == 0 { 1 } else { 3 }).sum();
+    let sum: u32 = bytes
+        .iter()
+        .enumerate()
+        .map(|(i, b)| u32::from(b - b'0') * if i % 2 == 0 { 1 } else { 3 })
+        .sum();
     sum.is_multiple_of(10)
 }
 
@@ -247,8 +284,9 @@ fn is_scala_duration(text: &str) -> bool {
     let mut found = false;
     for capture in regex.inner().captures_iter(text) {
         let unit = capture.get(3).map_or("", |m| m.as_str()).to_lowercase();
-        const UNITS: [&str; 17] =
-            ["ns", "nano", "us", "µs", "micro", "ms", "milli", "s", "sec", "m", "min", "h", "hr", "hour", "d", "w", "week"];
+        const UNITS: [&str; 17] = [
+            "ns", "nano", "us", "µs", "micro", "ms", "milli", "s", "sec", "m", "min", "h", "hr", "hour", "d", "w", "week",
+        ];
         let known = unit == "wk" || UNITS.iter().any(|k| unit.starts_with(k));
         if !known {
             return false;
@@ -326,6 +364,7 @@ mod tests {
             ("uri", "/path", "http://a b/"),
             ("email", "a@example.com", "a"),
             ("hostname", "node-1.example.com", "-bad-"),
+            ("hostname", "localhost", "a..b"),
             ("isbn10", "0321751043", "0321751044"),
             ("k8s-short-name", "abc", "Abc"),
         ] {
@@ -337,7 +376,14 @@ mod tests {
 
     #[test]
     fn durations_parse_as_in_go() {
-        for (text, want) in [("1h", Some(3_600_000_000_000)), ("1.5s", Some(1_500_000_000)), ("-1ms", Some(-1_000_000)), ("1", None), ("0", Some(0)), ("1h1", None)] {
+        for (text, want) in [
+            ("1h", Some(3_600_000_000_000)),
+            ("1.5s", Some(1_500_000_000)),
+            ("-1ms", Some(-1_000_000)),
+            ("1", None),
+            ("0", Some(0)),
+            ("1h1", None),
+        ] {
             assert_eq!(parse_duration(text), want, "{text}");
         }
     }

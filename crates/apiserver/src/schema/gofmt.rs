@@ -50,7 +50,9 @@ pub(crate) fn float(x: f64) -> String {
     let abs = x.abs();
     if abs != 0.0 && !(1e-4..1e21).contains(&abs) {
         let text = format!("{x:e}");
-        let Some((mantissa, exponent)) = text.split_once('e') else { return text };
+        let Some((mantissa, exponent)) = text.split_once('e') else {
+            return text;
+        };
         let (sign, digits) = match exponent.strip_prefix('-') {
             Some(digits) => ('-', digits),
             None => ('+', exponent),
@@ -189,6 +191,9 @@ mod tests {
     #[test]
     fn quotes_escape_what_go_escapes() {
         assert_eq!(quote("a\"b\\c\n\u{1}é"), "\"a\\\"b\\\\c\\n\\x01é\"");
-        assert_eq!(sorted_json(&serde_json::json!({"b": [1, 2.5], "a": "<x>"})), r#"{"a":"\u003cx\u003e","b":[1,2.5]}"#);
+        assert_eq!(
+            sorted_json(&serde_json::json!({"b": [1, 2.5], "a": "<x>"})),
+            r#"{"a":"\u003cx\u003e","b":[1,2.5]}"#
+        );
     }
 }

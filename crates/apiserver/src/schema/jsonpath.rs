@@ -87,7 +87,11 @@ fn apply<'v>(step: &Step, value: &'v Value, out: &mut Vec<&'v Value>) {
         (Step::All, Value::Object(map)) => out.extend(map.values()),
         (Step::Recursive, value) => descend(value, out),
         (Step::Filter(path, comparison, literal), Value::Array(items)) => {
-            out.extend(items.iter().filter(|item| find(path, item).iter().any(|found| compares(found, *comparison, literal))));
+            out.extend(
+                items
+                    .iter()
+                    .filter(|item| find(path, item).iter().any(|found| compares(found, *comparison, literal))),
+            );
         }
         (Step::Exists(path), Value::Array(items)) => out.extend(items.iter().filter(|item| !find(path, item).is_empty())),
         _ => {}
@@ -110,7 +114,12 @@ fn compares(found: &Value, comparison: Comparison, literal: &Value) -> bool {
     let order = match (found, literal) {
         (Value::Number(a), Value::Number(b)) => gofmt::Num::of(a).as_f64().partial_cmp(&gofmt::Num::of(b).as_f64()),
         (Value::String(a), Value::String(b)) => Some(a.cmp(b)),
-        (a, b) => return matches!((comparison, gofmt::same(a, b)), (Comparison::Equal, true) | (Comparison::NotEqual, false)),
+        (a, b) => {
+            return matches!(
+                (comparison, gofmt::same(a, b)),
+                (Comparison::Equal, true) | (Comparison::NotEqual, false)
+            );
+        }
     };
     let Some(order) = order else { return false };
     match comparison {
@@ -225,7 +234,10 @@ fn filter_step(filter: &str, out: &mut Vec<Step>) -> Result<(), String> {
         ("<", Comparison::Less),
         (">", Comparison::Greater),
     ];
-    let at = OPERATORS.iter().filter_map(|(text, c)| filter.find(text).map(|i| (i, *text, *c))).min_by_key(|(i, text, _)| (*i, 2 - text.len()));
+    let at = OPERATORS
+        .iter()
+        .filter_map(|(text, c)| filter.find(text).map(|i| (i, *text, *c)))
+        .min_by_key(|(i, text, _)| (*i, 2 - text.len()));
     let path = |text: &str| steps(text.trim().trim_start_matches('@'));
     match at {
         None => out.push(Step::Exists(path(filter)?)),

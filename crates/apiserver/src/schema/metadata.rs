@@ -34,7 +34,7 @@ impl NameRule {
 /// A `generateName` may end in a dash, for a suffix follows.
 fn mask_trailing_dash(name: &str) -> String {
     match name.strip_suffix('-') {
-        Some(rest) if rest.len() > 1 && rest.is_char_boundary(rest.len() - 1) => format!("{}a", &rest[..rest.len() - 1]),
+        Some(rest) if !rest.is_empty() && rest.is_char_boundary(rest.len() - 1) => format!("{}a", &rest[..rest.len() - 1]),
         _ => name.to_string(),
     }
 }
@@ -46,7 +46,12 @@ pub fn validate(new: &Value, old: Option<&Value>, namespaced: bool, rule: NameRu
     let mut errors = Vec::new();
     match old {
         None => create(meta, namespaced, rule, "metadata", &mut errors),
-        Some(old) => update(meta, old.get("metadata").and_then(Value::as_object).unwrap_or(&empty), "metadata", &mut errors),
+        Some(old) => update(
+            meta,
+            old.get("metadata").and_then(Value::as_object).unwrap_or(&empty),
+            "metadata",
+            &mut errors,
+        ),
     }
     errors
 }
@@ -102,16 +107,28 @@ fn update(meta: &Map<String, Value>, old: &Map<String, Value>, path: &str, error
         }
     }
     if text(meta, "resourceVersion").is_empty() {
-        errors.push(FieldError::invalid_str(format!("{path}.resourceVersion"), "", "must be specified for an update"));
+        errors.push(FieldError::invalid_str(
+            format!("{path}.resourceVersion"),
+            "",
+            "must be specified for an update",
+        ));
     }
     non_negative(meta, path, errors);
     let generation = |m: &Map<String, Value>| m.get("generation").and_then(Value::as_i64).unwrap_or(0);
     if generation(meta) < generation(old) {
-        errors.push(FieldError::invalid(format!("{path}.generation"), &json!(generation(meta)), "must not be decremented"));
+        errors.push(FieldError::invalid(
+            format!("{path}.generation"),
+            &json!(generation(meta)),
+            "must not be decremented",
+        ));
     }
     for name in ["name", "namespace", "uid"] {
         if text(meta, name) != text(old, name) {
-            errors.push(FieldError::invalid_str(format!("{path}.{name}"), text(meta, name), "field is immutable"));
+            errors.push(FieldError::invalid_str(
+                format!("{path}.{name}"),
+                text(meta, name),
+                "field is immutable",
+            ));
         }
     }
     for name in ["creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
@@ -128,7 +145,11 @@ fn non_negative(meta: &Map<String, Value>, path: &str, errors: &mut Vec<FieldErr
     if let Some(generation) = meta.get("generation").and_then(Value::as_i64)
         && generation < 0
     {
-        errors.push(FieldError::invalid(format!("{path}.generation"), &json!(generation), "must be greater than or equal to 0"));
+        errors.push(FieldError::invalid(
+            format!("{path}.generation"),
+            &json!(generation),
+            "must be greater than or equal to 0",
+        ));
     }
 }
 
@@ -153,7 +174,9 @@ pub fn labels(labels: Option<&Value>, path: &str, errors: &mut Vec<FieldError>) 
 }
 
 fn annotations(meta: &Map<String, Value>, path: &str, errors: &mut Vec<FieldError>) {
-    let Some(annotations) = meta.get("annotations").and_then(Value::as_object) else { return };
+    let Some(annotations) = meta.get("annotations").and_then(Value::as_object) else {
+        return;
+    };
     let mut size = 0;
     for (key, value) in annotations {
         for complaint in names::qualified_name(&key.to_lowercase()) {
@@ -162,12 +185,17 @@ fn annotations(meta: &Map<String, Value>, path: &str, errors: &mut Vec<FieldErro
         size += key.len() + value.as_str().map_or(0, str::len);
     }
     if size > ANNOTATIONS_MAX {
-        errors.push(FieldError::too_long(format!("{path}.annotations"), i64::try_from(ANNOTATIONS_MAX).unwrap_or(i64::MAX)));
+        errors.push(FieldError::too_long(
+            format!("{path}.annotations"),
+            i64::try_from(ANNOTATIONS_MAX).unwrap_or(i64::MAX),
+        ));
     }
 }
 
 fn owner_references(meta: &Map<String, Value>, path: &str, errors: &mut Vec<FieldError>) {
-    let Some(owners) = meta.get("ownerReferences").and_then(Value::as_array) else { return };
+    let Some(owners) = meta.get("ownerReferences").and_then(Value::as_array) else {
+        return;
+    };
     let mut controller: Option<String> = None;
     for (i, owner) in owners.iter().enumerate() {
         let here = format!("{path}.ownerReferences[{i}]");
@@ -176,7 +204,11 @@ fn owner_references(meta: &Map<String, Value>, path: &str, errors: &mut Vec<Fiel
         if api_version.is_empty() {
             errors.push(FieldError::required(format!("{here}.apiVersion"), "must not be empty"));
         } else if api_version.matches('/').count() > 1 || api_version.ends_with('/') {
-            errors.push(FieldError::invalid_str(format!("{here}.apiVersion"), api_version, "must be <group>/<version> or <version>"));
+            errors.push(FieldError::invalid_str(
+                format!("{here}.apiVersion"),
+                api_version,
+                "must be <group>/<version> or <version>",
+            ));
         }
         for name in ["kind", "name", "uid"] {
             if get(name).is_empty() {
@@ -184,7 +216,11 @@ fn owner_references(meta: &Map<String, Value>, path: &str, errors: &mut Vec<Fiel
             }
         }
         if api_version == "v1" && get("kind") == "Event" {
-            errors.push(FieldError::invalid(here.clone(), owner, "/v1, Kind=Event is disallowed from being an owner"));
+            errors.push(FieldError::invalid(
+                here.clone(),
+                owner,
+                "/v1, Kind=Event is disallowed from being an owner",
+            ));
         }
         if owner.get("controller") == Some(&Value::Bool(true)) {
             let this = format!("{}/{}", get("kind"), get("name"));
@@ -209,23 +245,37 @@ fn finalizers(meta: &Map<String, Value>, path: &str, errors: &mut Vec<FieldError
         }
     }
     if list.contains(&"orphan") && list.contains(&"foregroundDeletion") {
-        errors.push(FieldError::invalid(here, &json!(list), "finalizer orphan and foregroundDeletion cannot be both set"));
+        errors.push(FieldError::invalid(
+            here,
+            &json!(list),
+            "finalizer orphan and foregroundDeletion cannot be both set",
+        ));
     }
 }
 
 fn managed_fields(meta: &Map<String, Value>, path: &str, errors: &mut Vec<FieldError>) {
-    let Some(entries) = meta.get("managedFields").and_then(Value::as_array) else { return };
+    let Some(entries) = meta.get("managedFields").and_then(Value::as_array) else {
+        return;
+    };
     for (i, entry) in entries.iter().enumerate() {
         let here = format!("{path}.managedFields[{i}]");
         let get = |name: &str| entry.get(name).and_then(Value::as_str).unwrap_or_default();
         match get("operation") {
             "" => errors.push(FieldError::required(format!("{here}.operation"), "must not be empty")),
             "Apply" | "Update" => {}
-            other => errors.push(FieldError::not_supported(format!("{here}.operation"), &json!(other), &["Apply", "Update"])),
+            other => errors.push(FieldError::not_supported(
+                format!("{here}.operation"),
+                &json!(other),
+                &["Apply", "Update"],
+            )),
         }
         let fields_type = get("fieldsType");
         if !fields_type.is_empty() && fields_type != "FieldsV1" {
-            errors.push(FieldError::invalid_str(format!("{here}.fieldsType"), fields_type, "must be `FieldsV1`"));
+            errors.push(FieldError::invalid_str(
+                format!("{here}.fieldsType"),
+                fields_type,
+                "must be `FieldsV1`",
+            ));
         }
         field_manager(get("manager"), &format!("{here}.manager"), errors);
         if get("subresource").len() > 256 {
@@ -241,7 +291,11 @@ pub fn field_manager(name: &str, path: &str, errors: &mut Vec<FieldError>) {
     }
     for (i, c) in name.char_indices() {
         if c.is_control() {
-            errors.push(FieldError::invalid_str(path, name, &format!("invalid character U+{:04X} (at position {i})", c as u32)));
+            errors.push(FieldError::invalid_str(
+                path,
+                name,
+                &format!("invalid character U+{:04X} (at position {i})", c as u32),
+            ));
         }
     }
 }
@@ -327,19 +381,32 @@ pub(crate) fn validate_embedded(map: &Map<String, Value>, path: &str, errors: &m
     }
 }
 
-const STRING_FIELDS: [&str; 7] = ["name", "generateName", "namespace", "selfLink", "uid", "resourceVersion", "clusterName"];
+const STRING_FIELDS: [&str; 7] = [
+    "name",
+    "generateName",
+    "namespace",
+    "selfLink",
+    "uid",
+    "resourceVersion",
+    "clusterName",
+];
 const TIME_FIELDS: [&str; 2] = ["creationTimestamp", "deletionTimestamp"];
 const NUMBER_FIELDS: [&str; 2] = ["generation", "deletionGracePeriodSeconds"];
 
 /// Decodes `metadata` as the server does: unknown fields are dropped (and returned as paths), empty values vanish,
 /// and a value of the wrong type is an error whose text goes into a 400.
 pub fn coerce(obj: &mut Value) -> Result<Vec<String>, String> {
-    let Some(meta) = obj.get_mut("metadata") else { return Ok(Vec::new()) };
+    let Some(meta) = obj.get_mut("metadata") else {
+        return Ok(Vec::new());
+    };
     if meta.is_null() {
         *meta = Value::Object(Map::new());
     }
     let Some(map) = meta.as_object_mut() else {
-        return Err(format!("json: cannot unmarshal {} into Go struct field .metadata of type v1.ObjectMeta", go_kind(meta)));
+        return Err(format!(
+            "json: cannot unmarshal {} into Go struct field .metadata of type v1.ObjectMeta",
+            go_kind(meta)
+        ));
     };
     let mut unknown = Vec::new();
     let mut failure = None;
@@ -363,11 +430,24 @@ pub fn coerce(obj: &mut Value) -> Result<Vec<String>, String> {
     match failure {
         Some(text) => Err(text),
         None => {
-            list_of_known(map, "ownerReferences", &["apiVersion", "kind", "name", "uid", "controller", "blockOwnerDeletion"], &mut unknown);
+            list_of_known(
+                map,
+                "ownerReferences",
+                &["apiVersion", "kind", "name", "uid", "controller", "blockOwnerDeletion"],
+                &mut unknown,
+            );
             list_of_known(
                 map,
                 "managedFields",
-                &["manager", "operation", "apiVersion", "time", "fieldsType", "fieldsV1", "subresource"],
+                &[
+                    "manager",
+                    "operation",
+                    "apiVersion",
+                    "time",
+                    "fieldsType",
+                    "fieldsV1",
+                    "subresource",
+                ],
                 &mut unknown,
             );
             unknown.sort();
@@ -377,7 +457,9 @@ pub fn coerce(obj: &mut Value) -> Result<Vec<String>, String> {
 }
 
 fn list_of_known(map: &mut Map<String, Value>, name: &str, known: &[&str], unknown: &mut Vec<String>) {
-    let Some(list) = map.get_mut(name).and_then(Value::as_array_mut) else { return };
+    let Some(list) = map.get_mut(name).and_then(Value::as_array_mut) else {
+        return;
+    };
     for (i, entry) in list.iter_mut().enumerate() {
         if let Some(entry) = entry.as_object_mut() {
             entry.retain(|key, _| {
@@ -399,7 +481,12 @@ enum Field {
 }
 
 fn field(key: &str, value: &Value) -> Field {
-    let wrong = |typ: &str| Field::Wrong(format!("json: cannot unmarshal {} into Go struct field ObjectMeta.metadata.{key} of type {typ}", go_kind(value)));
+    let wrong = |typ: &str| {
+        Field::Wrong(format!(
+            "json: cannot unmarshal {} into Go struct field ObjectMeta.metadata.{key} of type {typ}",
+            go_kind(value)
+        ))
+    };
     if STRING_FIELDS.contains(&key) {
         return match value {
             Value::Null => Field::Drop,
@@ -438,7 +525,10 @@ fn field(key: &str, value: &Value) -> Field {
             Value::Null => Field::Drop,
             Value::Object(map) if map.is_empty() => Field::Drop,
             Value::Object(map) => match map.values().find(|v| !v.is_string()) {
-                Some(bad) => Field::Wrong(format!("json: cannot unmarshal {} into Go struct field ObjectMeta.metadata.{key} of type string", go_kind(bad))),
+                Some(bad) => Field::Wrong(format!(
+                    "json: cannot unmarshal {} into Go struct field ObjectMeta.metadata.{key} of type string",
+                    go_kind(bad)
+                )),
                 None => Field::Keep,
             },
             _ => wrong("map[string]string"),
@@ -447,7 +537,10 @@ fn field(key: &str, value: &Value) -> Field {
             Value::Null => Field::Drop,
             Value::Array(list) if list.is_empty() => Field::Drop,
             Value::Array(list) => match list.iter().find(|v| !v.is_string()) {
-                Some(bad) => Field::Wrong(format!("json: cannot unmarshal {} into Go struct field ObjectMeta.metadata.{key} of type string", go_kind(bad))),
+                Some(bad) => Field::Wrong(format!(
+                    "json: cannot unmarshal {} into Go struct field ObjectMeta.metadata.{key} of type string",
+                    go_kind(bad)
+                )),
                 None => Field::Keep,
             },
             _ => wrong("[]string"),
@@ -484,7 +577,10 @@ fn text<'a>(map: &'a Map<String, Value>, name: &str) -> &'a str {
 }
 
 fn texts<'a>(map: &'a Map<String, Value>, name: &str) -> Vec<&'a str> {
-    map.get(name).and_then(Value::as_array).map(|l| l.iter().filter_map(Value::as_str).collect()).unwrap_or_default()
+    map.get(name)
+        .and_then(Value::as_array)
+        .map(|l| l.iter().filter_map(Value::as_str).collect())
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -494,21 +590,39 @@ mod tests {
     #[test]
     fn a_create_needs_a_name_and_the_right_namespace() {
         let fields = |v: &Value, namespaced| -> Vec<String> {
-            validate(v, None, namespaced, NameRule::Subdomain).iter().map(ToString::to_string).collect()
+            validate(v, None, namespaced, NameRule::Subdomain)
+                .iter()
+                .map(ToString::to_string)
+                .collect()
         };
-        assert_eq!(fields(&json!({}), false), ["metadata.name: Required value: name or generateName is required"]);
-        assert_eq!(fields(&json!({"metadata": {"name": "a"}}), true), ["metadata.namespace: Required value"]);
-        assert_eq!(fields(&json!({"metadata": {"name": "a", "namespace": "b"}}), false), ["metadata.namespace: Forbidden: not allowed on this type"]);
+        assert_eq!(
+            fields(&json!({}), false),
+            ["metadata.name: Required value: name or generateName is required"]
+        );
+        assert_eq!(
+            fields(&json!({"metadata": {"name": "a"}}), true),
+            ["metadata.namespace: Required value"]
+        );
+        assert_eq!(
+            fields(&json!({"metadata": {"name": "a", "namespace": "b"}}), false),
+            ["metadata.namespace: Forbidden: not allowed on this type"]
+        );
         assert!(fields(&json!({"metadata": {"name": "a-x1y2z", "generateName": "a-"}}), false).is_empty());
         let annotations = json!({"metadata": {"name": "a", "annotations": {"k": "v".repeat(ANNOTATIONS_MAX)}}});
-        assert_eq!(fields(&annotations, false), ["metadata.annotations: Too long: may not be more than 262144 bytes"]);
+        assert_eq!(
+            fields(&annotations, false),
+            ["metadata.annotations: Too long: may not be more than 262144 bytes"]
+        );
     }
 
     #[test]
     fn an_update_keeps_identity_and_adds_no_finalizer_to_the_dying() {
         let old = json!({"metadata": {"name": "a", "uid": "1", "resourceVersion": "5", "deletionTimestamp": "2026-01-01T00:00:00Z"}});
         let new = json!({"metadata": {"name": "b", "uid": "1", "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x/y"]}});
-        let errors: Vec<String> = validate(&new, Some(&old), false, NameRule::Subdomain).iter().map(ToString::to_string).collect();
+        let errors: Vec<String> = validate(&new, Some(&old), false, NameRule::Subdomain)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         assert_eq!(
             errors,
             [
@@ -522,7 +636,10 @@ mod tests {
     #[test]
     fn decoding_drops_what_it_does_not_know() {
         let mut obj = json!({"metadata": {"name": "a", "creationTimestamp": null, "colour": "red", "labels": {}, "ownerReferences": [{"name": "x", "z": 1}]}});
-        assert_eq!(coerce(&mut obj), Ok(vec!["metadata.colour".to_string(), "metadata.ownerReferences[0].z".to_string()]));
+        assert_eq!(
+            coerce(&mut obj),
+            Ok(vec!["metadata.colour".to_string(), "metadata.ownerReferences[0].z".to_string()])
+        );
         assert_eq!(obj, json!({"metadata": {"name": "a", "ownerReferences": [{"name": "x"}]}}));
         assert!(coerce(&mut json!({"metadata": {"labels": {"a": 1}}})).is_err());
     }

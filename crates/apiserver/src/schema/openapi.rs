@@ -40,7 +40,11 @@ impl ApiResource {
     /// The resource of one version of a CustomResourceDefinition; `None` when it is not served.
     pub fn from_crd(crd: &Value, version: &str) -> Option<Self> {
         let spec = crd.get("spec")?;
-        let entry = spec.get("versions")?.as_array()?.iter().find(|v| v.get("name").and_then(Value::as_str) == Some(version))?;
+        let entry = spec
+            .get("versions")?
+            .as_array()?
+            .iter()
+            .find(|v| v.get("name").and_then(Value::as_str) == Some(version))?;
         if entry.get("served") != Some(&Value::Bool(true)) {
             return None;
         }
@@ -61,7 +65,10 @@ impl ApiResource {
             namespaced: text(spec, "scope") == "Namespaced",
             status: subresource("status"),
             scale: subresource("scale"),
-            schema: entry.pointer("/schema/openAPIV3Schema").cloned().unwrap_or_else(|| json!({"type": "object"})),
+            schema: entry
+                .pointer("/schema/openAPIV3Schema")
+                .cloned()
+                .unwrap_or_else(|| json!({"type": "object"})),
         })
     }
 
@@ -102,7 +109,11 @@ impl ApiResource {
     }
 
     fn base_path(&self) -> String {
-        if self.group.is_empty() { format!("/api/{}", self.version) } else { format!("/apis/{}/{}", self.group, self.version) }
+        if self.group.is_empty() {
+            format!("/api/{}", self.version)
+        } else {
+            format!("/apis/{}/{}", self.group, self.version)
+        }
     }
 }
 
@@ -231,7 +242,10 @@ fn add_models(resource: &ApiResource, edition: Edition, out: &mut Map<String, Va
                 edition.described(OBJECT_META, "Standard object's metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata"),
             );
         }
-        map.insert("x-kubernetes-group-version-kind".into(), json!([resource.group_version_kind(&resource.kind)]));
+        map.insert(
+            "x-kubernetes-group-version-kind".into(),
+            json!([resource.group_version_kind(&resource.kind)]),
+        );
     }
     out.insert(resource.model(&resource.kind), schema);
     out.insert(
@@ -257,7 +271,10 @@ fn publish(schema: &Value, edition: Edition, depth: usize) -> Value {
     }
     if edition == Edition::V2 && map.get("nullable") == Some(&Value::Bool(true)) {
         // A value that may be null has no type in v2.
-        let kept = map.iter().filter(|(k, _)| *k == "description" || k.starts_with("x-kubernetes-")).map(|(k, v)| (k.clone(), v.clone()));
+        let kept = map
+            .iter()
+            .filter(|(k, _)| *k == "description" || k.starts_with("x-kubernetes-"))
+            .map(|(k, v)| (k.clone(), v.clone()));
         return Value::Object(kept.filter(|(k, _)| k != "x-kubernetes-validations").collect());
     }
     let mut out = Map::new();
@@ -266,7 +283,12 @@ fn publish(schema: &Value, edition: Edition, depth: usize) -> Value {
             "anyOf" | "oneOf" | "not" | "allOf" | "nullable" | "x-kubernetes-validations" if edition == Edition::V2 => continue,
             "type" if edition == Edition::V2 && map.get("x-kubernetes-int-or-string") == Some(&Value::Bool(true)) => continue,
             "properties" => match value.as_object() {
-                Some(properties) => Value::Object(properties.iter().map(|(k, v)| (k.clone(), publish(v, edition, depth + 1))).collect()),
+                Some(properties) => Value::Object(
+                    properties
+                        .iter()
+                        .map(|(k, v)| (k.clone(), publish(v, edition, depth + 1)))
+                        .collect(),
+                ),
                 None => continue,
             },
             "items" | "additionalProperties" | "not" => publish(value, edition, depth + 1),
@@ -313,7 +335,11 @@ impl Operations<'_> {
             _ => None,
         };
         let mut out = json!({"x-kubernetes-action": action, "x-kubernetes-group-version-kind": kind});
-        let returned = if action == "delete" || action == "deletecollection" { STATUS } else { model };
+        let returned = if action == "delete" || action == "deletecollection" {
+            STATUS
+        } else {
+            model
+        };
         let response = self.edition.reference(returned);
         match self.edition {
             Edition::V2 => {
@@ -327,7 +353,11 @@ impl Operations<'_> {
             Edition::V3 => {
                 if let Some((schema, media)) = body {
                     let types: &[&str] = if action == "patch" {
-                        &["application/apply-patch+yaml", "application/json-patch+json", "application/merge-patch+json"]
+                        &[
+                            "application/apply-patch+yaml",
+                            "application/json-patch+json",
+                            "application/merge-patch+json",
+                        ]
                     } else {
                         &[media]
                     };
@@ -343,12 +373,36 @@ impl Operations<'_> {
 
     fn write_parameters(&self, patch: bool) -> Vec<Value> {
         let mut out = vec![
-            parameter(self.edition, "dryRun", "query", "string", "When present, indicates that modifications should not be persisted. An invalid or unrecognized dryRun directive will result in an error response and no further processing of the request. Valid values are: - All: all dry run stages will be processed"),
-            parameter(self.edition, "fieldManager", "query", "string", "fieldManager is a name associated with the actor or entity that is making these changes."),
-            parameter(self.edition, "fieldValidation", "query", "string", "fieldValidation instructs the server on how to handle objects in the request (POST/PUT/PATCH) containing unknown or duplicate fields. Valid values are: Ignore, Warn, Strict."),
+            parameter(
+                self.edition,
+                "dryRun",
+                "query",
+                "string",
+                "When present, indicates that modifications should not be persisted. An invalid or unrecognized dryRun directive will result in an error response and no further processing of the request. Valid values are: - All: all dry run stages will be processed",
+            ),
+            parameter(
+                self.edition,
+                "fieldManager",
+                "query",
+                "string",
+                "fieldManager is a name associated with the actor or entity that is making these changes.",
+            ),
+            parameter(
+                self.edition,
+                "fieldValidation",
+                "query",
+                "string",
+                "fieldValidation instructs the server on how to handle objects in the request (POST/PUT/PATCH) containing unknown or duplicate fields. Valid values are: Ignore, Warn, Strict.",
+            ),
         ];
         if patch {
-            out.push(parameter(self.edition, "force", "query", "boolean", "Force is going to \"force\" Apply requests. It means user will re-acquire conflicting fields owned by other people."));
+            out.push(parameter(
+                self.edition,
+                "force",
+                "query",
+                "boolean",
+                "Force is going to \"force\" Apply requests. It means user will re-acquire conflicting fields owned by other people.",
+            ));
         }
         out
     }
@@ -362,7 +416,11 @@ impl Operations<'_> {
             ("limit", "integer", "Most items of one answer."),
             ("resourceVersion", "string", "Oldest version the answer may have."),
             ("resourceVersionMatch", "string", "How resourceVersion is applied to lists."),
-            ("sendInitialEvents", "boolean", "Starts a watch with synthetic events for existing objects."),
+            (
+                "sendInitialEvents",
+                "boolean",
+                "Starts a watch with synthetic events for existing objects.",
+            ),
             ("timeoutSeconds", "integer", "Timeout of the call."),
             ("watch", "boolean", "Watches for changes instead of listing."),
         ]
@@ -382,7 +440,13 @@ fn add_paths(resource: &ApiResource, edition: Edition, paths: &mut Map<String, V
     let ops = Operations { resource, edition };
     let kind = ops.resource.group_version_kind(&resource.kind);
     let (model, list) = (resource.model(&resource.kind), resource.model(&resource.list_kind));
-    let namespace = parameter(edition, "namespace", "path", "string", "object name and auth scope, such as for teams and projects");
+    let namespace = parameter(
+        edition,
+        "namespace",
+        "path",
+        "string",
+        "object name and auth scope, such as for teams and projects",
+    );
     let name = parameter(edition, "name", "path", "string", &format!("name of the {}", resource.kind));
     let place = |with_name: bool| {
         let mut out = Vec::new();
@@ -395,7 +459,10 @@ fn add_paths(resource: &ApiResource, edition: Edition, paths: &mut Map<String, V
         Value::Array(out)
     };
     if resource.namespaced {
-        paths.insert(format!("{base}/{}", resource.plural), json!({"get": ops.operation("list", &kind, &list, ops.list_parameters())}));
+        paths.insert(
+            format!("{base}/{}", resource.plural),
+            json!({"get": ops.operation("list", &kind, &list, ops.list_parameters())}),
+        );
     }
     paths.insert(
         collection.clone(),
@@ -461,16 +528,25 @@ mod tests {
         let doc = v3("example.com", "v1", &[resource]);
         let model = &doc["components"]["schemas"]["com.example.v1.Foo"];
         assert_eq!(model["properties"]["spec"]["description"], "What is wanted.");
-        assert_eq!(model["x-kubernetes-group-version-kind"], json!([{"group": "example.com", "version": "v1", "kind": "Foo"}]));
+        assert_eq!(
+            model["x-kubernetes-group-version-kind"],
+            json!([{"group": "example.com", "version": "v1", "kind": "Foo"}])
+        );
         let patch = &doc["paths"]["/apis/example.com/v1/namespaces/{namespace}/foos/{name}"]["patch"];
         assert_eq!(patch["x-kubernetes-action"], "patch");
-        assert!(patch["parameters"].as_array().unwrap().iter().any(|p| p["name"] == "fieldValidation"));
+        assert!(
+            patch["parameters"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|p| p["name"] == "fieldValidation")
+        );
         assert!(doc["paths"]["/apis/example.com/v1/namespaces/{namespace}/foos/{name}/status"].is_object());
         let mut found = Vec::new();
         references(&doc, &mut found);
         assert!(!found.is_empty());
         for reference in found {
-            assert!(doc.pointer(&reference.trim_start_matches('#').to_string()).is_some(), "{reference}");
+            assert!(doc.pointer(reference.trim_start_matches('#')).is_some(), "{reference}");
         }
     }
 
@@ -482,7 +558,10 @@ mod tests {
         let spec = &doc["definitions"]["com.example.v1.Foo"]["properties"]["spec"]["properties"];
         assert_eq!(spec["size"], json!({"x-kubernetes-int-or-string": true}));
         assert_eq!(spec["maybe"], json!({"description": "May be null."}));
-        assert_eq!(doc["definitions"]["io.k8s.api.core.v1.ServiceAccount"]["properties"]["secrets"]["x-kubernetes-patch-merge-key"], "name");
+        assert_eq!(
+            doc["definitions"]["io.k8s.api.core.v1.ServiceAccount"]["properties"]["secrets"]["x-kubernetes-patch-merge-key"],
+            "name"
+        );
         let mut found = Vec::new();
         references(&doc, &mut found);
         for reference in found {

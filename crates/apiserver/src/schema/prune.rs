@@ -17,7 +17,10 @@ pub struct PruneOptions {
 
 impl Default for PruneOptions {
     fn default() -> Self {
-        Self { report: true, resource_root: true }
+        Self {
+            report: true,
+            resource_root: true,
+        }
     }
 }
 
@@ -37,7 +40,11 @@ const META_FIELDS: [&str; 3] = ["apiVersion", "kind", "metadata"];
 impl Structural {
     /// Drops every field of `obj` that the schema does not name and returns the dropped paths, sorted.
     pub fn prune(&self, obj: &mut Value, opts: PruneOptions) -> Vec<String> {
-        let mut pruner = Pruner { report: opts.report, path: Vec::new(), dropped: Vec::new() };
+        let mut pruner = Pruner {
+            report: opts.report,
+            path: Vec::new(),
+            dropped: Vec::new(),
+        };
         pruner.prune(obj, Some(&self.root), opts.resource_root);
         pruner.dropped.sort();
         pruner.dropped
@@ -160,7 +167,11 @@ impl Pruner {
 
 /// Prunes a value by one node of a schema; returns what was dropped.
 pub(crate) fn prune_node(value: &mut Value, node: &Node) -> Vec<String> {
-    let mut pruner = Pruner { report: true, path: Vec::new(), dropped: Vec::new() };
+    let mut pruner = Pruner {
+        report: true,
+        path: Vec::new(),
+        dropped: Vec::new(),
+    };
     pruner.prune(value, Some(node), false);
     pruner.dropped
 }

@@ -4,7 +4,7 @@
 use regex::{Regex, RegexBuilder};
 
 /// A compiled pattern may take this much memory; a schema cannot make the server hold more per pattern.
-const SIZE_LIMIT: usize = 4 << 20;
+const SIZE_LIMIT: usize = 16 << 20;
 
 /// A compiled Go regular expression.
 #[derive(Debug, Clone)]
@@ -49,7 +49,11 @@ fn explain(pattern: &str, error: &regex::Error) -> String {
             } else if last.contains("repetition operator missing expression") {
                 "missing argument to repetition operator"
             } else if last.contains("unrecognized escape") || last.contains("look-around") || last.contains("backreferences") {
-                if last.contains("look-around") { "invalid or unsupported Perl syntax" } else { "invalid escape sequence" }
+                if last.contains("look-around") {
+                    "invalid or unsupported Perl syntax"
+                } else {
+                    "invalid escape sequence"
+                }
             } else {
                 last
             };
@@ -65,9 +69,13 @@ fn translate(pattern: &str) -> String {
     let mut i = 0;
     let mut in_class = false;
     let mut class_start = false;
+    // Inside a class: whether the last item can begin a range, and whether the next one ends a range.
+    let mut single = false;
+    let mut range_end = false;
     while i < chars.len() {
         let c = chars[i];
         let at_start = std::mem::take(&mut class_start);
+        let ends_range = std::mem::take(&mut range_end);
         match c {
             '\\' => {
                 let Some(&next) = chars.get(i + 1) else {
@@ -84,12 +92,14 @@ fn translate(pattern: &str) -> String {
                     continue;
                 }
                 out.push_str(&escape(next, in_class));
+                single = in_class && !ends_range && !is_class(next);
                 i += 2;
                 continue;
             }
             '[' if !in_class => {
                 in_class = true;
                 class_start = true;
+                single = false;
                 out.push('[');
                 if chars.get(i + 1) == Some(&'^') {
                     out.push('^');
@@ -117,7 +127,19 @@ fn translate(pattern: &str) -> String {
                 out.push('\\');
                 out.push(c);
             }
-            '-' if in_class && chars.get(i.wrapping_sub(1)) == Some(&'-') => out.push_str("\\-"),
+            '-' if in_class => {
+                let next = chars.get(i + 1).copied().unwrap_or(']');
+                let joins = single && !ends_range && next != ']' && !(next == '\\' && chars.get(i + 2).is_some_and(|c| is_class(*c)));
+                if joins {
+                    out.push('-');
+                    range_end = true;
+                } else {
+                    out.push_str("\\-");
+                }
+                single = !joins && !ends_range;
+                i += 1;
+                continue;
+            }
             '{' if !in_class && !is_repetition(&chars, i) => out.push_str("\\{"),
             '}' if !in_class && !ends_repetition(&chars, i) => {
                 // Braces of `\x{..}` and `\p{..}` and named groups are copied by the escape that opened them.
@@ -125,9 +147,17 @@ fn translate(pattern: &str) -> String {
             }
             c => out.push(c),
         }
+        if in_class && !class_start {
+            single = !ends_range;
+        }
         i += 1;
     }
     out
+}
+
+/// Escapes that stand for many characters and so begin or end no range.
+fn is_class(c: char) -> bool {
+    matches!(c, 'd' | 'D' | 'w' | 'W' | 's' | 'S' | 'p' | 'P')
 }
 
 fn closes_named(chars: &[char], start: usize) -> bool {
@@ -206,6 +236,10 @@ mod tests {
             (r"^[[:alpha:]]+$", "ab", "a1"),
             (r"^[^\s/]+\/x\_y$", "a/x_y", "a b/x_y"),
             (r"^[&&a]$", "&", "b"),
+            (r"^[\w-.]+$", "a-b.c", "a/b"),
+            (r"^[a-z0-9-\p{S}]+$", "a-9", "A"),
+            (r"^[+--]$", ",", "."),
+            (r"^[-a-c-]+$", "-b", "d"),
         ] {
             let re = GoRegex::new(pattern).unwrap_or_else(|e| panic!("{pattern}: {e}"));
             assert!(re.is_match(yes), "{pattern} should match {yes}");

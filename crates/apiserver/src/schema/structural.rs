@@ -209,7 +209,13 @@ impl Structural {
 
     /// The schema that accepts and keeps everything (`x-kubernetes-preserve-unknown-fields` at the root).
     pub fn preserve_everything() -> Structural {
-        Structural { root: Node { typ: JsonType::Object, preserve_unknown: true, ..Node::default() } }
+        Structural {
+            root: Node {
+                typ: JsonType::Object,
+                preserve_unknown: true,
+                ..Node::default()
+            },
+        }
     }
 
     /// Whether any CEL rule is part of the schema.
@@ -291,7 +297,10 @@ impl std::fmt::Display for SchemaPath<'_> {
 
 fn parse_node(schema: &Value, path: &SchemaPath<'_>, depth: usize, errors: &mut Vec<SchemaError>) -> Option<Node> {
     if depth > MAX_SCHEMA_DEPTH {
-        errors.push(FieldError::forbidden(path.to_string(), &format!("schemas may not be nested deeper than {MAX_SCHEMA_DEPTH} levels")));
+        errors.push(FieldError::forbidden(
+            path.to_string(),
+            &format!("schemas may not be nested deeper than {MAX_SCHEMA_DEPTH} levels"),
+        ));
         return None;
     }
     let Some(map) = schema.as_object() else {
@@ -322,7 +331,10 @@ fn parse_node(schema: &Value, path: &SchemaPath<'_>, depth: usize, errors: &mut 
         Some("number") => JsonType::Number,
         Some("boolean") => JsonType::Boolean,
         Some("null") => {
-            errors.push(FieldError::forbidden(path.child("type").to_string(), "type cannot be set to null, use nullable as an alternative"));
+            errors.push(FieldError::forbidden(
+                path.child("type").to_string(),
+                "type cannot be set to null, use nullable as an alternative",
+            ));
             JsonType::Any
         }
         Some(other) => {
@@ -382,7 +394,10 @@ fn parse_node(schema: &Value, path: &SchemaPath<'_>, depth: usize, errors: &mut 
     }
     match map.get("items") {
         None | Some(Value::Null) => {}
-        Some(Value::Array(_)) => errors.push(FieldError::forbidden(path.child("items").to_string(), "items must be a schema object and not an array")),
+        Some(Value::Array(_)) => errors.push(FieldError::forbidden(
+            path.child("items").to_string(),
+            "items must be a schema object and not an array",
+        )),
         Some(schema) => {
             if let Some(child) = parse_node(schema, &path.child("items"), depth + 1, errors) {
                 node.items = Some(Box::new(child));
@@ -422,7 +437,10 @@ fn refuse_unsupported(map: &Map<String, Value>, path: &SchemaPath<'_>, errors: &
         ));
     }
     if map.get("additionalProperties") == Some(&Value::Bool(false)) {
-        errors.push(FieldError::forbidden(path.child("additionalProperties").to_string(), "additionalProperties cannot be set to false"));
+        errors.push(FieldError::forbidden(
+            path.child("additionalProperties").to_string(),
+            "additionalProperties cannot be set to false",
+        ));
     }
 }
 
@@ -431,14 +449,26 @@ fn parse_validation(map: &Map<String, Value>, path: &SchemaPath<'_>, depth: usiz
         let here = path.child(name);
         map.get(name)
             .and_then(Value::as_array)
-            .map(|list| list.iter().enumerate().filter_map(|(i, s)| parse_node(s, &here.index(i), depth + 1, errors)).collect())
+            .map(|list| {
+                list.iter()
+                    .enumerate()
+                    .filter_map(|(i, s)| parse_node(s, &here.index(i), depth + 1, errors))
+                    .collect()
+            })
             .unwrap_or_default()
     };
     let all_of = nested("allOf");
     let any_of = nested("anyOf");
     let one_of = nested("oneOf");
-    let not = map.get("not").filter(|v| !v.is_null()).and_then(|s| parse_node(s, &path.child("not"), depth + 1, errors)).map(Box::new);
-    let pattern = text(map, "pattern").filter(|p| !p.is_empty()).map(|source| Pattern { regex: GoRegex::new(&source), source });
+    let not = map
+        .get("not")
+        .filter(|v| !v.is_null())
+        .and_then(|s| parse_node(s, &path.child("not"), depth + 1, errors))
+        .map(Box::new);
+    let pattern = text(map, "pattern").filter(|p| !p.is_empty()).map(|source| Pattern {
+        regex: GoRegex::new(&source),
+        source,
+    });
     ValueValidation {
         format: text(map, "format").filter(|f| !f.is_empty()),
         maximum: number(map, "maximum"),

@@ -41,7 +41,10 @@ fn invariants(node: &Node, level: Level, path: &SchemaPath<'_>, errors: &mut Vec
     }
     if let Some(additional) = &node.additional {
         if level == Level::Root {
-            errors.push(FieldError::forbidden(path.child("additionalProperties").to_string(), "must not be used at the root"));
+            errors.push(FieldError::forbidden(
+                path.child("additionalProperties").to_string(),
+                "must not be used at the root",
+            ));
         }
         if let Additional::Schema(child) = additional {
             invariants(child, Level::Field, &path.child("additionalProperties"), errors);
@@ -61,7 +64,13 @@ fn invariants(node: &Node, level: Level, path: &SchemaPath<'_>, errors: &mut Vec
             "must be false if x-kubernetes-int-or-string is true",
         ));
     }
-    value_validation(node, int_or_string_pattern(&node.validation.any_of), first_all_of_pattern(node), path, errors);
+    value_validation(
+        node,
+        int_or_string_pattern(&node.validation.any_of),
+        first_all_of_pattern(node),
+        path,
+        errors,
+    );
     let type_path = || path.child("type").to_string();
     if node.embedded_resource && node.typ != JsonType::Object {
         let detail = "must be object if x-kubernetes-embedded-resource is true";
@@ -86,7 +95,11 @@ fn invariants(node: &Node, level: Level, path: &SchemaPath<'_>, errors: &mut Vec
         ));
     }
     if level == Level::Root && !matches!(node.typ, JsonType::Any | JsonType::Object) {
-        errors.push(FieldError::invalid_str(type_path(), node.typ.as_str(), "must be object at the root"));
+        errors.push(FieldError::invalid_str(
+            type_path(),
+            node.typ.as_str(),
+            "must be object at the root",
+        ));
     }
     let check_metadata = level == Level::Root || node.embedded_resource;
     if check_metadata {
@@ -94,7 +107,11 @@ fn invariants(node: &Node, level: Level, path: &SchemaPath<'_>, errors: &mut Vec
             if let Some(child) = node.properties.get(name)
                 && child.typ != JsonType::String
             {
-                errors.push(FieldError::invalid_str(properties.key(name).child("type").to_string(), child.typ.as_str(), "must be string"));
+                errors.push(FieldError::invalid_str(
+                    properties.key(name).child("type").to_string(),
+                    child.typ.as_str(),
+                    "must be string",
+                ));
             }
         }
     }
@@ -111,7 +128,11 @@ fn invariants(node: &Node, level: Level, path: &SchemaPath<'_>, errors: &mut Vec
 
 fn metadata_invariants(node: &Node, check: bool, level: Level, path: &SchemaPath<'_>, errors: &mut Vec<SchemaError>) {
     if check && node.typ != JsonType::Object {
-        errors.push(FieldError::invalid_str(path.child("type").to_string(), node.typ.as_str(), "must be object"));
+        errors.push(FieldError::invalid_str(
+            path.child("type").to_string(),
+            node.typ.as_str(),
+            "must be object",
+        ));
     }
     if level == Level::Root {
         let only_names = node.properties.keys().all(|k| k == "name" || k == "generateName");
@@ -160,12 +181,16 @@ fn no_validation(node: &Node) -> bool {
 
 /// `anyOf: [{type: integer}, {type: string}]`, which int-or-string fields may carry.
 fn int_or_string_pattern(any_of: &[Node]) -> bool {
-    let only = |n: &Node, typ: JsonType| n.typ == typ && no_validation(n) && n.properties.is_empty() && n.items.is_none() && n.rules.is_empty();
+    let only =
+        |n: &Node, typ: JsonType| n.typ == typ && no_validation(n) && n.properties.is_empty() && n.items.is_none() && n.rules.is_empty();
     matches!(any_of, [a, b] if only(a, JsonType::Integer) && only(b, JsonType::String))
 }
 
 fn first_all_of_pattern(node: &Node) -> bool {
-    node.validation.all_of.first().is_some_and(|n| int_or_string_pattern(&n.validation.any_of))
+    node.validation
+        .all_of
+        .first()
+        .is_some_and(|n| int_or_string_pattern(&n.validation.any_of))
 }
 
 fn value_validation(node: &Node, skip_any_of: bool, skip_first_all_of: bool, path: &SchemaPath<'_>, errors: &mut Vec<SchemaError>) {
@@ -213,20 +238,51 @@ fn nested(node: &Node, skip_any_of: bool, path: &SchemaPath<'_>, errors: &mut Ve
         }
     };
     forbid("type", node.typ != JsonType::Any, "must be empty to be structural");
-    forbid("additionalProperties", node.additional.is_some(), "must be undefined to be structural");
+    forbid(
+        "additionalProperties",
+        node.additional.is_some(),
+        "must be undefined to be structural",
+    );
     forbid("default", node.default.is_some(), "must be undefined to be structural");
-    forbid("title", node.title.as_ref().is_some_and(|t| !t.is_empty()), "must be empty to be structural");
-    forbid("description", node.description.as_ref().is_some_and(|t| !t.is_empty()), "must be empty to be structural");
+    forbid(
+        "title",
+        node.title.as_ref().is_some_and(|t| !t.is_empty()),
+        "must be empty to be structural",
+    );
+    forbid(
+        "description",
+        node.description.as_ref().is_some_and(|t| !t.is_empty()),
+        "must be empty to be structural",
+    );
     forbid("nullable", node.nullable, "must be false to be structural");
-    forbid("x-kubernetes-preserve-unknown-fields", node.preserve_unknown, "must be false to be structural");
-    forbid("x-kubernetes-embedded-resource", node.embedded_resource, "must be false to be structural");
+    forbid(
+        "x-kubernetes-preserve-unknown-fields",
+        node.preserve_unknown,
+        "must be false to be structural",
+    );
+    forbid(
+        "x-kubernetes-embedded-resource",
+        node.embedded_resource,
+        "must be false to be structural",
+    );
     forbid("x-kubernetes-int-or-string", node.int_or_string, "must be false to be structural");
-    forbid("x-kubernetes-list-map-keys", !node.list_keys.is_empty(), "must be empty to be structural");
-    forbid("x-kubernetes-list-type", node.list_type != ListType::Unset, "must be undefined to be structural");
+    forbid(
+        "x-kubernetes-list-map-keys",
+        !node.list_keys.is_empty(),
+        "must be empty to be structural",
+    );
+    forbid(
+        "x-kubernetes-list-type",
+        node.list_type != ListType::Unset,
+        "must be undefined to be structural",
+    );
     forbid("x-kubernetes-map-type", node.has_map_type, "must be undefined to be structural");
     forbid("x-kubernetes-validations", !node.rules.is_empty(), "must be empty to be structural");
     if node.properties.contains_key("metadata") {
-        errors.push(FieldError::forbidden(properties.key("metadata").to_string(), "must not be specified in a nested context"));
+        errors.push(FieldError::forbidden(
+            properties.key("metadata").to_string(),
+            "must not be specified in a nested context",
+        ));
     }
 }
 
@@ -235,7 +291,11 @@ fn completeness(v: &Node, s: Option<&Node>, s_path: &SchemaPath<'_>, v_path: &Sc
     if let Some(child) = &v.validation.not {
         nested_completeness(child, s, s_path, &v_path.child("not"), errors);
     }
-    for (name, list) in [("allOf", &v.validation.all_of), ("anyOf", &v.validation.any_of), ("oneOf", &v.validation.one_of)] {
+    for (name, list) in [
+        ("allOf", &v.validation.all_of),
+        ("anyOf", &v.validation.any_of),
+        ("oneOf", &v.validation.one_of),
+    ] {
         let here = v_path.child(name);
         for (i, child) in list.iter().enumerate() {
             nested_completeness(child, s, s_path, &here.index(i), errors);
@@ -245,12 +305,21 @@ fn completeness(v: &Node, s: Option<&Node>, s_path: &SchemaPath<'_>, v_path: &Sc
 
 fn nested_completeness(v: &Node, s: Option<&Node>, s_path: &SchemaPath<'_>, v_path: &SchemaPath<'_>, errors: &mut Vec<SchemaError>) {
     let Some(structure) = s else {
-        errors.push(FieldError::required(s_path.to_string(), &format!("because it is defined in {v_path}")));
+        errors.push(FieldError::required(
+            s_path.to_string(),
+            &format!("because it is defined in {v_path}"),
+        ));
         return;
     };
     completeness(v, s, s_path, v_path, errors);
     if let Some(items) = &v.items {
-        nested_completeness(items, structure.items.as_deref(), &s_path.child("items"), &v_path.child("items"), errors);
+        nested_completeness(
+            items,
+            structure.items.as_deref(),
+            &s_path.child("items"),
+            &v_path.child("items"),
+            errors,
+        );
     }
     let s_properties = s_path.child("properties");
     let v_properties = v_path.child("properties");
@@ -259,7 +328,10 @@ fn nested_completeness(v: &Node, s: Option<&Node>, s_path: &SchemaPath<'_>, v_pa
         match structure.properties.get(name) {
             Some(found) => nested_completeness(child, Some(found), &s_properties.key(name), &v_here, errors),
             None => {
-                errors.push(FieldError::required(s_properties.key(name).to_string(), &format!("because it is defined in {v_here}")));
+                errors.push(FieldError::required(
+                    s_properties.key(name).to_string(),
+                    &format!("because it is defined in {v_here}"),
+                ));
             }
         }
     }
@@ -270,7 +342,10 @@ fn openapi(node: &Node, root: bool, path: &SchemaPath<'_>, inside_meta: bool, no
     if node.default.is_some()
         && let Some(reason) = no_defaults
     {
-        errors.push(FieldError::forbidden(path.child("default").to_string(), &format!("must not be set {reason}")));
+        errors.push(FieldError::forbidden(
+            path.child("default").to_string(),
+            &format!("must not be set {reason}"),
+        ));
     }
     if inside_meta && node.embedded_resource {
         errors.push(FieldError::forbidden(
@@ -286,7 +361,11 @@ fn openapi(node: &Node, root: bool, path: &SchemaPath<'_>, inside_meta: bool, no
             ));
         }
         if let Additional::Schema(child) = additional {
-            let reason = if inside_meta { Some("inside additionalProperties applying to object metadata") } else { no_defaults };
+            let reason = if inside_meta {
+                Some("inside additionalProperties applying to object metadata")
+            } else {
+                no_defaults
+            };
             openapi(child, false, &path.child("additionalProperties"), inside_meta, reason, errors);
         }
     }
@@ -297,7 +376,11 @@ fn openapi(node: &Node, root: bool, path: &SchemaPath<'_>, inside_meta: bool, no
         let no_defaults = if meta && root { Some(reason.as_str()) } else { no_defaults };
         openapi(child, false, &properties.key(name), inside_meta || meta, no_defaults, errors);
     }
-    for (name, list) in [("allOf", &node.validation.all_of), ("oneOf", &node.validation.one_of), ("anyOf", &node.validation.any_of)] {
+    for (name, list) in [
+        ("allOf", &node.validation.all_of),
+        ("oneOf", &node.validation.one_of),
+        ("anyOf", &node.validation.any_of),
+    ] {
         let here = path.child(name);
         for (i, child) in list.iter().enumerate() {
             openapi(child, false, &here.index(i), inside_meta, no_defaults, errors);
@@ -333,10 +416,18 @@ fn lists(node: &Node, path: &SchemaPath<'_>, errors: &mut Vec<SchemaError>) {
         let detail = "must be atomic as item of a list with x-kubernetes-list-type=set";
         if items.typ == JsonType::Array && matches!(items.list_type, ListType::Set | ListType::Map) {
             let shown = if items.list_type == ListType::Set { "set" } else { "map" };
-            errors.push(FieldError::invalid_str(items_path.child("x-kubernetes-list-type").to_string(), shown, detail));
+            errors.push(FieldError::invalid_str(
+                items_path.child("x-kubernetes-list-type").to_string(),
+                shown,
+                detail,
+            ));
         }
         if items.typ == JsonType::Object && !items.atomic_map {
-            errors.push(FieldError::invalid(items_path.child("x-kubernetes-map-type").to_string(), &Value::Null, detail));
+            errors.push(FieldError::invalid(
+                items_path.child("x-kubernetes-map-type").to_string(),
+                &Value::Null,
+                detail,
+            ));
         }
     }
     if !node.list_keys.is_empty() && node.list_type != ListType::Map {
@@ -366,11 +457,17 @@ fn lists(node: &Node, path: &SchemaPath<'_>, errors: &mut Vec<SchemaError>) {
 fn map_list(node: &Node, path: &SchemaPath<'_>, errors: &mut Vec<SchemaError>) {
     let keys_path = || path.child("x-kubernetes-list-map-keys").to_string();
     if node.list_keys.is_empty() {
-        errors.push(FieldError::required(keys_path(), "must not be empty if x-kubernetes-list-type is map"));
+        errors.push(FieldError::required(
+            keys_path(),
+            "must not be empty if x-kubernetes-list-type is map",
+        ));
     }
     let items_path = path.child("items");
     let Some(items) = &node.items else {
-        errors.push(FieldError::required(items_path.to_string(), "must have a schema if x-kubernetes-list-type is map"));
+        errors.push(FieldError::required(
+            items_path.to_string(),
+            "must have a schema if x-kubernetes-list-type is map",
+        ));
         return;
     };
     if items.typ != JsonType::Object {
@@ -406,10 +503,18 @@ fn map_list(node: &Node, path: &SchemaPath<'_>, errors: &mut Vec<SchemaError>) {
                     ));
                 }
             }
-            None => errors.push(FieldError::invalid(keys_path(), &json!(node.list_keys), "entries must all be names of item properties")),
+            None => errors.push(FieldError::invalid(
+                keys_path(),
+                &json!(node.list_keys),
+                "entries must all be names of item properties",
+            )),
         }
         if node.list_keys[..i].contains(key) {
-            errors.push(FieldError::invalid(keys_path(), &json!(node.list_keys), "must not contain duplicate entries"));
+            errors.push(FieldError::invalid(
+                keys_path(),
+                &json!(node.list_keys),
+                "must not contain duplicate entries",
+            ));
         }
     }
 }

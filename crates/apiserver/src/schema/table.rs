@@ -49,18 +49,27 @@ fn made(name: &str, cell: fn(&Value, Timestamp) -> Value) -> Column {
 }
 
 fn wide(name: &str, cell: fn(&Value, Timestamp) -> Value) -> Column {
-    Column { priority: 1, ..made(name, cell) }
+    Column {
+        priority: 1,
+        ..made(name, cell)
+    }
 }
 
 fn number(name: &str, cell: fn(&Value, Timestamp) -> Value) -> Column {
-    Column { kind: "integer".into(), ..made(name, cell) }
+    Column {
+        kind: "integer".into(),
+        ..made(name, cell)
+    }
 }
 
 impl Columns {
     /// The columns of one version of a definition (an entry of `spec.versions`).
     pub fn from_crd(version: &Value) -> Self {
         let mut columns = vec![made("Name", name)];
-        let declared = version.get("additionalPrinterColumns").and_then(Value::as_array).filter(|l| !l.is_empty());
+        let declared = version
+            .get("additionalPrinterColumns")
+            .and_then(Value::as_array)
+            .filter(|l| !l.is_empty());
         match declared {
             None => {
                 let mut age = made("Age", age);
@@ -93,16 +102,42 @@ impl Columns {
     pub fn for_builtin(group: &str, kind: &str) -> Self {
         let columns = match (group, kind) {
             ("", "Namespace") => vec![made("Name", name), made("Status", |o, _| at(o, "/status/phase")), made("Age", age)],
-            ("", "Secret") => vec![made("Name", name), made("Type", |o, _| at(o, "/type")), made("Data", |o, _| count(o, &["/data"])), made("Age", age)],
-            ("", "ConfigMap") => vec![made("Name", name), made("Data", |o, _| count(o, &["/data", "/binaryData"])), made("Age", age)],
-            ("", "ServiceAccount") => vec![made("Name", name), made("Secrets", |o, _| count(o, &["/secrets"])), made("Age", age)],
-            ("coordination.k8s.io", "Lease") => vec![made("Name", name), made("Holder", |o, _| text_at(o, "/spec/holderIdentity")), made("Age", age)],
+            ("", "Secret") => vec![
+                made("Name", name),
+                made("Type", |o, _| at(o, "/type")),
+                made("Data", |o, _| count(o, &["/data"])),
+                made("Age", age),
+            ],
+            ("", "ConfigMap") => vec![
+                made("Name", name),
+                made("Data", |o, _| count(o, &["/data", "/binaryData"])),
+                made("Age", age),
+            ],
+            ("", "ServiceAccount") => vec![
+                made("Name", name),
+                made("Secrets", |o, _| count(o, &["/secrets"])),
+                made("Age", age),
+            ],
+            ("coordination.k8s.io", "Lease") => vec![
+                made("Name", name),
+                made("Holder", |o, _| text_at(o, "/spec/holderIdentity")),
+                made("Age", age),
+            ],
             ("" | "events.k8s.io", "Event") => events(),
             ("apiextensions.k8s.io", "CustomResourceDefinition") => {
-                vec![made("Name", name), Column { kind: "date".into(), ..made("Created At", |o, _| at(o, "/metadata/creationTimestamp")) }]
+                vec![
+                    made("Name", name),
+                    Column {
+                        kind: "date".into(),
+                        ..made("Created At", |o, _| at(o, "/metadata/creationTimestamp"))
+                    },
+                ]
             }
             _ => {
-                let created = Column { kind: "date".into(), ..made("Created At", |o, _| at(o, "/metadata/creationTimestamp")) };
+                let created = Column {
+                    kind: "date".into(),
+                    ..made("Created At", |o, _| at(o, "/metadata/creationTimestamp"))
+                };
                 vec![made("Name", name), created]
             }
         };
@@ -111,9 +146,10 @@ impl Columns {
 
     /// `columnDefinitions` of a Table.
     pub fn definitions(&self) -> Value {
-        let list = self.columns.iter().map(|c| {
-            json!({"name": c.name, "type": c.kind, "format": c.format, "description": c.description, "priority": c.priority})
-        });
+        let list = self
+            .columns
+            .iter()
+            .map(|c| json!({"name": c.name, "type": c.kind, "format": c.format, "description": c.description, "priority": c.priority}));
         Value::Array(list.collect())
     }
 
@@ -188,7 +224,12 @@ fn count(obj: &Value, pointers: &[&str]) -> Value {
     let total: usize = pointers
         .iter()
         .filter_map(|p| obj.pointer(p))
-        .map(|v| v.as_object().map(serde_json::Map::len).or_else(|| v.as_array().map(Vec::len)).unwrap_or(0))
+        .map(|v| {
+            v.as_object()
+                .map(serde_json::Map::len)
+                .or_else(|| v.as_array().map(Vec::len))
+                .unwrap_or(0)
+        })
         .sum();
     json!(total.to_string())
 }
@@ -198,23 +239,38 @@ fn name(obj: &Value, _: Timestamp) -> Value {
 }
 
 fn age(obj: &Value, now: Timestamp) -> Value {
-    let created = obj.pointer("/metadata/creationTimestamp").and_then(Value::as_str).and_then(|t| t.parse::<Timestamp>().ok());
+    let created = obj
+        .pointer("/metadata/creationTimestamp")
+        .and_then(Value::as_str)
+        .and_then(|t| t.parse::<Timestamp>().ok());
     json!(created.map_or_else(|| "<unknown>".to_string(), |t| since(t, now)))
 }
 
 fn time_of(obj: &Value, fields: &[&str]) -> Option<Timestamp> {
-    fields.iter().find_map(|f| obj.pointer(f).and_then(Value::as_str).and_then(|t| t.parse().ok()))
+    fields
+        .iter()
+        .find_map(|f| obj.pointer(f).and_then(Value::as_str).and_then(|t| t.parse().ok()))
 }
 
 const FIRST: [&str; 3] = ["/firstTimestamp", "/deprecatedFirstTimestamp", "/eventTime"];
-const LAST: [&str; 5] = ["/series/lastObservedTime", "/lastTimestamp", "/deprecatedLastTimestamp", "/eventTime", "/firstTimestamp"];
+const LAST: [&str; 5] = [
+    "/series/lastObservedTime",
+    "/lastTimestamp",
+    "/deprecatedLastTimestamp",
+    "/eventTime",
+    "/firstTimestamp",
+];
 
 fn since_any(obj: &Value, fields: &[&str], now: Timestamp) -> Value {
     json!(time_of(obj, fields).map_or_else(|| "<unknown>".to_string(), |t| since(t, now)))
 }
 
 fn either(obj: &Value, fields: &[&str]) -> Value {
-    fields.iter().find_map(|f| obj.pointer(f).filter(|v| v.as_str().is_some_and(|s| !s.is_empty()))).cloned().unwrap_or_else(|| json!(""))
+    fields
+        .iter()
+        .find_map(|f| obj.pointer(f).filter(|v| v.as_str().is_some_and(|s| !s.is_empty())))
+        .cloned()
+        .unwrap_or_else(|| json!(""))
 }
 
 fn subject(obj: &Value) -> Option<&Value> {
@@ -227,29 +283,64 @@ fn events() -> Vec<Column> {
         made("Type", |o, _| at(o, "/type")),
         made("Reason", |o, _| at(o, "/reason")),
         made("Object", |o, _| {
-            let part = |f: &str| subject(o).and_then(|s| s.get(f)).and_then(Value::as_str).unwrap_or_default().to_string();
+            let part = |f: &str| {
+                subject(o)
+                    .and_then(|s| s.get(f))
+                    .and_then(Value::as_str)
+                    .unwrap_or_default()
+                    .to_string()
+            };
             let (kind, object) = (part("kind").to_lowercase(), part("name"));
             json!(if object.is_empty() { kind } else { format!("{kind}/{object}") })
         }),
-        wide("Subobject", |o, _| json!(subject(o).and_then(|s| s.get("fieldPath")).and_then(Value::as_str).unwrap_or_default())),
+        wide("Subobject", |o, _| {
+            json!(
+                subject(o)
+                    .and_then(|s| s.get("fieldPath"))
+                    .and_then(Value::as_str)
+                    .unwrap_or_default()
+            )
+        }),
         wide("Source", |o, _| {
             let host = either(o, &["/source/host", "/deprecatedSource/host"]);
-            let component = either(o, &["/source/component", "/deprecatedSource/component", "/reportingComponent", "/reportingController"]);
+            let component = either(
+                o,
+                &[
+                    "/source/component",
+                    "/deprecatedSource/component",
+                    "/reportingComponent",
+                    "/reportingController",
+                ],
+            );
             let (component, host) = (component.as_str().unwrap_or_default(), host.as_str().unwrap_or_default());
-            json!(if host.is_empty() { component.to_string() } else { format!("{component}, {host}") })
+            json!(if host.is_empty() {
+                component.to_string()
+            } else {
+                format!("{component}, {host}")
+            })
         }),
-        made("Message", |o, _| json!(either(o, &["/message", "/note"]).as_str().unwrap_or_default().trim())),
+        made("Message", |o, _| {
+            json!(either(o, &["/message", "/note"]).as_str().unwrap_or_default().trim())
+        }),
         wide("First Seen", |o, now| since_any(o, &FIRST, now)),
         number_wide("Count", |o, _| {
-            let count = ["/series/count", "/count", "/deprecatedCount"].iter().find_map(|f| o.pointer(f).and_then(Value::as_i64).filter(|n| *n > 0));
+            let count = ["/series/count", "/count", "/deprecatedCount"]
+                .iter()
+                .find_map(|f| o.pointer(f).and_then(Value::as_i64).filter(|n| *n > 0));
             json!(count.unwrap_or(1))
         }),
-        Column { priority: 1, ..made("Name", name) },
+        Column {
+            priority: 1,
+            ..made("Name", name)
+        },
     ]
 }
 
 fn number_wide(label: &str, cell: fn(&Value, Timestamp) -> Value) -> Column {
-    Column { priority: 1, ..number(label, cell) }
+    Column {
+        priority: 1,
+        ..number(label, cell)
+    }
 }
 
 /// How long ago, as kubectl prints ages.
@@ -266,7 +357,13 @@ pub fn human_duration(seconds: i64) -> String {
     if seconds < 120 {
         return format!("{seconds}s");
     }
-    let two = |whole: i64, rest: i64, a: char, b: char| if rest == 0 { format!("{whole}{a}") } else { format!("{whole}{a}{rest}{b}") };
+    let two = |whole: i64, rest: i64, a: char, b: char| {
+        if rest == 0 {
+            format!("{whole}{a}")
+        } else {
+            format!("{whole}{a}{rest}{b}")
+        }
+    };
     let minutes = seconds / 60;
     if minutes < 10 {
         return two(minutes, seconds % 60, 'm', 's');
@@ -339,7 +436,10 @@ mod tests {
             "status": {"phase": "Ready", "cores": 4, "conditions": [{"type": "X", "status": "False"}, {"type": "Ready", "status": "True"}]}
         });
         let now: Timestamp = "2026-01-01T01:00:00Z".parse().unwrap();
-        assert_eq!(columns.row(&obj, now), [json!("a"), json!("Ready"), json!("True"), json!(4), json!("60m"), Value::Null]);
+        assert_eq!(
+            columns.row(&obj, now),
+            [json!("a"), json!("Ready"), json!("True"), json!(4), json!("60m"), Value::Null]
+        );
         assert_eq!(Columns::from_crd(&json!({})).row(&obj, now), [json!("a"), json!("60m")]);
     }
 
@@ -353,7 +453,11 @@ mod tests {
         let row = Columns::for_builtin("", "Event").row(&event, now);
         assert_eq!(row[..4], [json!("10s"), json!("Normal"), json!("Made"), json!("foo/x")]);
         assert_eq!(row[6], json!("done"));
-        let secret = json!({"metadata": {"name": "s", "creationTimestamp": "2026-01-01T00:00:00Z"}, "type": "Opaque", "data": {"a": "", "b": ""}});
-        assert_eq!(Columns::for_builtin("", "Secret").row(&secret, now), [json!("s"), json!("Opaque"), json!("2"), json!("10s")]);
+        let secret =
+            json!({"metadata": {"name": "s", "creationTimestamp": "2026-01-01T00:00:00Z"}, "type": "Opaque", "data": {"a": "", "b": ""}});
+        assert_eq!(
+            Columns::for_builtin("", "Secret").row(&secret, now),
+            [json!("s"), json!("Opaque"), json!("2"), json!("10s")]
+        );
     }
 }

@@ -175,7 +175,6 @@ fn check(node: &Node, value: &Value, path: Path<'_>) -> Vec<FieldError> {
     outcome.errors
 }
 
-
 fn validate_into(node: &Node, value: &Value, path: Path<'_>, old: Old<'_>, out: &mut Outcome) {
     let before = out.errors.len();
     validate_value(node, value, path, old, out);
@@ -275,14 +274,19 @@ fn check_type(node: &Node, format: Option<&str>, value: &Value, path: Path<'_>, 
     }
     let (actual, actual_format) = actual_type(value);
     let contains = |name: &str| {
-        if node.int_or_string { name == "integer" || name == "string" } else { node.typ.as_str() == name }
+        if node.int_or_string {
+            name == "integer" || name == "string"
+        } else {
+            node.typ.as_str() == name
+        }
     };
-    let whole_float = matches!(value, Value::Number(n) if matches!(Num::of(n), Num::Float(f) if f.fract() == 0.0 && f.abs() < 9.007_199_254_740_992e15));
+    let whole_float =
+        matches!(value, Value::Number(n) if matches!(Num::of(n), Num::Float(f) if f.fract() == 0.0 && f.abs() < 9.007_199_254_740_992e15));
     let float_as_int = actual == "number" && whole_float && contains("integer");
     let int_as_float = actual == "integer" && contains("number");
     let text_or_list = matches!(value, Value::String(_) | Value::Array(_));
     if let Some(format) = format {
-        if !text_or_list && !(contains(actual) || actual_format == format || float_as_int || int_as_float) {
+        if !(text_or_list || contains(actual) || actual_format == format || float_as_int || int_as_float) {
             out.add(type_error(path, format, value, Some(actual_format)));
             return;
         }
@@ -341,7 +345,11 @@ fn check_string(node: &Node, text: &str, path: Path<'_>, out: &mut Outcome) {
             Ok(regex) if regex.is_match(text) => {}
             Ok(_) => out.add(body_error(path, &json!(text), &format!("should match '{}'", pattern.source))),
             Err(error) => {
-                out.add(body_error(path, &json!(text), &format!("should match '{}, but pattern is invalid: {error}'", pattern.source)));
+                out.add(body_error(
+                    path,
+                    &json!(text),
+                    &format!("should match '{}, but pattern is invalid: {error}'", pattern.source),
+                ));
             }
         }
     }
@@ -359,7 +367,10 @@ fn check_number(node: &Node, number: Num, value: &Value, path: Path<'_>, out: &m
             }
             Num::Float(f) => {
                 let quotient = if factor < 1.0 { 1.0 / factor * f } else { f / factor };
-                (factor > 0.0 && (quotient - quotient.round()).abs() < 1e-9 * quotient.abs().max(1.0), gofmt::float(factor))
+                (
+                    factor > 0.0 && (quotient - quotient.round()).abs() < 1e-9 * quotient.abs().max(1.0),
+                    gofmt::float(factor),
+                )
             }
         };
         if !ok {
@@ -372,7 +383,11 @@ fn check_number(node: &Node, number: Num, value: &Value, path: Path<'_>, out: &m
             Num::Float(f) => (f < min, f == min, gofmt::float(min)),
         };
         if below || (v.exclusive_minimum && equal) {
-            let words = if v.exclusive_minimum { "greater than" } else { "greater than or equal to" };
+            let words = if v.exclusive_minimum {
+                "greater than"
+            } else {
+                "greater than or equal to"
+            };
             out.add(body_error(path, value, &format!("should be {words} {shown}")));
         }
     }
@@ -382,7 +397,11 @@ fn check_number(node: &Node, number: Num, value: &Value, path: Path<'_>, out: &m
             Num::Float(f) => (f > max, f == max, gofmt::float(max)),
         };
         if above || (v.exclusive_maximum && equal) {
-            let words = if v.exclusive_maximum { "less than" } else { "less than or equal to" };
+            let words = if v.exclusive_maximum {
+                "less than"
+            } else {
+                "less than or equal to"
+            };
             out.add(body_error(path, value, &format!("should be {words} {shown}")));
         }
     }
@@ -523,8 +542,15 @@ fn junctors(node: &Node, value: &Value, path: Path<'_>, old: Old<'_>, out: &mut 
         if passed == 1 {
             out.matches += first_matches.unwrap_or(0);
         } else {
-            let detail = if passed == 0 { "Found none valid".to_string() } else { format!("Found {passed} valid alternatives") };
-            out.add(composite(format!("{} must validate one and only one schema (oneOf). {detail}", name())));
+            let detail = if passed == 0 {
+                "Found none valid".to_string()
+            } else {
+                format!("Found {passed} valid alternatives")
+            };
+            out.add(composite(format!(
+                "{} must validate one and only one schema (oneOf). {detail}",
+                name()
+            )));
             if let Some(best) = best {
                 out.merge(best);
             }
@@ -635,11 +661,25 @@ fn unique_lists(node: &Node, value: &Value, path: Path<'_>, errors: &mut Vec<Fie
 
 fn map_keys(node: &Node, items: &[Value], path: Path<'_>, errors: &mut Vec<FieldError>) {
     if let Some((i, item)) = items.iter().enumerate().find(|(_, item)| !item.is_object() && !item.is_null()) {
-        errors.push(FieldError::invalid(Path::Index(&path, i).field(), item, "must be an object for an array of list-type map"));
+        errors.push(FieldError::invalid(
+            Path::Index(&path, i).field(),
+            item,
+            "must be an object for an array of list-type map",
+        ));
         return;
     }
     if items.len() < 2 {
         return;
+    }
+    if let [key] = node.list_keys.as_slice() {
+        // Nearly every such list has one key, a text, and no repetition: nothing is built then.
+        let mut seen = HashSet::with_capacity(items.len());
+        if items
+            .iter()
+            .all(|item| item.get(key).and_then(Value::as_str).is_some_and(|k| seen.insert(k)))
+        {
+            return;
+        }
     }
     let keys: Vec<Value> = items
         .iter()

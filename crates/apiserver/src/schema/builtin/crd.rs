@@ -25,7 +25,9 @@ fn list<'a>(obj: &'a Value, name: &str) -> &'a [Value] {
 
 pub(super) fn default(obj: &mut Value) {
     let storage = storage_version(obj);
-    let Some(spec) = obj.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    let Some(spec) = obj.get_mut("spec").and_then(Value::as_object_mut) else {
+        return;
+    };
     if let Some(names) = spec.get_mut("names").and_then(Value::as_object_mut) {
         let kind = names.get("kind").and_then(Value::as_str).unwrap_or_default().to_string();
         let empty = |names: &Map<String, Value>, field: &str| names.get(field).and_then(Value::as_str).unwrap_or_default().is_empty();
@@ -52,7 +54,10 @@ pub(super) fn default(obj: &mut Value) {
 }
 
 fn storage_version(obj: &Value) -> Option<String> {
-    list(obj.get("spec")?, "versions").iter().find(|v| flag(v, "storage")).map(|v| text(v, "name").to_string())
+    list(obj.get("spec")?, "versions")
+        .iter()
+        .find(|v| flag(v, "storage"))
+        .map(|v| text(v, "name").to_string())
 }
 
 pub(super) fn prepare_create(obj: &mut Value) {
@@ -134,10 +139,18 @@ pub(super) fn validate(new: &Value, old: Option<&Value>, errors: &mut Vec<FieldE
     let names = spec.get("names").unwrap_or(&empty);
     let name = new.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
     if old.is_none() && !name.is_empty() && name != format!("{}.{}", text(names, "plural"), text(spec, "group")) {
-        errors.push(FieldError::invalid_str("metadata.name", name, "must be spec.names.plural+\".\"+spec.group"));
+        errors.push(FieldError::invalid_str(
+            "metadata.name",
+            name,
+            "must be spec.names.plural+\".\"+spec.group",
+        ));
     }
     let established = old.is_some_and(|o| {
-        o.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten().any(|c| text(c, "type") == "Established" && text(c, "status") == "True")
+        o.pointer("/status/conditions")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .any(|c| text(c, "type") == "Established" && text(c, "status") == "True")
     });
     let old_spec = old.and_then(|o| o.get("spec"));
     validate_spec(spec, old_spec, errors);
@@ -176,7 +189,11 @@ fn validate_spec(spec: &Value, old_spec: Option<&Value>, errors: &mut Vec<FieldE
         if !complaints.is_empty() {
             errors.push(FieldError::invalid_str("spec.group", group, &complaints.join(",")));
         } else if !group.contains('.') {
-            errors.push(FieldError::invalid_str("spec.group", group, "should be a domain with at least one dot"));
+            errors.push(FieldError::invalid_str(
+                "spec.group",
+                group,
+                "should be a domain with at least one dot",
+            ));
         }
     }
     match text(spec, "scope") {
@@ -186,7 +203,7 @@ fn validate_spec(spec: &Value, old_spec: Option<&Value>, errors: &mut Vec<FieldE
     }
     let versions = list(spec, "versions");
     for (i, version) in versions.iter().enumerate() {
-        if !version.pointer("/schema/openAPIV3Schema").is_some_and(|s| !s.is_null()) {
+        if version.pointer("/schema/openAPIV3Schema").is_none_or(Value::is_null) {
             errors.push(FieldError::required(format!("spec.versions[{i}].schema.openAPIV3Schema"), ""));
         }
     }
@@ -196,7 +213,11 @@ fn validate_spec(spec: &Value, old_spec: Option<&Value>, errors: &mut Vec<FieldE
         let path = format!("spec.versions[{i}]");
         let complaints = names::dns1035_label(text(version, "name"));
         if !complaints.is_empty() {
-            errors.push(FieldError::invalid_str(format!("{path}.name"), text(version, "name"), &complaints.join(",")));
+            errors.push(FieldError::invalid_str(
+                format!("{path}.name"),
+                text(version, "name"),
+                &complaints.join(","),
+            ));
         }
         // A version whose schema did not change is not judged again.
         let before = old_spec.and_then(|s| list(s, "versions").iter().find(|v| text(v, "name") == text(version, "name")));
@@ -204,10 +225,18 @@ fn validate_spec(spec: &Value, old_spec: Option<&Value>, errors: &mut Vec<FieldE
         validate_version(version, unchanged, &path, errors);
     }
     if !unique {
-        errors.push(FieldError::invalid("spec.versions", &json!(versions), "must contain unique version names"));
+        errors.push(FieldError::invalid(
+            "spec.versions",
+            &json!(versions),
+            "must contain unique version names",
+        ));
     }
     if versions.iter().filter(|v| flag(v, "storage")).count() != 1 {
-        errors.push(FieldError::invalid("spec.versions", &json!(versions), "must have exactly one version marked as storage version"));
+        errors.push(FieldError::invalid(
+            "spec.versions",
+            &json!(versions),
+            "must have exactly one version marked as storage version",
+        ));
     }
     let empty = json!({});
     let naming_of = spec.get("names").unwrap_or(&empty);
@@ -224,7 +253,11 @@ fn validate_version(version: &Value, unchanged: bool, path: &str, errors: &mut V
     if let Some(warning) = version.get("deprecationWarning").and_then(Value::as_str) {
         let at = format!("{path}.deprecationWarning");
         if !flag(version, "deprecated") {
-            errors.push(FieldError::invalid_str(at.clone(), warning, "can only be set for deprecated versions"));
+            errors.push(FieldError::invalid_str(
+                at.clone(),
+                warning,
+                "can only be set for deprecated versions",
+            ));
         }
         if warning.len() > 256 {
             errors.push(FieldError::invalid_str(at.clone(), warning, "must be <= 256 characters long"));
@@ -250,12 +283,20 @@ fn validate_version(version: &Value, unchanged: bool, path: &str, errors: &mut V
             } else if !value.starts_with('.') {
                 errors.push(FieldError::invalid_str(at, value, "must be a simple json path starting with ."));
             } else if !value.starts_with(root) {
-                errors.push(FieldError::invalid_str(at, value, &format!("should be a json path under {}", root.trim_end_matches('.'))));
+                errors.push(FieldError::invalid_str(
+                    at,
+                    value,
+                    &format!("should be a json path under {}", root.trim_end_matches('.')),
+                ));
             }
         }
         let selector = text(scale, "labelSelectorPath");
         if !selector.is_empty() && !selector.starts_with(".spec.") && !selector.starts_with(".status.") {
-            errors.push(FieldError::invalid_str(format!("{here}.labelSelectorPath"), selector, "should be a json path under either .spec or .status"));
+            errors.push(FieldError::invalid_str(
+                format!("{here}.labelSelectorPath"),
+                selector,
+                "should be a json path under either .spec or .status",
+            ));
         }
     }
     for (i, column) in list(version, "additionalPrinterColumns").iter().enumerate() {
@@ -271,17 +312,29 @@ fn printer_column(column: &Value, path: &str, errors: &mut Vec<FieldError>) {
     if !COLUMN_TYPES.contains(&kind) {
         let detail = format!("must be one of {}", COLUMN_TYPES.join(","));
         let at = format!("{path}.type");
-        errors.push(if kind.is_empty() { FieldError::required(at, &detail) } else { FieldError::invalid_str(at, kind, &detail) });
+        errors.push(if kind.is_empty() {
+            FieldError::required(at, &detail)
+        } else {
+            FieldError::invalid_str(at, kind, &detail)
+        });
     }
     let format = text(column, "format");
     if !format.is_empty() && !COLUMN_FORMATS.contains(&format) {
-        errors.push(FieldError::invalid_str(format!("{path}.format"), format, &format!("must be one of {}", COLUMN_FORMATS.join(","))));
+        errors.push(FieldError::invalid_str(
+            format!("{path}.format"),
+            format,
+            &format!("must be one of {}", COLUMN_FORMATS.join(",")),
+        ));
     }
     let json_path = text(column, "jsonPath");
     if json_path.is_empty() {
         errors.push(FieldError::required(format!("{path}.JSONPath"), ""));
     } else if !json_path.starts_with('.') {
-        errors.push(FieldError::invalid_str(format!("{path}.JSONPath"), json_path, "must be a simple json path starting with ."));
+        errors.push(FieldError::invalid_str(
+            format!("{path}.JSONPath"),
+            json_path,
+            "must be a simple json path starting with .",
+        ));
     }
 }
 
@@ -299,7 +352,10 @@ fn selectable_fields(version: &Value, schema: &Structural, path: &str, errors: &
         let mut node = Some(&schema.root);
         let mut problem = None;
         if !json_path.starts_with('.') {
-            problem = Some(format!("expected [ or . but got: {}", json_path.split('.').next().unwrap_or_default()));
+            problem = Some(format!(
+                "expected [ or . but got: {}",
+                json_path.split('.').next().unwrap_or_default()
+            ));
         }
         for part in json_path.split('.').skip(1) {
             node = node.and_then(|n| n.properties.get(part));
@@ -312,7 +368,11 @@ fn selectable_fields(version: &Value, schema: &Structural, path: &str, errors: &
             continue;
         }
         if json_path.starts_with(".metadata") {
-            errors.push(FieldError::invalid_str(at.clone(), json_path, "must not point to fields in metadata"));
+            errors.push(FieldError::invalid_str(
+                at.clone(),
+                json_path,
+                "must not point to fields in metadata",
+            ));
         }
         if !node.is_some_and(|n| matches!(n.typ, JsonType::String | JsonType::Boolean | JsonType::Integer)) {
             errors.push(FieldError::invalid_str(
@@ -327,7 +387,11 @@ fn selectable_fields(version: &Value, schema: &Structural, path: &str, errors: &
     }
     if seen.len() > MAX_SELECTABLE_FIELDS {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        errors.push(FieldError::too_many(format!("{path}.selectableFields"), count(seen.len()), count(MAX_SELECTABLE_FIELDS)));
+        errors.push(FieldError::too_many(
+            format!("{path}.selectableFields"),
+            count(seen.len()),
+            count(MAX_SELECTABLE_FIELDS),
+        ));
     }
 }
 
@@ -355,24 +419,37 @@ fn naming(naming: &Value, path: &str, errors: &mut Vec<FieldError>) {
             let value = entry.as_str().unwrap_or_default();
             let complaints = names::dns1035_label(value);
             if !complaints.is_empty() {
-                errors.push(FieldError::invalid_str(format!("{path}.{field}[{i}]"), value, &complaints.join(",")));
+                errors.push(FieldError::invalid_str(
+                    format!("{path}.{field}[{i}]"),
+                    value,
+                    &complaints.join(","),
+                ));
             }
         }
     }
     let (kind, list_kind) = (text(naming, "kind"), text(naming, "listKind"));
     if !kind.is_empty() && kind == list_kind {
-        errors.push(FieldError::invalid_str(format!("{path}.listKind"), list_kind, "kind and listKind may not be the same"));
+        errors.push(FieldError::invalid_str(
+            format!("{path}.listKind"),
+            list_kind,
+            "kind and listKind may not be the same",
+        ));
     }
 }
 
 fn conversion(spec: &Value, errors: &mut Vec<FieldError>) {
-    let Some(conversion) = spec.get("conversion").filter(|c| !c.is_null()) else { return };
+    let Some(conversion) = spec.get("conversion").filter(|c| !c.is_null()) else {
+        return;
+    };
     let path = "spec.conversion";
     match text(conversion, "strategy") {
         "" => errors.push(FieldError::required(format!("{path}.strategy"), "")),
         "None" => {
             if conversion.get("webhook").is_some_and(|w| !w.is_null()) {
-                errors.push(FieldError::forbidden(format!("{path}.webhookClientConfig"), "should not be set when strategy is not set to Webhook"));
+                errors.push(FieldError::forbidden(
+                    format!("{path}.webhookClientConfig"),
+                    "should not be set when strategy is not set to Webhook",
+                ));
             }
         }
         // The real server calls a webhook; this one says plainly that it does not.
@@ -381,7 +458,11 @@ fn conversion(spec: &Value, errors: &mut Vec<FieldError>) {
             "Webhook",
             "conversion webhooks are not supported by this server; use strategy None and versions with the same schema",
         )),
-        other => errors.push(FieldError::not_supported(format!("{path}.strategy"), &json!(other), &["None", "Webhook"])),
+        other => errors.push(FieldError::not_supported(
+            format!("{path}.strategy"),
+            &json!(other),
+            &["None", "Webhook"],
+        )),
     }
 }
 
@@ -397,7 +478,11 @@ fn stored_versions(new: &Value, spec: &Value, errors: &mut Vec<FieldError>) {
     for version in versions {
         let name = text(version, "name");
         if flag(version, "storage") && !stored.iter().any(|v| v == name) {
-            errors.push(FieldError::invalid(path, &json!(stored), &format!("must have the storage version {name}")));
+            errors.push(FieldError::invalid(
+                path,
+                &json!(stored),
+                &format!("must have the storage version {name}"),
+            ));
         }
     }
     for (i, version) in stored.iter().enumerate() {
@@ -416,16 +501,32 @@ fn stored_versions(new: &Value, spec: &Value, errors: &mut Vec<FieldError>) {
 fn approval(new: &Value, spec: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
     const ANNOTATION: &str = "api-approved.kubernetes.io";
     let group = text(spec, "group");
-    let protected = ["k8s.io", "kubernetes.io"].iter().any(|s| group == *s || group.ends_with(&format!(".{s}")));
+    let protected = ["k8s.io", "kubernetes.io"]
+        .iter()
+        .any(|s| group == *s || group.ends_with(&format!(".{s}")));
     if !protected {
         return;
     }
-    let of = |obj: &Value| obj.pointer("/metadata/annotations").and_then(|a| a.get(ANNOTATION)).and_then(Value::as_str).unwrap_or_default().to_string();
+    let of = |obj: &Value| {
+        obj.pointer("/metadata/annotations")
+            .and_then(|a| a.get(ANNOTATION))
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_string()
+    };
     let annotation = of(new);
-    if old.is_some_and(|o| of(o) == annotation) || annotation.starts_with("unapproved") || annotation.starts_with("http://") || annotation.starts_with("https://") {
+    if old.is_some_and(|o| of(o) == annotation)
+        || annotation.starts_with("unapproved")
+        || annotation.starts_with("http://")
+        || annotation.starts_with("https://")
+    {
         return;
     }
     let at = format!("metadata.annotations[{ANNOTATION}]");
     let reason = "protected groups must have approval annotation \"api-approved.kubernetes.io\", see https://github.com/kubernetes/enhancements/pull/1111";
-    errors.push(if annotation.is_empty() { FieldError::required(at, reason) } else { FieldError::invalid_str(at, &annotation, reason) });
+    errors.push(if annotation.is_empty() {
+        FieldError::required(at, reason)
+    } else {
+        FieldError::invalid_str(at, &annotation, reason)
+    });
 }

@@ -94,7 +94,10 @@ pub(crate) fn object_meta_schema() -> Value {
 /// Reads `x-kubernetes-patch-strategy` and `x-kubernetes-patch-merge-key` from a schema.
 fn merge_info(schema: &Value) -> MergeInfo {
     let mut info = MergeInfo::default();
-    let strategy = schema.get("x-kubernetes-patch-strategy").and_then(Value::as_str).unwrap_or_default();
+    let strategy = schema
+        .get("x-kubernetes-patch-strategy")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     if strategy.split(',').any(|s| s == "merge") {
         match schema.get("x-kubernetes-patch-merge-key").and_then(Value::as_str) {
             Some(key) => info.merge_key = Some(key.to_string()),

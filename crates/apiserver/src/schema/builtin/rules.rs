@@ -71,7 +71,12 @@ pub fn default(group: &str, kind: &str, obj: &mut Value) {
 
 fn default_namespace(obj: &mut Value) {
     let Some(root) = obj.as_object_mut() else { return };
-    let name = root.get("metadata").and_then(|m| m.get("name")).and_then(Value::as_str).unwrap_or_default().to_string();
+    let name = root
+        .get("metadata")
+        .and_then(|m| m.get("name"))
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_string();
     if !name.is_empty()
         && let Some(meta) = root.get_mut("metadata").and_then(Value::as_object_mut)
     {
@@ -123,12 +128,8 @@ pub fn prepare_update(group: &str, kind: &str, new: &mut Value, old: &Value) {
                 copy_field(new, old, part);
             }
         }
-        ("", "Secret") => {
-            // A type that was left out is kept.
-            if new.get("type").and_then(Value::as_str).unwrap_or_default().is_empty() {
-                copy_field(new, old, "type");
-            }
-        }
+        // A type that was left out is kept.
+        ("", "Secret") if text(new, "type").is_empty() => copy_field(new, old, "type"),
         ("apiextensions.k8s.io", "CustomResourceDefinition") => crd::prepare_update(new, old),
         _ => {}
     }
@@ -148,7 +149,10 @@ pub(super) fn copy_field(new: &mut Value, old: &Value, name: &str) {
 
 /// Validates an object of a built-in kind: metadata and content, as a create or as an update of `old`.
 pub fn validate(group: &str, kind: &str, new: &Value, old: Option<&Value>, subresource: &str) -> Vec<FieldError> {
-    let namespaced = super::all().iter().find(|k| k.group == group && k.kind == kind).is_some_and(|k| k.namespaced);
+    let namespaced = super::all()
+        .iter()
+        .find(|k| k.group == group && k.kind == kind)
+        .is_some_and(|k| k.namespaced);
     let mut errors = metadata::validate(new, old, namespaced, name_rule(group, kind));
     match (group, kind) {
         ("", "Namespace") => namespace(new, old, subresource, &mut errors),
@@ -191,12 +195,20 @@ fn namespace(new: &Value, old: Option<&Value>, subresource: &str, errors: &mut V
         let list = new.pointer("/spec/finalizers").and_then(Value::as_array);
         for (i, finalizer) in list.into_iter().flatten().enumerate() {
             let name = finalizer.as_str().unwrap_or_default();
-            let at = if old.is_none() { "spec.finalizers".to_string() } else { format!("spec.finalizers[{i}]") };
+            let at = if old.is_none() {
+                "spec.finalizers".to_string()
+            } else {
+                format!("spec.finalizers[{i}]")
+            };
             for complaint in names::qualified_name(name) {
                 errors.push(FieldError::invalid_str(at.clone(), name, &complaint));
             }
             if !name.contains('/') && !matches!(name, "kubernetes" | "orphan" | "foregroundDeletion") {
-                errors.push(FieldError::invalid_str(at, name, "name is neither a standard finalizer name nor is it fully qualified"));
+                errors.push(FieldError::invalid_str(
+                    at,
+                    name,
+                    "name is neither a standard finalizer name nor is it fully qualified",
+                ));
             }
         }
     }
@@ -204,10 +216,18 @@ fn namespace(new: &Value, old: Option<&Value>, subresource: &str, errors: &mut V
         let phase = new.pointer("/status/phase").and_then(Value::as_str).unwrap_or_default();
         let dying = new.pointer("/metadata/deletionTimestamp").is_some();
         if !dying && phase != "Active" {
-            errors.push(FieldError::invalid_str("status.Phase", phase, "may only be 'Active' if `deletionTimestamp` is empty"));
+            errors.push(FieldError::invalid_str(
+                "status.Phase",
+                phase,
+                "may only be 'Active' if `deletionTimestamp` is empty",
+            ));
         }
         if dying && phase != "Terminating" {
-            errors.push(FieldError::invalid_str("status.Phase", phase, "may only be 'Terminating' if `deletionTimestamp` is not empty"));
+            errors.push(FieldError::invalid_str(
+                "status.Phase",
+                phase,
+                "may only be 'Terminating' if `deletionTimestamp` is not empty",
+            ));
         }
     }
 }
@@ -256,33 +276,41 @@ fn secret(new: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
     match text(new, "type") {
         "kubernetes.io/service-account-token" => {
             let name = "kubernetes.io/service-account.name";
-            let account = new.pointer("/metadata/annotations").and_then(|a| a.get(name)).and_then(Value::as_str).unwrap_or_default();
+            let account = new
+                .pointer("/metadata/annotations")
+                .and_then(|a| a.get(name))
+                .and_then(Value::as_str)
+                .unwrap_or_default();
             if account.is_empty() {
                 errors.push(FieldError::required(format!("metadata.annotations[{name}]"), ""));
             }
         }
         kind @ ("kubernetes.io/dockercfg" | "kubernetes.io/dockerconfigjson") => {
-            let key = if kind.ends_with("json") { ".dockerconfigjson" } else { ".dockercfg" };
+            let key = if kind.ends_with("json") {
+                ".dockerconfigjson"
+            } else {
+                ".dockercfg"
+            };
             match data.and_then(|d| d.get(key)).and_then(Value::as_str) {
                 None => need(key),
                 Some(encoded) => {
                     let bytes = base64::engine::general_purpose::STANDARD.decode(encoded).unwrap_or_default();
                     if let Err(error) = serde_json::from_slice::<Map<String, Value>>(&bytes) {
-                        errors.push(FieldError::invalid_str(format!("data[{key}]"), "<secret contents redacted>", &error.to_string()));
+                        errors.push(FieldError::invalid_str(
+                            format!("data[{key}]"),
+                            "<secret contents redacted>",
+                            &error.to_string(),
+                        ));
                     }
                 }
             }
         }
-        "kubernetes.io/basic-auth" => {
-            if !has("username") && !has("password") {
-                need("username");
-                need("password");
-            }
+        "kubernetes.io/basic-auth" if !has("username") && !has("password") => {
+            need("username");
+            need("password");
         }
-        "kubernetes.io/ssh-auth" => {
-            if data.and_then(|d| d.get("ssh-privatekey")).and_then(Value::as_str).unwrap_or_default().is_empty() {
-                errors.push(FieldError::required("data[ssh-privatekey]", ""));
-            }
+        "kubernetes.io/ssh-auth" if data.is_none_or(|d| d.get("ssh-privatekey").and_then(Value::as_str).unwrap_or_default().is_empty()) => {
+            errors.push(FieldError::required("data[ssh-privatekey]", ""));
         }
         "kubernetes.io/tls" => {
             need("tls.crt");
@@ -303,7 +331,11 @@ fn config_map(new: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
             errors.push(FieldError::invalid_str(format!("data[{key}]"), key, &complaint));
         }
         if binary.is_some_and(|b| b.contains_key(key)) {
-            errors.push(FieldError::invalid_str(format!("data[{key}]"), key, "duplicate of key present in binaryData"));
+            errors.push(FieldError::invalid_str(
+                format!("data[{key}]"),
+                key,
+                "duplicate of key present in binaryData",
+            ));
         }
         size += value.as_str().map_or(0, str::len);
     }
@@ -323,26 +355,44 @@ fn lease(new: &Value, errors: &mut Vec<FieldError>) {
     if let Some(seconds) = spec.get("leaseDurationSeconds").and_then(Value::as_i64)
         && seconds <= 0
     {
-        errors.push(FieldError::invalid("spec.leaseDurationSeconds", &json!(seconds), "must be greater than 0"));
+        errors.push(FieldError::invalid(
+            "spec.leaseDurationSeconds",
+            &json!(seconds),
+            "must be greater than 0",
+        ));
     }
     if let Some(count) = spec.get("leaseTransitions").and_then(Value::as_i64)
         && count < 0
     {
-        errors.push(FieldError::invalid("spec.leaseTransitions", &json!(count), "must be greater than or equal to 0"));
+        errors.push(FieldError::invalid(
+            "spec.leaseTransitions",
+            &json!(count),
+            "must be greater than or equal to 0",
+        ));
     }
     let strategy = text(spec, "strategy");
     if !strategy.is_empty() && !strategy.contains('/') && strategy != "OldestEmulationVersion" {
-        errors.push(FieldError::not_supported("spec.strategy", &json!(strategy), &["OldestEmulationVersion"]));
+        errors.push(FieldError::not_supported(
+            "spec.strategy",
+            &json!(strategy),
+            &["OldestEmulationVersion"],
+        ));
     }
     if !text(spec, "preferredHolder").is_empty() && strategy.is_empty() {
-        errors.push(FieldError::forbidden("spec.preferredHolder", "may only be specified if `strategy` is defined"));
+        errors.push(FieldError::forbidden(
+            "spec.preferredHolder",
+            "may only be specified if `strategy` is defined",
+        ));
     }
 }
 
 /// Events have two versions with other field names; `core` is the old one, which is checked leniently.
 fn event(new: &Value, old: Option<&Value>, core: bool, errors: &mut Vec<FieldError>) {
-    let (subject, controller, note) =
-        if core { ("involvedObject", "reportingComponent", "message") } else { ("regarding", "reportingController", "note") };
+    let (subject, controller, note) = if core {
+        ("involvedObject", "reportingComponent", "message")
+    } else {
+        ("regarding", "reportingController", "note")
+    };
     let namespace = new.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or_default();
     let about = new.get(subject).map(|s| text(s, "namespace")).unwrap_or_default();
     // Texts name the fields of the stored form, whichever version was written.
@@ -359,7 +409,12 @@ fn event(new: &Value, old: Option<&Value>, core: bool, errors: &mut Vec<FieldErr
         for complaint in names::qualified_name(component) {
             errors.push(FieldError::invalid_str(controller, component, &complaint));
         }
-        for (field, required, limit) in [("reportingInstance", true, 128), ("action", true, 128), ("reason", true, 128), (note, false, 1024)] {
+        for (field, required, limit) in [
+            ("reportingInstance", true, 128),
+            ("action", true, 128),
+            ("reason", true, 128),
+            (note, false, 1024),
+        ] {
             let value = text(new, field);
             let shown = if field == "note" { "message" } else { field };
             if required && value.is_empty() {

@@ -13,7 +13,12 @@ fn every_kind_has_a_schema_that_keeps_its_metadata() {
         assert_eq!(dropped, ["nonsense"], "{}", kind.kind);
     }
     assert!(structural("", "v1", "Pod").is_none());
-    assert_eq!(merge_keys("", "v1", "ServiceAccount").and_then(|i| i.fields["secrets"].merge_key.clone()).as_deref(), Some("name"));
+    assert_eq!(
+        merge_keys("", "v1", "ServiceAccount")
+            .and_then(|i| i.fields["secrets"].merge_key.clone())
+            .as_deref(),
+        Some("name")
+    );
     assert!(merge_keys("", "v1", "Secret").is_some_and(|i| i.fields["metadata"].fields["finalizers"].merge_values));
 }
 
@@ -34,10 +39,16 @@ fn a_secret_is_typed_encoded_and_immutable_when_it_says_so() {
     new["type"] = json!("other");
     assert_eq!(
         texts(&validate("", "Secret", &new, Some(&old), "")),
-        ["type: Invalid value: \"other\": field is immutable", "data: Forbidden: field is immutable when `immutable` is set"]
+        [
+            "type: Invalid value: \"other\": field is immutable",
+            "data: Forbidden: field is immutable when `immutable` is set"
+        ]
     );
     let tls = json!({"metadata": {"name": "a", "namespace": "b"}, "type": "kubernetes.io/tls"});
-    assert_eq!(texts(&validate("", "Secret", &tls, None, "")), ["data[tls.crt]: Required value", "data[tls.key]: Required value"]);
+    assert_eq!(
+        texts(&validate("", "Secret", &tls, None, "")),
+        ["data[tls.crt]: Required value", "data[tls.key]: Required value"]
+    );
 }
 
 fn definition() -> serde_json::Value {
@@ -60,7 +71,8 @@ fn a_definition_is_defaulted_and_checked() {
     assert_eq!(crd["status"], json!({"storedVersions": ["v1"]}));
     assert_eq!(texts(&validate("apiextensions.k8s.io", kind, &crd, None, "")), Vec::<String>::new());
     crd["metadata"]["name"] = json!("bars.example.com");
-    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"] = json!({"type": "object", "properties": {"spec": {"properties": {"x": {"type": "array"}}}}});
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"] =
+        json!({"type": "object", "properties": {"spec": {"properties": {"x": {"type": "array"}}}}});
     assert_eq!(
         texts(&validate("apiextensions.k8s.io", kind, &crd, None, "")),
         [

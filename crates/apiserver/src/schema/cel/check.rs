@@ -130,12 +130,26 @@ pub(super) struct Checker<'a> {
     pub complaints: Vec<Complaint>,
 }
 
-const TYPE_NAMES: [&str; 10] =
-    ["int", "uint", "double", "bool", "string", "bytes", "list", "map", "null_type", "type"];
+const TYPE_NAMES: [&str; 10] = [
+    "int",
+    "uint",
+    "double",
+    "bool",
+    "string",
+    "bytes",
+    "list",
+    "map",
+    "null_type",
+    "type",
+];
 
 impl<'a> Checker<'a> {
     pub(super) fn new(this: Ty<'a>, old: Ty<'a>) -> Self {
-        Self { scope: vec![("self".into(), this), ("oldSelf".into(), old)], uses_old: false, complaints: Vec::new() }
+        Self {
+            scope: vec![("self".into(), this), ("oldSelf".into(), old)],
+            uses_old: false,
+            complaints: Vec::new(),
+        }
     }
 
     fn complain(&mut self, id: u64, text: String) -> Ty<'a> {
@@ -206,7 +220,10 @@ impl<'a> Checker<'a> {
             && !self.scope.iter().any(|(n, _)| *n == path.split('.').next().unwrap_or_default())
         {
             let full = format!("{path}.{}", select.field);
-            if matches!(full.as_str(), "google.protobuf.Timestamp" | "google.protobuf.Duration" | "net.IP" | "net.CIDR" | "kubernetes.Quantity" | "kubernetes.URL") {
+            if matches!(
+                full.as_str(),
+                "google.protobuf.Timestamp" | "google.protobuf.Duration" | "net.IP" | "net.CIDR" | "kubernetes.Quantity" | "kubernetes.URL"
+            ) {
                 return Ty::Type;
             }
             if path == "google" {
@@ -264,7 +281,10 @@ impl<'a> Checker<'a> {
             Ty::Obj(..) => (Ty::Str, None),
             other => {
                 let name = other.name();
-                self.complain(c.iter_range.id, format!("expression of type '{name}' cannot be range of a comprehension (must be list, map, or dynamic)"));
+                self.complain(
+                    c.iter_range.id,
+                    format!("expression of type '{name}' cannot be range of a comprehension (must be list, map, or dynamic)"),
+                );
                 (Ty::Dyn, None)
             }
         };
@@ -332,7 +352,11 @@ impl<'a> Checker<'a> {
             let args: Vec<Ty<'a>> = call.args.iter().map(|a| self.check(a)).collect();
             return match namespaced(space, &call.func_name, &args) {
                 Some(typ) => typ,
-                None if matches!(space.as_str(), "ip" | "optional" | "format" | "sets" | "math" | "base64" | "strings") => {
+                None if matches!(
+                    space.as_str(),
+                    "ip" | "optional" | "format" | "sets" | "math" | "base64" | "strings"
+                ) =>
+                {
                     self.no_overload(id, call, None, &args)
                 }
                 None => self.complain(target.id, format!("undeclared reference to '{space}' (in container '')")),
@@ -377,7 +401,9 @@ impl<'a> Checker<'a> {
             }
             ("_?._", None, [operand, field]) => {
                 let operand = self.check(operand);
-                let Expr::Literal(LiteralValue::String(name)) = &field.expr else { return None };
+                let Expr::Literal(LiteralValue::String(name)) = &field.expr else {
+                    return None;
+                };
                 Some(match self.field(id, &operand, name.inner()) {
                     already @ Ty::Opt(_) => already,
                     typ => Ty::opt(typ),
@@ -452,7 +478,11 @@ fn operator<'a>(name: &str, args: &[Ty<'a>]) -> Option<Ty<'a>> {
             (Duration, Duration) => Duration,
             (Timestamp, Duration) | (Duration, Timestamp) => Timestamp,
             (Ty::List(x), Ty::List(y)) if x.fits(y) => {
-                if x.is_dyn() { b.clone() } else { a.clone() }
+                if x.is_dyn() {
+                    b.clone()
+                } else {
+                    a.clone()
+                }
             }
             _ => return None,
         },
@@ -530,7 +560,7 @@ fn namespaced<'a>(space: &str, name: &str, args: &[Ty<'a>]) -> Option<Ty<'a>> {
         ("sets", "contains" | "equivalent" | "intersects", [Ty::List(_) | Ty::Dyn, Ty::List(_) | Ty::Dyn]) => Ty::Bool,
         ("strings", "quote", [Ty::Str | Ty::Dyn]) => Ty::Str,
         ("format", "named", [Ty::Str | Ty::Dyn]) => Ty::opt(Ty::Named("kubernetes.NamedFormat")),
-        ("format", name, []) if super::library::format_name(name).is_some() => Ty::Named("kubernetes.NamedFormat"),
+        ("format", name, []) if super::kubernetes::format_name(name).is_some() => Ty::Named("kubernetes.NamedFormat"),
         _ => return None,
     })
 }
@@ -562,12 +592,22 @@ fn member<'a>(name: &str, target: &Ty<'a>, args: &[Ty<'a>]) -> Option<Ty<'a>> {
         ("hasValue", Ty::Opt(_), []) => Bool,
         ("value", Ty::Opt(t), []) => t.as_ref().clone(),
         ("orValue", Ty::Opt(t), [other]) if t.fits(other) => {
-            if t.is_dyn() { other.clone() } else { t.as_ref().clone() }
+            if t.is_dyn() {
+                other.clone()
+            } else {
+                t.as_ref().clone()
+            }
         }
         ("or", Ty::Opt(_), [other @ (Ty::Opt(_) | Dyn)]) => {
-            if matches!(target, Ty::Opt(t) if t.is_dyn()) { other.clone() } else { target.clone() }
+            if matches!(target, Ty::Opt(t) if t.is_dyn()) {
+                other.clone()
+            } else {
+                target.clone()
+            }
         }
-        ("getFullYear" | "getMonth" | "getDayOfYear" | "getDayOfMonth" | "getDate" | "getDayOfWeek", Ty::Timestamp, [] | [Str | Dyn]) => Int,
+        ("getFullYear" | "getMonth" | "getDayOfYear" | "getDayOfMonth" | "getDate" | "getDayOfWeek", Ty::Timestamp, [] | [Str | Dyn]) => {
+            Int
+        }
         ("getHours" | "getMinutes" | "getSeconds" | "getMilliseconds", Ty::Timestamp, [] | [Str | Dyn]) => Int,
         ("getHours" | "getMinutes" | "getSeconds" | "getMilliseconds", Ty::Duration, []) => Int,
         ("isGreaterThan" | "isLessThan", Ty::Named(a @ ("kubernetes.Quantity" | "kubernetes.Semver")), [Ty::Named(b)]) if a == b => Bool,
@@ -582,7 +622,9 @@ fn member<'a>(name: &str, target: &Ty<'a>, args: &[Ty<'a>]) -> Option<Ty<'a>> {
         ("getScheme" | "getHost" | "getHostname" | "getPort" | "getEscapedPath", Ty::Named("kubernetes.URL"), []) => Str,
         ("getQuery", Ty::Named("kubernetes.URL"), []) => Ty::Map(Rc::new(Str), Rc::new(Ty::list(Str))),
         ("family", Ty::Named("net.IP"), []) | ("prefixLength", Ty::Named("net.CIDR"), []) => Int,
-        ("isUnspecified" | "isLoopback" | "isLinkLocalMulticast" | "isLinkLocalUnicast" | "isGlobalUnicast", Ty::Named("net.IP"), []) => Bool,
+        ("isUnspecified" | "isLoopback" | "isLinkLocalMulticast" | "isLinkLocalUnicast" | "isGlobalUnicast", Ty::Named("net.IP"), []) => {
+            Bool
+        }
         ("containsIP", Ty::Named("net.CIDR"), [Str | Dyn | Ty::Named("net.IP")]) => Bool,
         ("containsCIDR", Ty::Named("net.CIDR"), [Str | Dyn | Ty::Named("net.CIDR")]) => Bool,
         ("ip", Ty::Named("net.CIDR"), []) => Ty::Named("net.IP"),
@@ -595,14 +637,99 @@ fn member<'a>(name: &str, target: &Ty<'a>, args: &[Ty<'a>]) -> Option<Ty<'a>> {
 /// Whether any function has this name.
 fn is_known(name: &str) -> bool {
     const NAMES: &[&str] = &[
-        "size", "type", "dyn", "int", "uint", "double", "string", "bytes", "bool", "duration", "timestamp", "matches", "quantity", "isQuantity",
-        "isURL", "isIP", "isCIDR", "isSemver", "url", "ip", "cidr", "semver", "contains", "startsWith", "endsWith", "lowerAscii", "upperAscii",
-        "trim", "reverse", "charAt", "indexOf", "lastIndexOf", "replace", "split", "substring", "find", "findAll", "format", "join", "isSorted",
-        "sum", "min", "max", "includes", "slice", "distinct", "sort", "flatten", "hasValue", "value", "orValue", "or", "getFullYear", "getMonth",
-        "getDayOfYear", "getDayOfMonth", "getDate", "getDayOfWeek", "getHours", "getMinutes", "getSeconds", "getMilliseconds", "isGreaterThan",
-        "isLessThan", "compareTo", "sign", "asInteger", "isInteger", "asApproximateFloat", "add", "sub", "major", "minor", "patch", "getScheme",
-        "getHost", "getHostname", "getPort", "getEscapedPath", "getQuery", "family", "prefixLength", "isUnspecified", "isLoopback",
-        "isLinkLocalMulticast", "isLinkLocalUnicast", "isGlobalUnicast", "containsIP", "containsCIDR", "masked", "validate", "optMap", "optFlatMap",
+        "size",
+        "type",
+        "dyn",
+        "int",
+        "uint",
+        "double",
+        "string",
+        "bytes",
+        "bool",
+        "duration",
+        "timestamp",
+        "matches",
+        "quantity",
+        "isQuantity",
+        "isURL",
+        "isIP",
+        "isCIDR",
+        "isSemver",
+        "url",
+        "ip",
+        "cidr",
+        "semver",
+        "contains",
+        "startsWith",
+        "endsWith",
+        "lowerAscii",
+        "upperAscii",
+        "trim",
+        "reverse",
+        "charAt",
+        "indexOf",
+        "lastIndexOf",
+        "replace",
+        "split",
+        "substring",
+        "find",
+        "findAll",
+        "format",
+        "join",
+        "isSorted",
+        "sum",
+        "min",
+        "max",
+        "includes",
+        "slice",
+        "distinct",
+        "sort",
+        "flatten",
+        "hasValue",
+        "value",
+        "orValue",
+        "or",
+        "getFullYear",
+        "getMonth",
+        "getDayOfYear",
+        "getDayOfMonth",
+        "getDate",
+        "getDayOfWeek",
+        "getHours",
+        "getMinutes",
+        "getSeconds",
+        "getMilliseconds",
+        "isGreaterThan",
+        "isLessThan",
+        "compareTo",
+        "sign",
+        "asInteger",
+        "isInteger",
+        "asApproximateFloat",
+        "add",
+        "sub",
+        "major",
+        "minor",
+        "patch",
+        "getScheme",
+        "getHost",
+        "getHostname",
+        "getPort",
+        "getEscapedPath",
+        "getQuery",
+        "family",
+        "prefixLength",
+        "isUnspecified",
+        "isLoopback",
+        "isLinkLocalMulticast",
+        "isLinkLocalUnicast",
+        "isGlobalUnicast",
+        "containsIP",
+        "containsCIDR",
+        "masked",
+        "validate",
+        "optMap",
+        "optFlatMap",
     ];
     NAMES.contains(&name) || name.contains('_') || name.starts_with('@')
 }

@@ -1,8 +1,8 @@
 //! Evaluation of rules, with a budget: every step costs, and a rule that spends more than it may is stopped.
 
+use super::super::regexp::GoRegex;
 use super::library;
 use super::value::Val;
-use super::super::regexp::GoRegex;
 use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, SelectExpr, operators as op};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -41,7 +41,12 @@ impl<'a> Evaluator<'a> {
         if let Some(old) = old {
             scope.push(("oldSelf", old));
         }
-        Self { scope, regexes, left: limit, limit }
+        Self {
+            scope,
+            regexes,
+            left: limit,
+            limit,
+        }
     }
 
     /// What has been spent.
@@ -98,7 +103,9 @@ impl<'a> Evaluator<'a> {
             Expr::Map(map) => {
                 let mut entries: Vec<(Val<'a>, Val<'a>)> = Vec::with_capacity(map.entries.len());
                 for entry in &map.entries {
-                    let EntryExpr::MapEntry(entry) = &entry.expr else { return Fault::new("unsupported map entry") };
+                    let EntryExpr::MapEntry(entry) = &entry.expr else {
+                        return Fault::new("unsupported map entry");
+                    };
                     let key = self.eval(&entry.key)?;
                     let value = self.eval(&entry.value)?;
                     if entries.iter().any(|(k, _)| k.equal(&key)) {
@@ -140,7 +147,11 @@ impl<'a> Evaluator<'a> {
         let operand = self.eval(&select.operand)?;
         if let Val::Opt(inner) = &operand {
             let found = inner.as_ref().and_then(|v| field(v, &select.field));
-            return Ok(if select.test { Val::Bool(found.is_some()) } else { Val::Opt(found.map(Box::new)) });
+            return Ok(if select.test {
+                Val::Bool(found.is_some())
+            } else {
+                Val::Opt(found.map(Box::new))
+            });
         }
         let found = field(&operand, &select.field);
         if select.test {
@@ -177,7 +188,9 @@ impl<'a> Evaluator<'a> {
             }
             (op::OPT_SELECT, [operand, name]) => {
                 let operand = self.eval(operand)?;
-                let Expr::Literal(LiteralValue::String(name)) = &name.expr else { return Fault::overload() };
+                let Expr::Literal(LiteralValue::String(name)) = &name.expr else {
+                    return Fault::overload();
+                };
                 let inner = match operand {
                     Val::Opt(None) => return Ok(Val::Opt(None)),
                     Val::Opt(Some(inner)) => *inner,
@@ -198,7 +211,9 @@ impl<'a> Evaluator<'a> {
             ("optMap" | "optFlatMap", [var, body]) if call.target.is_some() => {
                 let Some(target) = &call.target else { return Fault::overload() };
                 let Expr::Ident(var) = &var.expr else { return Fault::overload() };
-                let Val::Opt(inner) = self.eval(target)? else { return Fault::overload() };
+                let Val::Opt(inner) = self.eval(target)? else {
+                    return Fault::overload();
+                };
                 let Some(inner) = inner else { return Ok(Val::Opt(None)) };
                 self.scope.push((var, *inner));
                 let result = self.eval(body);

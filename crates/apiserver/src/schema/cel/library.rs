@@ -1,15 +1,18 @@
-//! The functions rules may call: CEL's standard library, its string, list, set and optional extensions, and the
-//! Kubernetes libraries (quantity, URL, IP, CIDR, regex, format, semver).
+//! The functions rules may call: CEL's standard library and its string, list, set and optional extensions. Those of
+//! the Kubernetes libraries are in [`super::kubernetes`].
 
-use super::super::{formats, gofmt, names};
-use super::eval::{Evaluator, Fault};
-use super::quantity::Quantity;
-use super::value::{Url, Val, same_keys};
 use super::super::structural::ListType;
+use super::super::{formats, gofmt};
+use super::eval::{Evaluator, Fault};
+use super::kubernetes::{
+    cidr_call, format_complaints, format_name, ip_call, parse_cidr, parse_ip, parse_semver, parse_semver_loose, parse_url, quantity_call,
+    semver_call, url_call,
+};
+use super::quantity::Quantity;
+use super::value::{Val, same_keys};
 use cel::common::ast::operators as op;
 use std::borrow::Cow;
 use std::cmp::Ordering;
-use std::net::IpAddr;
 use std::rc::Rc;
 
 type Out<'a> = Result<Val<'a>, Fault>;
@@ -17,19 +20,24 @@ type Out<'a> = Result<Val<'a>, Fault>;
 /// The type that a name denotes.
 pub(super) fn type_value(name: &str) -> Option<&'static str> {
     const TYPES: [&str; 16] = [
-        "int", "uint", "double", "bool", "string", "bytes", "list", "map", "null_type", "type", "google.protobuf.Duration",
-        "google.protobuf.Timestamp", "kubernetes.Quantity", "kubernetes.URL", "net.IP", "net.CIDR",
+        "int",
+        "uint",
+        "double",
+        "bool",
+        "string",
+        "bytes",
+        "list",
+        "map",
+        "null_type",
+        "type",
+        "google.protobuf.Duration",
+        "google.protobuf.Timestamp",
+        "kubernetes.Quantity",
+        "kubernetes.URL",
+        "net.IP",
+        "net.CIDR",
     ];
     TYPES.iter().find(|t| **t == name).copied()
-}
-
-/// A named format of the format library.
-pub(super) fn format_name(name: &str) -> Option<&'static str> {
-    const FORMATS: [&str; 15] = [
-        "dns1123Label", "dns1123Subdomain", "dns1035Label", "qualifiedName", "dns1123LabelPrefix", "dns1123SubdomainPrefix", "dns1035LabelPrefix",
-        "labelValue", "uri", "uuid", "byte", "date", "datetime", "email", "hostname",
-    ];
-    FORMATS.iter().find(|f| **f == name).copied()
 }
 
 fn from_len<'a>(n: usize) -> Val<'a> {
@@ -138,7 +146,9 @@ fn shift<'a>(time: jiff::Timestamp, by: i128) -> Out<'a> {
 
 /// Lists add by appending; sets and maps of the schema by union.
 fn add_lists<'a>(ev: &mut Evaluator<'a>, a: &Val<'a>, b: &Val<'a>) -> Out<'a> {
-    let (Some(mut x), Some(y)) = (a.items(), b.items()) else { return Fault::overload() };
+    let (Some(mut x), Some(y)) = (a.items(), b.items()) else {
+        return Fault::overload();
+    };
     ev.charge((x.len() + y.len()) as u64)?;
     let node = match a {
         Val::Json(_, Some(node)) if matches!(node.list_type, ListType::Set | ListType::Map) => Some(*node),
@@ -150,7 +160,11 @@ fn add_lists<'a>(ev: &mut Evaluator<'a>, a: &Val<'a>, b: &Val<'a>) -> Out<'a> {
             ev.charge(x.len() as u64 * y.len() as u64)?;
             for item in y {
                 let same = |other: &Val<'a>| {
-                    if node.list_type == ListType::Set { other.equal(&item) } else { same_keys(other, &item, &node.list_keys) }
+                    if node.list_type == ListType::Set {
+                        other.equal(&item)
+                    } else {
+                        same_keys(other, &item, &node.list_keys)
+                    }
                 };
                 match x.iter().position(same) {
                     Some(at) => x[at] = item,
@@ -176,14 +190,19 @@ fn global<'a>(ev: &mut Evaluator<'a>, name: &str, args: &[Val<'a>]) -> Out<'a> {
         ("isQuantity", [Val::Str(s)]) => Ok(Val::Bool(Quantity::parse(s).is_some())),
         ("url", [Val::Str(s)]) => match parse_url(s) {
             Some(url) => Ok(Val::Url(Rc::new(url))),
-            None => Fault::new(format!("URL parse error during conversion from string: parse {}: invalid URI for request", gofmt::quote(s))),
+            None => Fault::new(format!(
+                "URL parse error during conversion from string: parse {}: invalid URI for request",
+                gofmt::quote(s)
+            )),
         },
         ("isURL", [Val::Str(s)]) => Ok(Val::Bool(parse_url(s).is_some())),
         ("ip", [Val::Str(s)]) => parse_ip(s).map(Val::Ip),
         ("isIP", [Val::Str(s)]) => Ok(Val::Bool(parse_ip(s).is_ok())),
         ("cidr", [Val::Str(s)]) => parse_cidr(s).map(|(a, n)| Val::Cidr(a, n)),
         ("isCIDR", [Val::Str(s)]) => Ok(Val::Bool(parse_cidr(s).is_ok())),
-        ("semver", [Val::Str(s)]) => parse_semver(s).map_or_else(|| Fault::new("No Major.Minor.Patch elements found"), |v| Ok(Val::Semver(v))),
+        ("semver", [Val::Str(s)]) => {
+            parse_semver(s).map_or_else(|| Fault::new("No Major.Minor.Patch elements found"), |v| Ok(Val::Semver(v)))
+        }
         ("semver", [Val::Str(s), Val::Bool(loose)]) => {
             parse_semver_loose(s, *loose).map_or_else(|| Fault::new("No Major.Minor.Patch elements found"), |v| Ok(Val::Semver(v)))
         }
@@ -210,7 +229,9 @@ pub(super) fn namespaced<'a>(ev: &mut Evaluator<'a>, space: &str, name: &str, ar
             Ok(Val::Opt((!zero).then(|| Box::new(value.clone()))))
         }
         ("sets", op, [a, b]) => {
-            let (Some(a), Some(b)) = (a.items(), b.items()) else { return Fault::overload() };
+            let (Some(a), Some(b)) = (a.items(), b.items()) else {
+                return Fault::overload();
+            };
             ev.charge(a.len() as u64 * b.len() as u64)?;
             let within = |x: &[Val<'a>], y: &[Val<'a>]| x.iter().all(|v| y.iter().any(|w| v.equal(w)));
             Ok(Val::Bool(match op {
@@ -228,7 +249,9 @@ pub(super) fn namespaced<'a>(ev: &mut Evaluator<'a>, space: &str, name: &str, ar
 }
 
 fn member_call<'a>(ev: &mut Evaluator<'a>, name: &str, args: &[Val<'a>]) -> Out<'a> {
-    let Some((target, rest)) = args.split_first() else { return Fault::overload() };
+    let Some((target, rest)) = args.split_first() else {
+        return Fault::overload();
+    };
     match target {
         Val::Str(text) => string_call(ev, name, text, rest),
         Val::Quantity(q) => quantity_call(name, q, rest),
@@ -242,7 +265,9 @@ fn member_call<'a>(ev: &mut Evaluator<'a>, name: &str, args: &[Val<'a>]) -> Out<
         Val::Format(format) => match (name, rest) {
             ("validate", [Val::Str(s)]) => {
                 let complaints = format_complaints(format, s);
-                Ok(Val::Opt((!complaints.is_empty()).then(|| Box::new(Val::list(complaints.into_iter().map(Val::str).collect())))))
+                Ok(Val::Opt(
+                    (!complaints.is_empty()).then(|| Box::new(Val::list(complaints.into_iter().map(Val::str).collect()))),
+                ))
             }
             _ => Fault::overload(),
         },
@@ -267,7 +292,9 @@ fn convert<'a>(to: &str, value: &Val<'a>) -> Out<'a> {
     let bad = |typ: &str| Fault::new(format!("type conversion error from '{}' to '{typ}'", value.type_name()));
     match (to, value) {
         ("int", Val::Int(_)) | ("uint", Val::Uint(_)) | ("double", Val::Double(_)) | ("bool", Val::Bool(_)) => Ok(value.clone()),
-        ("string", Val::Str(_)) | ("bytes", Val::Bytes(_)) | ("duration", Val::Duration(_)) | ("timestamp", Val::Timestamp(_)) => Ok(value.clone()),
+        ("string", Val::Str(_)) | ("bytes", Val::Bytes(_)) | ("duration", Val::Duration(_)) | ("timestamp", Val::Timestamp(_)) => {
+            Ok(value.clone())
+        }
         ("int", Val::Uint(u)) => i64::try_from(*u).map_or_else(|_| Fault::new("integer overflow"), |i| Ok(Val::Int(i))),
         ("int", Val::Double(d)) if d.abs() < 9.2e18 => Ok(Val::Int(*d as i64)),
         ("int", Val::Double(_)) => Fault::new("integer overflow"),
@@ -286,19 +313,31 @@ fn convert<'a>(to: &str, value: &Val<'a>) -> Out<'a> {
             "false" | "False" | "FALSE" | "f" | "0" => Ok(Val::Bool(false)),
             _ => bad("bool"),
         },
-        ("duration", Val::Str(s)) => {
-            formats::parse_duration(s).map_or_else(|| Fault::new(format!("time: invalid duration {}", gofmt::quote(s))), |d| Ok(Val::Duration(i128::from(d))))
-        }
+        ("duration", Val::Str(s)) => formats::parse_duration(s).map_or_else(
+            || Fault::new(format!("time: invalid duration {}", gofmt::quote(s))),
+            |d| Ok(Val::Duration(i128::from(d))),
+        ),
         ("duration", Val::Int(i)) => Ok(Val::Duration(i128::from(*i))),
         ("timestamp", Val::Str(s)) => s.parse().map_or_else(
-            |_| Fault::new(format!("parsing time {} as \"2006-01-02T15:04:05Z07:00\": cannot parse", gofmt::quote(s))),
+            |_| {
+                Fault::new(format!(
+                    "parsing time {} as \"2006-01-02T15:04:05Z07:00\": cannot parse",
+                    gofmt::quote(s)
+                ))
+            },
             |t| Ok(Val::Timestamp(t)),
         ),
-        ("timestamp", Val::Int(i)) => jiff::Timestamp::from_second(*i).map_or_else(|_| Fault::new("timestamp overflow"), |t| Ok(Val::Timestamp(t))),
-        ("string", Val::Bytes(b)) => std::str::from_utf8(b).map_or_else(|_| Fault::new("invalid UTF-8 in bytes, cannot convert to string"), |s| Ok(Val::str(s))),
-        ("string", Val::Bool(_) | Val::Int(_) | Val::Uint(_) | Val::Double(_) | Val::Timestamp(_) | Val::Duration(_) | Val::Ip(_) | Val::Cidr(..)) => {
-            Ok(Val::str(show(value)))
+        ("timestamp", Val::Int(i)) => {
+            jiff::Timestamp::from_second(*i).map_or_else(|_| Fault::new("timestamp overflow"), |t| Ok(Val::Timestamp(t)))
         }
+        ("string", Val::Bytes(b)) => std::str::from_utf8(b).map_or_else(
+            |_| Fault::new("invalid UTF-8 in bytes, cannot convert to string"),
+            |s| Ok(Val::str(s)),
+        ),
+        (
+            "string",
+            Val::Bool(_) | Val::Int(_) | Val::Uint(_) | Val::Double(_) | Val::Timestamp(_) | Val::Duration(_) | Val::Ip(_) | Val::Cidr(..),
+        ) => Ok(Val::str(show(value))),
         _ => Fault::overload(),
     }
 }
@@ -322,11 +361,18 @@ fn show(value: &Val<'_>) -> String {
         Val::Type(name) | Val::Format(name) => (*name).to_string(),
         Val::Semver([a, b, c]) => format!("{a}.{b}.{c}"),
         Val::Quantity(q) => gofmt::float(q.as_float()),
-        Val::Opt(inner) => inner.as_ref().map_or_else(|| "optional.none()".into(), |v| format!("optional({})", show(v))),
+        Val::Opt(inner) => inner
+            .as_ref()
+            .map_or_else(|| "optional.none()".into(), |v| format!("optional({})", show(v))),
         Val::List(_) | Val::Map(_) | Val::Json(..) => match value.items() {
             Some(items) => format!("[{}]", items.iter().map(show).collect::<Vec<_>>().join(", ")),
             None => {
-                let mut entries: Vec<String> = value.range().unwrap_or_default().iter().map(|(k, v)| format!("{}: {}", show(k), show(v))).collect();
+                let mut entries: Vec<String> = value
+                    .range()
+                    .unwrap_or_default()
+                    .iter()
+                    .map(|(k, v)| format!("{}: {}", show(k), show(v)))
+                    .collect();
                 entries.sort();
                 format!("{{{}}}", entries.join(", "))
             }
@@ -361,7 +407,9 @@ fn string_call<'a>(ev: &mut Evaluator<'a>, name: &str, text: &str, args: &[Val<'
                 _ => usize::MAX,
             };
             let regex = ev.regex(pattern)?;
-            Ok(Val::list(regex.inner().find_iter(text).take(limit).map(|m| Val::str(m.as_str())).collect()))
+            Ok(Val::list(
+                regex.inner().find_iter(text).take(limit).map(|m| Val::str(m.as_str())).collect(),
+            ))
         }
         ("lowerAscii", []) => Ok(Val::str(text.to_ascii_lowercase())),
         ("upperAscii", []) => Ok(Val::str(text.to_ascii_uppercase())),
@@ -468,7 +516,9 @@ fn format_text<'a>(ev: &mut Evaluator<'a>, template: &str, args: &[Val<'a>]) -> 
             out.push('%');
             continue;
         }
-        let Some(arg) = next.next() else { return Fault::new("index out of range: not enough arguments") };
+        let Some(arg) = next.next() else {
+            return Fault::new("index out of range: not enough arguments");
+        };
         ev.charge(arg.weight())?;
         let number = match arg {
             Val::Double(d) => Some(*d),
@@ -498,9 +548,11 @@ fn list_call<'a>(ev: &mut Evaluator<'a>, name: &str, items: &[Val<'a>], args: &[
     ev.charge(items.len() as u64)?;
     match (name, args) {
         ("size", []) => Ok(from_len(items.len())),
-        ("isSorted", []) => {
-            Ok(Val::Bool(items.windows(2).all(|w| w[0].compare(&w[1]).is_some_and(|o| o != Ordering::Greater))))
-        }
+        ("isSorted", []) => Ok(Val::Bool(
+            items
+                .windows(2)
+                .all(|w| w[0].compare(&w[1]).is_some_and(|o| o != Ordering::Greater)),
+        )),
         ("sum", []) => {
             let mut total = match items.first() {
                 None | Some(Val::Int(_)) => Val::Int(0),
@@ -515,7 +567,9 @@ fn list_call<'a>(ev: &mut Evaluator<'a>, name: &str, items: &[Val<'a>], args: &[
             Ok(total)
         }
         ("min" | "max", []) => {
-            let Some(mut best) = items.first() else { return Fault::new(format!("{name} called on empty list")) };
+            let Some(mut best) = items.first() else {
+                return Fault::new(format!("{name} called on empty list"));
+            };
             let better = if name == "min" { Ordering::Less } else { Ordering::Greater };
             for item in items {
                 match item.compare(best) {
@@ -596,210 +650,6 @@ fn flatten<'a>(ev: &mut Evaluator<'a>, items: &[Val<'a>], depth: i64, out: &mut 
     Ok(())
 }
 
-fn quantity_call<'a>(name: &str, q: &Quantity, args: &[Val<'a>]) -> Out<'a> {
-    let made = |q: Quantity| Ok(Val::Quantity(Rc::new(q)));
-    match (name, args) {
-        ("isGreaterThan", [Val::Quantity(o)]) => Ok(Val::Bool(q.cmp(o) == Ordering::Greater)),
-        ("isLessThan", [Val::Quantity(o)]) => Ok(Val::Bool(q.cmp(o) == Ordering::Less)),
-        ("compareTo", [Val::Quantity(o)]) => Ok(Val::Int(q.cmp(o) as i64)),
-        ("sign", []) => Ok(Val::Int(q.sign())),
-        ("isInteger", []) => Ok(Val::Bool(q.as_int().is_some())),
-        ("asInteger", []) => q.as_int().map_or_else(|| Fault::new("cannot convert value to integer"), |i| Ok(Val::Int(i))),
-        ("asApproximateFloat", []) => Ok(Val::Double(q.as_float())),
-        ("add", [Val::Quantity(o)]) => made(q.add(o)),
-        ("add", [Val::Int(i)]) => made(q.add(&Quantity::from_int(*i))),
-        ("sub", [Val::Quantity(o)]) => made(q.sub(o)),
-        ("sub", [Val::Int(i)]) => made(q.sub(&Quantity::from_int(*i))),
-        _ => Fault::overload(),
-    }
-}
-
-fn parse_url(text: &str) -> Option<Url> {
-    if formats::check("uri", text) != Some(true) {
-        return None;
-    }
-    let (scheme, rest) = match text.split_once("://") {
-        Some((scheme, rest)) => (scheme.to_ascii_lowercase(), rest),
-        None if text.starts_with('/') => {
-            let (path, query) = text.split_once('?').unwrap_or((text, ""));
-            return Some(Url { scheme: String::new(), host: String::new(), path: path.into(), query: query.into(), text: text.into() });
-        }
-        None => {
-            let (scheme, _) = text.split_once(':')?;
-            return Some(Url { scheme: scheme.to_ascii_lowercase(), host: String::new(), path: String::new(), query: String::new(), text: text.into() });
-        }
-    };
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (authority, tail) = rest.split_at(end);
-    let host = authority.rsplit_once('@').map_or(authority, |(_, h)| h);
-    let (path, query) = tail.split_once('?').unwrap_or((tail, ""));
-    Some(Url { scheme, host: host.into(), path: path.into(), query: query.into(), text: text.into() })
-}
-
-fn url_call<'a>(name: &str, url: &Url, args: &[Val<'a>]) -> Out<'a> {
-    if !args.is_empty() {
-        return Fault::overload();
-    }
-    let port_at = match url.host.rfind(']') {
-        Some(end) => url.host[end..].find(':').map(|i| end + i),
-        None => url.host.rfind(':'),
-    };
-    match name {
-        "getScheme" => Ok(Val::str(url.scheme.clone())),
-        "getHost" => Ok(Val::str(url.host.clone())),
-        "getHostname" => Ok(Val::str(port_at.map_or(url.host.as_str(), |i| &url.host[..i]).trim_matches(['[', ']']))),
-        "getPort" => Ok(Val::str(port_at.map_or("", |i| &url.host[i + 1..]))),
-        "getEscapedPath" => Ok(Val::str(url.path.clone())),
-        "getQuery" => {
-            let mut out: Vec<(Val<'a>, Vec<Val<'a>>)> = Vec::new();
-            for pair in url.query.split('&').filter(|p| !p.is_empty()) {
-                let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-                let (key, value) = (Val::str(unescape_query(key)), Val::str(unescape_query(value)));
-                match out.iter_mut().find(|(k, _)| k.equal(&key)) {
-                    Some((_, values)) => values.push(value),
-                    None => out.push((key, vec![value])),
-                }
-            }
-            Ok(Val::Map(Rc::new(out.into_iter().map(|(k, v)| (k, Val::list(v))).collect())))
-        }
-        _ => Fault::overload(),
-    }
-}
-
-fn unescape_query(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut i = 0;
-    while i < bytes.len() {
-        let hex = bytes.get(i + 1..i + 3).and_then(|h| std::str::from_utf8(h).ok()).and_then(|h| u8::from_str_radix(h, 16).ok());
-        match (bytes[i], hex) {
-            (b'%', Some(byte)) => {
-                out.push(byte);
-                i += 2;
-            }
-            (b'+', _) => out.push(b' '),
-            (other, _) => out.push(other),
-        }
-        i += 1;
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
-
-fn parse_ip(text: &str) -> Result<IpAddr, Fault> {
-    let quoted = gofmt::quote(text);
-    if text.contains('%') {
-        return Err(Fault::Error(format!("IP address {quoted} with zone value is not allowed")));
-    }
-    match text.parse::<IpAddr>() {
-        Ok(IpAddr::V6(v6)) if v6.to_ipv4_mapped().is_some() => Err(Fault::Error(format!("IPv4-mapped IPv6 address {quoted} is not allowed"))),
-        Ok(ip) => Ok(ip),
-        Err(_) => Err(Fault::Error(format!("IP Address {quoted} parse error during conversion from string: ParseAddr({quoted}): unable to parse IP"))),
-    }
-}
-
-fn parse_cidr(text: &str) -> Result<(IpAddr, u8), Fault> {
-    let bad = || Fault::Error(format!("network address parse error during conversion from string: netip.ParsePrefix({}): no '/'", gofmt::quote(text)));
-    let (address, bits) = text.split_once('/').ok_or_else(bad)?;
-    let address = parse_ip(address).map_err(|_| bad())?;
-    let digits_ok = !bits.is_empty() && bits.bytes().all(|b| b.is_ascii_digit()) && (bits.len() == 1 || !bits.starts_with('0'));
-    let bits: u8 = if digits_ok { bits.parse().map_err(|_| bad())? } else { return Err(bad()) };
-    if bits > if address.is_ipv4() { 32 } else { 128 } {
-        return Err(bad());
-    }
-    Ok((address, bits))
-}
-
-fn mask(address: IpAddr, bits: u8) -> IpAddr {
-    match address {
-        IpAddr::V4(v4) => {
-            let mask = u32::MAX.checked_shl(32 - u32::from(bits.min(32))).unwrap_or(0);
-            IpAddr::V4((u32::from(v4) & mask).into())
-        }
-        IpAddr::V6(v6) => {
-            let mask = u128::MAX.checked_shl(128 - u32::from(bits.min(128))).unwrap_or(0);
-            IpAddr::V6((u128::from(v6) & mask).into())
-        }
-    }
-}
-
-fn ip_call<'a>(name: &str, ip: IpAddr, args: &[Val<'a>]) -> Out<'a> {
-    if !args.is_empty() {
-        return Fault::overload();
-    }
-    let link_local = match ip {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.segments()[0] & 0xffc0 == 0xfe80,
-    };
-    let link_local_multicast = match ip {
-        IpAddr::V4(v4) => v4.octets()[..3] == [224, 0, 0],
-        IpAddr::V6(v6) => v6.segments()[0] & 0xff0f == 0xff02,
-    };
-    let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
-    Ok(match name {
-        "family" => Val::Int(if ip.is_ipv4() { 4 } else { 6 }),
-        "isUnspecified" => Val::Bool(ip.is_unspecified()),
-        "isLoopback" => Val::Bool(ip.is_loopback()),
-        "isLinkLocalMulticast" => Val::Bool(link_local_multicast),
-        "isLinkLocalUnicast" => Val::Bool(link_local),
-        "isGlobalUnicast" => Val::Bool(!(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || link_local || broadcast)),
-        _ => return Fault::overload(),
-    })
-}
-
-fn cidr_call<'a>(name: &str, address: IpAddr, bits: u8, args: &[Val<'a>]) -> Out<'a> {
-    let within = |ip: IpAddr| ip.is_ipv4() == address.is_ipv4() && mask(ip, bits) == mask(address, bits);
-    match (name, args) {
-        ("containsIP", [Val::Ip(ip)]) => Ok(Val::Bool(within(*ip))),
-        ("containsIP", [Val::Str(s)]) => parse_ip(s).map(|ip| Val::Bool(within(ip))),
-        ("containsCIDR", [Val::Cidr(other, n)]) => Ok(Val::Bool(*n >= bits && within(*other))),
-        ("containsCIDR", [Val::Str(s)]) => parse_cidr(s).map(|(other, n)| Val::Bool(n >= bits && within(other))),
-        ("ip", []) => Ok(Val::Ip(address)),
-        ("prefixLength", []) => Ok(Val::Int(i64::from(bits))),
-        ("masked", []) => Ok(Val::Cidr(mask(address, bits), bits)),
-        _ => Fault::overload(),
-    }
-}
-
-fn parse_semver(text: &str) -> Option<[u64; 3]> {
-    let core = text.split(['-', '+']).next()?;
-    let mut parts = core.split('.');
-    let mut out = [0; 3];
-    for slot in &mut out {
-        let part = parts.next()?;
-        if part.len() > 1 && part.starts_with('0') || !part.bytes().all(|b| b.is_ascii_digit()) {
-            return None;
-        }
-        *slot = part.parse().ok()?;
-    }
-    parts.next().is_none().then_some(out)
-}
-
-fn parse_semver_loose(text: &str, loose: bool) -> Option<[u64; 3]> {
-    if !loose {
-        return parse_semver(text);
-    }
-    let text = text.strip_prefix('v').unwrap_or(text);
-    let core = text.split(['-', '+']).next()?;
-    let mut numbers: Vec<String> = core.split('.').map(|p| p.parse::<u64>().ok().map(|n| n.to_string())).collect::<Option<_>>()?;
-    while numbers.len() < 3 {
-        numbers.push("0".into());
-    }
-    parse_semver(&numbers.join("."))
-}
-
-fn semver_call<'a>(name: &str, v: [u64; 3], args: &[Val<'a>]) -> Out<'a> {
-    let part = |n: u64| Ok(Val::Int(i64::try_from(n).unwrap_or(i64::MAX)));
-    match (name, args) {
-        ("isGreaterThan", [Val::Semver(o)]) => Ok(Val::Bool(v > *o)),
-        ("isLessThan", [Val::Semver(o)]) => Ok(Val::Bool(v < *o)),
-        ("compareTo", [Val::Semver(o)]) => Ok(Val::Int(v.cmp(o) as i64)),
-        ("major", []) => part(v[0]),
-        ("minor", []) => part(v[1]),
-        ("patch", []) => part(v[2]),
-        _ => Fault::overload(),
-    }
-}
-
 fn time_call<'a>(name: &str, time: jiff::Timestamp, args: &[Val<'a>]) -> Out<'a> {
     let zone = match args {
         [] => jiff::tz::TimeZone::UTC,
@@ -850,40 +700,5 @@ fn optional_call<'a>(name: &str, inner: Option<&Val<'a>>, args: &[Val<'a>]) -> O
         ("or", [_], Some(value)) => Ok(Val::Opt(Some(Box::new(value.clone())))),
         ("or", [other @ Val::Opt(_)], None) => Ok(other.clone()),
         _ => Fault::overload(),
-    }
-}
-
-fn format_complaints(format: &str, text: &str) -> Vec<String> {
-    let prefix = |check: fn(&str) -> Vec<String>| match text.strip_suffix('-') {
-        Some(rest) if !rest.is_empty() => check(&format!("{rest}a")),
-        _ => check(text),
-    };
-    let simple = |name: &str| {
-        if formats::check(name, text) == Some(true) { Vec::new() } else { vec![format!("invalid {name}")] }
-    };
-    match format {
-        "dns1123Label" => names::dns1123_label(text),
-        "dns1123Subdomain" => names::dns1123_subdomain(text),
-        "dns1035Label" => names::dns1035_label(text),
-        "dns1123LabelPrefix" => prefix(names::dns1123_label),
-        "dns1123SubdomainPrefix" => prefix(names::dns1123_subdomain),
-        "dns1035LabelPrefix" => prefix(names::dns1035_label),
-        "qualifiedName" => names::qualified_name(text),
-        "labelValue" => names::label_value(text),
-        "uuid" => {
-            if formats::check("uuid", text) == Some(true) {
-                Vec::new()
-            } else {
-                vec!["does not match the UUID format".into()]
-            }
-        }
-        "byte" => {
-            if formats::check("byte", text) == Some(true) {
-                Vec::new()
-            } else {
-                vec!["invalid base64".into()]
-            }
-        }
-        other => simple(other),
     }
 }

@@ -6,6 +6,7 @@
 
 mod check;
 mod eval;
+mod kubernetes;
 mod library;
 mod quantity;
 mod value;
@@ -96,21 +97,45 @@ impl Rule {
     }
 
     fn name(&self) -> &str {
-        if self.message.is_empty() { self.source.trim() } else { self.message.trim() }
+        if self.message.is_empty() {
+            self.source.trim()
+        } else {
+            self.message.trim()
+        }
     }
 }
 
 /// The property name behind a CEL identifier; `None` when no property is escaped so.
 pub(super) fn unescape(name: &str) -> Option<String> {
-    const KEYWORDS: [&str; 20] = [
-        "true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop", "package",
-        "namespace", "return", "var", "void",
+    const KEYWORDS: [&str; 21] = [
+        "true",
+        "false",
+        "null",
+        "in",
+        "as",
+        "break",
+        "const",
+        "continue",
+        "else",
+        "for",
+        "function",
+        "if",
+        "import",
+        "let",
+        "loop",
+        "package",
+        "namespace",
+        "return",
+        "var",
+        "void",
+        "while",
     ];
     if !name.contains("__") {
-        return Some(name.to_string());
+        // A keyword is only reachable by its escaped name.
+        return (!KEYWORDS.contains(&name)).then(|| name.to_string());
     }
     if let Some(inner) = name.strip_prefix("__").and_then(|n| n.strip_suffix("__"))
-        && (KEYWORDS.contains(&inner) || inner == "while")
+        && KEYWORDS.contains(&inner)
     {
         return Some(inner.to_string());
     }
@@ -170,7 +195,11 @@ fn compile_node(node: &mut Node, root: bool, path: &SchemaPath<'_>, uncorrelatab
             continue;
         }
         let Some(this) = Ty::of(node, root || node.embedded_resource) else {
-            errors.push(FieldError::invalid(at.child("rule").to_string(), &Value::String(rule.source.clone()), "rules cannot be set on values whose type is unknown"));
+            errors.push(FieldError::invalid(
+                at.child("rule").to_string(),
+                &Value::String(rule.source.clone()),
+                "rules cannot be set on values whose type is unknown",
+            ));
             continue;
         };
         match compile(rule, this) {
@@ -208,19 +237,42 @@ fn static_checks(rule: &Rule, node: &Node, at: &SchemaPath<'_>, errors: &mut Vec
     if trimmed.is_empty() {
         errors.push(FieldError::required(at.child("rule").to_string(), "rule is not specified"));
     } else if !rule.message.is_empty() && message.is_empty() {
-        errors.push(FieldError::invalid_str(at.child("message").to_string(), &rule.message, "must be non-empty if specified"));
+        errors.push(FieldError::invalid_str(
+            at.child("message").to_string(),
+            &rule.message,
+            "must be non-empty if specified",
+        ));
     } else if message.contains('\n') {
-        errors.push(FieldError::invalid_str(at.child("message").to_string(), &rule.message, "must not contain line breaks"));
+        errors.push(FieldError::invalid_str(
+            at.child("message").to_string(),
+            &rule.message,
+            "must not contain line breaks",
+        ));
     } else if trimmed.contains('\n') && message.is_empty() {
-        errors.push(FieldError::required(at.child("message").to_string(), "message must be specified if rule contains line breaks"));
+        errors.push(FieldError::required(
+            at.child("message").to_string(),
+            "message must be specified if rule contains line breaks",
+        ));
     }
     if !rule.message_expression.is_empty() && rule.message_expression.trim().is_empty() {
-        errors.push(FieldError::required(at.child("messageExpression").to_string(), "messageExpression must be non-empty if specified"));
+        errors.push(FieldError::required(
+            at.child("messageExpression").to_string(),
+            "messageExpression must be non-empty if specified",
+        ));
     }
     if let Some(reason) = &rule.reason {
-        const REASONS: [&str; 4] = ["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"];
+        const REASONS: [&str; 4] = [
+            "FieldValueDuplicate",
+            "FieldValueForbidden",
+            "FieldValueInvalid",
+            "FieldValueRequired",
+        ];
         if !REASONS.contains(&reason.as_str()) {
-            errors.push(FieldError::not_supported(at.child("reason").to_string(), &Value::String(reason.clone()), &REASONS));
+            errors.push(FieldError::not_supported(
+                at.child("reason").to_string(),
+                &Value::String(reason.clone()),
+                &REASONS,
+            ));
         }
     }
     if !rule.field_path.is_empty() {
@@ -235,7 +287,10 @@ fn static_checks(rule: &Rule, node: &Node, at: &SchemaPath<'_>, errors: &mut Vec
     }
     for (field, source) in [("rule", &rule.source), ("messageExpression", &rule.message_expression)] {
         if source.len() > MAX_SOURCE {
-            errors.push(FieldError::too_long(at.child(field).to_string(), i64::try_from(MAX_SOURCE).unwrap_or(i64::MAX)));
+            errors.push(FieldError::too_long(
+                at.child(field).to_string(),
+                i64::try_from(MAX_SOURCE).unwrap_or(i64::MAX),
+            ));
         }
     }
 }
@@ -294,11 +349,19 @@ fn compile(rule: &Rule, this: Ty<'_>) -> Result<Compiled, (&'static str, String)
             return Err(("messageExpression", "messageExpression must evaluate to a string".into()));
         }
         if message_uses_old && !uses_old {
-            return Err(("messageExpression", "messageExpression uses oldSelf, which the rule does not use".into()));
+            return Err((
+                "messageExpression",
+                "messageExpression uses oldSelf, which the rule does not use".into(),
+            ));
         }
         Some(program)
     };
-    Ok(Compiled { program, message, uses_old, field_path: rule.field_path.clone() })
+    Ok(Compiled {
+        program,
+        message,
+        uses_old,
+        field_path: rule.field_path.clone(),
+    })
 }
 
 fn compile_source<'a>(source: &str, this: Ty<'a>, old: Ty<'a>) -> Result<(Program, Ty<'a>, bool), String> {
@@ -306,7 +369,11 @@ fn compile_source<'a>(source: &str, this: Ty<'a>, old: Ty<'a>) -> Result<(Progra
     let (expr, info) = match parser.parse_with_source_info(source) {
         Ok(parsed) => parsed,
         Err(errors) => {
-            let list: Vec<String> = errors.errors.iter().map(|e| pointed(source, e.pos.0, e.pos.1, &format!("Syntax error: {}", e.msg))).collect();
+            let list: Vec<String> = errors
+                .errors
+                .iter()
+                .map(|e| pointed(source, e.pos.0, e.pos.1, &format!("Syntax error: {}", e.msg)))
+                .collect();
             return Err(format!("compilation failed: {}", list.join("\n")));
         }
     };
@@ -330,7 +397,10 @@ fn compile_source<'a>(source: &str, this: Ty<'a>, old: Ty<'a>) -> Result<(Progra
 }
 
 fn position(info: &SourceInfo, id: u64, source: &str) -> (isize, isize) {
-    let offset = info.offset_for(id).map_or(0, |(start, _)| start as usize).min(source.chars().count());
+    let offset = info
+        .offset_for(id)
+        .map_or(0, |(start, _)| start as usize)
+        .min(source.chars().count());
     let before: String = source.chars().take(offset).collect();
     let line = before.matches('\n').count() + 1;
     let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
@@ -368,7 +438,9 @@ fn patterns(expr: &IdedExpr, out: &mut HashMap<String, GoRegex>) -> Result<(), S
             EntryExpr::MapEntry(e) => patterns(&e.key, out).and_then(|()| patterns(&e.value, out)),
             EntryExpr::StructField(_) => Ok(()),
         }),
-        Expr::Comprehension(c) => [&c.iter_range, &c.accu_init, &c.loop_cond, &c.loop_step, &c.result].into_iter().try_for_each(|e| patterns(e, out)),
+        Expr::Comprehension(c) => [&c.iter_range, &c.accu_init, &c.loop_cond, &c.loop_step, &c.result]
+            .into_iter()
+            .try_for_each(|e| patterns(e, out)),
         _ => Ok(()),
     }
 }
@@ -381,13 +453,21 @@ struct Run<'e> {
 
 /// Runs every rule of a schema on an object.
 pub(crate) fn validate_rules(root: &Node, new: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
-    let mut run = Run { budget: WRITE_BUDGET, errors, stopped: false };
+    let mut run = Run {
+        budget: WRITE_BUDGET,
+        errors,
+        stopped: false,
+    };
     run.visit(root, new, old, Ratchet { here: old, parent: None }, Path::Root);
 }
 
 /// Runs the rules of one node on a value of its own, as if it had been that value before.
 pub(crate) fn validate_rules_at(node: &Node, value: &Value, prefix: &str, errors: &mut Vec<FieldError>) {
-    let mut run = Run { budget: WRITE_BUDGET, errors, stopped: false };
+    let mut run = Run {
+        budget: WRITE_BUDGET,
+        errors,
+        stopped: false,
+    };
     run.visit(node, value, Some(value), Ratchet { here: None, parent: None }, Path::Prefix(prefix));
 }
 
@@ -409,7 +489,10 @@ impl<'v> Ratchet<'v> {
 
     fn down(&self, value: &'v Value, old: Option<&'v Value>) -> Self {
         match self.here {
-            Some(here) => Self { here: old, parent: Some((here, value)) },
+            Some(here) => Self {
+                here: old,
+                parent: Some((here, value)),
+            },
             None => *self,
         }
     }
@@ -459,7 +542,11 @@ impl Run<'_> {
                 continue;
             }
             if self.budget == 0 {
-                return self.stop(path, node, "validation failed due to running out of cost budget, no further validation rules will be run");
+                return self.stop(
+                    path,
+                    node,
+                    "validation failed due to running out of cost budget, no further validation rules will be run",
+                );
             }
             let old_value = || {
                 let old = old.map(|o| Val::of(o, Some(node)));
@@ -481,7 +568,10 @@ impl Run<'_> {
                 }
                 Err(Fault::Error(error)) => {
                     let detail = if error.starts_with("no such overload") {
-                        format!("'{error}': call arguments did not match a supported operator, function or macro signature for rule: {}", rule.name())
+                        format!(
+                            "'{error}': call arguments did not match a supported operator, function or macro signature for rule: {}",
+                            rule.name()
+                        )
                     } else {
                         format!("{error} evaluating rule: {}", rule.name())
                     };

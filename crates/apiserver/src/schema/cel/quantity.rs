@@ -56,7 +56,11 @@ impl Quantity {
                 exponent += power;
             }
         }
-        let mut out = Self { negative, digits, exponent };
+        let mut out = Self {
+            negative,
+            digits,
+            exponent,
+        };
         out.normalize();
         Some(out)
     }
@@ -64,7 +68,11 @@ impl Quantity {
     /// A whole number.
     pub(super) fn from_int(value: i64) -> Self {
         let digits = value.unsigned_abs().to_string().bytes().map(|b| b - b'0').collect();
-        let mut out = Self { negative: value < 0, digits, exponent: 0 };
+        let mut out = Self {
+            negative: value < 0,
+            digits,
+            exponent: 0,
+        };
         out.normalize();
         out
     }
@@ -99,7 +107,12 @@ impl Quantity {
             return None;
         }
         let mut out: i128 = 0;
-        for digit in self.digits.iter().copied().chain(std::iter::repeat_n(0, usize::try_from(self.exponent).ok()?)) {
+        for digit in self
+            .digits
+            .iter()
+            .copied()
+            .chain(std::iter::repeat_n(0, usize::try_from(self.exponent).ok()?))
+        {
             out = out.checked_mul(10)?.checked_add(i128::from(digit))?;
         }
         i64::try_from(if self.negative { -out } else { out }).ok()
@@ -108,7 +121,12 @@ impl Quantity {
     /// The value, approximately.
     pub(super) fn as_float(&self) -> f64 {
         let digits: String = self.digits.iter().map(|d| char::from(b'0' + d)).collect();
-        let text = format!("{}{}e{}", if self.negative { "-" } else { "" }, if digits.is_empty() { "0" } else { &digits }, self.exponent);
+        let text = format!(
+            "{}{}e{}",
+            if self.negative { "-" } else { "" },
+            if digits.is_empty() { "0" } else { &digits },
+            self.exponent
+        );
         text.parse().unwrap_or(f64::NAN)
     }
 
@@ -131,7 +149,11 @@ impl Quantity {
                 _ => (self.negative, sub_digits(&a, &b)),
             }
         };
-        let mut out = Self { negative, digits, exponent };
+        let mut out = Self {
+            negative,
+            digits,
+            exponent,
+        };
         out.normalize();
         out
     }

@@ -79,7 +79,13 @@ fn rules_see_the_object() {
     ] {
         assert!(holds(source, &spec), "{source}");
     }
-    for source in ["self.n > self.m", "self.list.all(i, i > 1)", "has(self.child.x)", "self.names == ['a']", "self.s == 'x'"] {
+    for source in [
+        "self.n > self.m",
+        "self.list.all(i, i > 1)",
+        "has(self.child.x)",
+        "self.names == ['a']",
+        "self.s == 'x'",
+    ] {
         assert!(!holds(source, &spec), "{source}");
     }
 }
@@ -93,24 +99,41 @@ fn what_is_wrong_is_refused_with_the_definition() {
         ("self.n ==", "Syntax error"),
         ("nope(self.n)", "undeclared reference to 'nope'"),
         ("other.n == 1", "undeclared reference to 'other'"),
-        ("self.s.startsWith(1)", "found no matching overload for 'startsWith' applied to 'string.(int)'"),
+        (
+            "self.s.startsWith(1)",
+            "found no matching overload for 'startsWith' applied to 'string.(int)'",
+        ),
         ("self.s.matches('(')", "missing closing )"),
-        ("self.for == 'x'", "Syntax error"),
+        ("self.for == 'x'", "undefined field 'for'"),
         ("self.disks.all(d, d.nope == 1)", "undefined field 'nope'"),
         ("self.n.x == 1", "does not support field selection"),
     ] {
-        let errors = Structural::parse(&with_rule(json!({"rule": source}))).err().unwrap_or_else(|| panic!("{source} compiled"));
+        let errors = Structural::parse(&with_rule(json!({"rule": source})))
+            .err()
+            .unwrap_or_else(|| panic!("{source} compiled"));
         assert!(errors[0].message.contains(want), "{source}: {}", errors[0]);
-        assert!(errors[0].field.starts_with("properties[spec].x-kubernetes-validations[0].rule"), "{}", errors[0].field);
+        assert!(
+            errors[0].field.starts_with("properties[spec].x-kubernetes-validations[0].rule"),
+            "{}",
+            errors[0].field
+        );
     }
     for (rule, want) in [
         (json!({"rule": ""}), "rule is not specified"),
         (json!({"rule": "true", "reason": "Because"}), "supported values"),
         (json!({"rule": "true", "fieldPath": ".zzz"}), "must be a valid path"),
-        (json!({"rule": "true", "optionalOldSelf": true}), "may not be set if oldSelf is not used in rule"),
-        (json!({"rule": "true", "messageExpression": "1"}), "messageExpression must evaluate to a string"),
+        (
+            json!({"rule": "true", "optionalOldSelf": true}),
+            "may not be set if oldSelf is not used in rule",
+        ),
+        (
+            json!({"rule": "true", "messageExpression": "1"}),
+            "messageExpression must evaluate to a string",
+        ),
     ] {
-        let errors = Structural::parse(&with_rule(rule.clone())).err().unwrap_or_else(|| panic!("{rule} compiled"));
+        let errors = Structural::parse(&with_rule(rule.clone()))
+            .err()
+            .unwrap_or_else(|| panic!("{rule} compiled"));
         assert!(errors[0].message.contains(want), "{rule}: {}", errors[0]);
     }
 }
@@ -119,15 +142,28 @@ fn what_is_wrong_is_refused_with_the_definition() {
 fn failures_carry_message_reason_and_path() {
     let run = |rule: Value, spec: Value| -> Vec<String> {
         let schema = Structural::parse(&with_rule(rule)).unwrap_or_else(|e| panic!("{}", e[0]));
-        schema.validate(&json!({"spec": spec}), None).iter().map(|e| format!("{} {e}", e.reason.as_str())).collect()
+        schema
+            .validate(&json!({"spec": spec}), None)
+            .iter()
+            .map(|e| format!("{} {e}", e.reason.as_str()))
+            .collect()
     };
-    assert_eq!(run(json!({"rule": "self.n > 1"}), json!({"n": 1})), ["FieldValueInvalid spec: Invalid value: failed rule: self.n > 1"]);
     assert_eq!(
-        run(json!({"rule": "self.n > 1", "message": "too small", "reason": "FieldValueForbidden", "fieldPath": ".n"}), json!({"n": 1})),
+        run(json!({"rule": "self.n > 1"}), json!({"n": 1})),
+        ["FieldValueInvalid spec: Invalid value: failed rule: self.n > 1"]
+    );
+    assert_eq!(
+        run(
+            json!({"rule": "self.n > 1", "message": "too small", "reason": "FieldValueForbidden", "fieldPath": ".n"}),
+            json!({"n": 1})
+        ),
         ["FieldValueForbidden spec.n: Forbidden: too small"]
     );
     assert_eq!(
-        run(json!({"rule": "self.n > 1", "messageExpression": "'n is ' + string(self.n)"}), json!({"n": 1})),
+        run(
+            json!({"rule": "self.n > 1", "messageExpression": "'n is ' + string(self.n)"}),
+            json!({"n": 1})
+        ),
         ["FieldValueInvalid spec: Invalid value: n is 1"]
     );
     assert_eq!(
@@ -143,7 +179,10 @@ fn transition_rules_compare_with_the_old_value() {
     assert!(schema.validate(&at(1), None).is_empty());
     assert!(schema.validate(&at(1), Some(&at(1))).is_empty());
     assert_eq!(schema.validate(&at(2), Some(&at(1))).len(), 1);
-    let optional = Structural::parse(&with_rule(json!({"rule": "oldSelf.hasValue() || self.n == 0", "optionalOldSelf": true}))).unwrap();
+    let optional = Structural::parse(&with_rule(
+        json!({"rule": "oldSelf.hasValue() || self.n == 0", "optionalOldSelf": true}),
+    ))
+    .unwrap();
     assert_eq!(optional.validate(&at(1), None).len(), 1);
     assert!(optional.validate(&at(1), Some(&at(1))).is_empty());
     // A rule that an unchanged value fails does not stop other changes.
@@ -155,16 +194,28 @@ fn transition_rules_compare_with_the_old_value() {
 #[test]
 fn entries_of_keyed_lists_are_matched_by_their_keys() {
     let mut document = with_rule(json!({"rule": "true"}));
-    document["properties"]["spec"]["properties"]["disks"]["items"]["x-kubernetes-validations"] = json!([{"rule": "self.size >= oldSelf.size", "message": "shrinks"}]);
+    document["properties"]["spec"]["properties"]["disks"]["items"]["x-kubernetes-validations"] =
+        json!([{"rule": "self.size >= oldSelf.size", "message": "shrinks"}]);
     let schema = Structural::parse(&document).unwrap();
     let disks = |list: Value| json!({"spec": {"disks": list}});
     let old = disks(json!([{"name": "a", "size": 5}, {"name": "b", "size": 1}]));
-    assert!(schema.validate(&disks(json!([{"name": "b", "size": 2}, {"name": "a", "size": 5}, {"name": "c", "size": 0}])), Some(&old)).is_empty());
+    assert!(
+        schema
+            .validate(
+                &disks(json!([{"name": "b", "size": 2}, {"name": "a", "size": 5}, {"name": "c", "size": 0}])),
+                Some(&old)
+            )
+            .is_empty()
+    );
     let errors = schema.validate(&disks(json!([{"name": "a", "size": 4}])), Some(&old));
     assert_eq!(errors[0].to_string(), "spec.disks[0]: Invalid value: shrinks");
     // Entries of a plain list cannot be matched.
     document["properties"]["spec"]["properties"]["list"]["items"]["x-kubernetes-validations"] = json!([{"rule": "self == oldSelf"}]);
-    assert!(Structural::parse(&document).err().unwrap()[0].message.contains("oldSelf cannot be used on the uncorrelatable portion"));
+    assert!(
+        Structural::parse(&document).err().unwrap()[0]
+            .message
+            .contains("oldSelf cannot be used on the uncorrelatable portion")
+    );
 }
 
 #[test]
@@ -181,5 +232,9 @@ fn no_rule_hangs_the_server() {
     assert!(start.elapsed() < std::time::Duration::from_secs(10), "{:?}", start.elapsed());
     let growing = parse("self.list.map(i, self.list.map(j, self.list.map(k, self.s + self.s + self.s))).size() >= 0");
     let spec = json!({"list": vec![1; 300], "s": "x".repeat(1000)});
-    assert!(growing.validate(&json!({"spec": spec}), None)[0].message.contains("cost exceeds limit"));
+    assert!(
+        growing.validate(&json!({"spec": spec}), None)[0]
+            .message
+            .contains("cost exceeds limit")
+    );
 }

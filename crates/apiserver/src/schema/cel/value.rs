@@ -68,10 +68,14 @@ impl<'a> Val<'a> {
         match format {
             Some("duration") => formats::parse_duration(text).map_or(Self::Str(Cow::Borrowed(text)), |d| Self::Duration(i128::from(d))),
             Some("date-time" | "datetime") => text.parse().map_or(Self::Str(Cow::Borrowed(text)), Self::Timestamp),
-            Some("date") => format!("{text}T00:00:00Z").parse().map_or(Self::Str(Cow::Borrowed(text)), Self::Timestamp),
+            Some("date") => format!("{text}T00:00:00Z")
+                .parse()
+                .map_or(Self::Str(Cow::Borrowed(text)), Self::Timestamp),
             Some("byte") => {
                 use base64::Engine as _;
-                base64::engine::general_purpose::STANDARD.decode(text).map_or(Self::Str(Cow::Borrowed(text)), |b| Self::Bytes(Rc::new(b)))
+                base64::engine::general_purpose::STANDARD
+                    .decode(text)
+                    .map_or(Self::Str(Cow::Borrowed(text)), |b| Self::Bytes(Rc::new(b)))
             }
             _ => Self::Str(Cow::Borrowed(text)),
         }
@@ -137,9 +141,11 @@ impl<'a> Val<'a> {
     pub(super) fn range(&self) -> Option<Vec<(Val<'a>, Val<'a>)>> {
         match self {
             Self::Map(entries) => Some(entries.as_ref().clone()),
-            Self::Json(Json::Object(map), node) => {
-                Some(map.iter().map(|(k, v)| (Val::Str(Cow::Borrowed(k.as_str())), Val::of(v, node.and_then(|n| n.child(k))))).collect())
-            }
+            Self::Json(Json::Object(map), node) => Some(
+                map.iter()
+                    .map(|(k, v)| (Val::Str(Cow::Borrowed(k.as_str())), Val::of(v, node.and_then(|n| n.child(k)))))
+                    .collect(),
+            ),
             other => {
                 let items = other.items()?;
                 #[allow(clippy::cast_possible_wrap)]
@@ -152,9 +158,7 @@ impl<'a> Val<'a> {
     pub(super) fn get(&self, key: &Val<'a>) -> Option<Val<'a>> {
         match self {
             Self::List(items) => items.get(key.index()?).cloned(),
-            Self::Json(Json::Array(items), node) => {
-                items.get(key.index()?).map(|i| Val::of(i, node.and_then(|n| n.items.as_deref())))
-            }
+            Self::Json(Json::Array(items), node) => items.get(key.index()?).map(|i| Val::of(i, node.and_then(|n| n.items.as_deref()))),
             Self::Map(entries) => entries.iter().find(|(k, _)| k.equal(key)).map(|(_, v)| v.clone()),
             Self::Json(Json::Object(map), node) => match key {
                 Val::Str(name) => self.field_of(map, *node, name),
@@ -173,7 +177,10 @@ impl<'a> Val<'a> {
     pub(super) fn field(&self, name: &str) -> Option<Val<'a>> {
         match self {
             Self::Json(Json::Object(map), node) => self.field_of(map, *node, name),
-            Self::Map(entries) => entries.iter().find(|(k, _)| matches!(k, Val::Str(s) if s == name)).map(|(_, v)| v.clone()),
+            Self::Map(entries) => entries
+                .iter()
+                .find(|(k, _)| matches!(k, Val::Str(s) if s == name))
+                .map(|(_, v)| v.clone()),
             _ => None,
         }
     }
@@ -235,7 +242,11 @@ impl<'a> Val<'a> {
             };
         }
         if matches!(self.type_name(), "map") && matches!(other.type_name(), "map") && self.len() == other.len() {
-            return self.range().unwrap_or_default().iter().all(|(k, v)| other.get(k).is_some_and(|w| v.equal(&w)));
+            return self
+                .range()
+                .unwrap_or_default()
+                .iter()
+                .all(|(k, v)| other.get(k).is_some_and(|w| v.equal(&w)));
         }
         false
     }
