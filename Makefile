@@ -49,6 +49,7 @@ NOT_YET := operator apiserver
 .PHONY: test-all
 test-all: test ## All of that, and what has not passed as a whole yet
 	$(CARGO) test $(addprefix -p ,$(NOT_YET))
+	scripts/test-setup
 
 .PHONY: test
 test: setup ## Everything set up, all tests that fit into an hour
@@ -56,7 +57,6 @@ test: setup ## Everything set up, all tests that fit into an hour
 	$(CARGO) test --workspace $(addprefix --exclude ,$(NOT_YET))
 	$(MAKE) --no-print-directory agent bootmedia test-boot
 	CI=true $(MAKE) --no-print-directory demo
-	scripts/test-setup
 
 .PHONY: test-boot
 test-boot: ## Boot the media in QEMU against a small server (needs `make bootmedia`)
