@@ -205,6 +205,7 @@ async fn a_deletion_while_the_machine_is_unplugged_waits_visibly_and_can_be_forc
     bench.policy(|_| {}).await;
     bench.image("debian").await;
     let mut machine = ready(&bench, "m-away", 1).await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
     bench.create_instance("web", |_| {}).await;
     instance_at(&bench, &mut machine, "web", InstancePhase::Running).await;
     machine.place = crate::support::machine::Place::Off;
@@ -252,6 +253,8 @@ async fn life_goes_on_by_itself_when_somebody_switches_the_machine_on() {
     bench.image("debian").await;
     let mut machine = ready(&bench, "m-back", 1).await;
     machine.guest = false;
+    // Times in objects have whole seconds: the boot from disk must lie in a later one than the session.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
     bench.create_instance("web", |s| s.guest_helper = false).await;
     instance_at(&bench, &mut machine, "web", InstancePhase::Booting).await;
     bench.delete_instance("web").await;

@@ -2,6 +2,7 @@
 
 mod binding;
 mod crashes;
+mod embedded;
 mod faults;
 mod life;
 mod support;
