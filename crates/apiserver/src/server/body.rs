@@ -50,7 +50,9 @@ pub fn accepts(headers: &HeaderMap, typed: bool) -> ApiResult<()> {
     match media_type(headers).as_str() {
         "" | "application/json" | "application/yaml" => Ok(()),
         protobuf::MEDIA_TYPE if typed => Ok(()),
-        _ if typed => Err(unsupported("application/json, application/yaml, application/vnd.kubernetes.protobuf")),
+        _ if typed => Err(unsupported(
+            "application/json, application/yaml, application/vnd.kubernetes.protobuf",
+        )),
         _ => Err(unsupported("application/json, application/yaml")),
     }
 }
@@ -60,9 +62,12 @@ pub fn decode(headers: &HeaderMap, bytes: &[u8], typed: bool) -> ApiResult<Decod
     accepts(headers, typed)?;
     match media_type(headers).as_str() {
         "application/yaml" => decode_yaml(bytes),
-        protobuf::MEDIA_TYPE => {
-            protobuf::decode(bytes).map(|value| Decoded { value, duplicates: Vec::new() }).map_err(ApiError::bad_request)
-        }
+        protobuf::MEDIA_TYPE => protobuf::decode(bytes)
+            .map(|value| Decoded {
+                value,
+                duplicates: Vec::new(),
+            })
+            .map_err(ApiError::bad_request),
         _ => decode_json(bytes),
     }
 }

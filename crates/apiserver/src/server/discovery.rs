@@ -124,7 +124,9 @@ pub fn resources(registry: &Registry, group: &str, version: &str) -> Option<Valu
         }
     }
     if group.is_empty() {
-        list.push(json!({ "name": "namespaces/finalize", "singularName": "", "namespaced": false, "kind": "Namespace", "verbs": ["update"] }));
+        list.push(
+            json!({ "name": "namespaces/finalize", "singularName": "", "namespaced": false, "kind": "Namespace", "verbs": ["update"] }),
+        );
     }
     let group_version = if group.is_empty() {
         version.to_owned()

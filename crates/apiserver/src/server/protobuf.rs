@@ -45,7 +45,12 @@ struct Field {
 }
 
 const fn one(number: u64, name: &'static str, is: Is) -> Field {
-    Field { number, name, is, many: false }
+    Field {
+        number,
+        name,
+        is,
+        many: false,
+    }
 }
 
 const fn text(number: u64, name: &'static str) -> Field {
@@ -53,7 +58,12 @@ const fn text(number: u64, name: &'static str) -> Field {
 }
 
 const fn many(number: u64, name: &'static str, is: Is) -> Field {
-    Field { number, name, is, many: true }
+    Field {
+        number,
+        name,
+        is,
+        many: true,
+    }
 }
 
 const NUMBER: Is = Is::Number { zero: true };
@@ -104,13 +114,25 @@ static REFERENCE: [Field; 7] = [
 ];
 static LOCAL: [Field; 1] = [text(1, "name")];
 static NAMESPACE_SPEC: [Field; 1] = [many(1, "finalizers", Is::Text)];
-static NAMESPACE_CONDITION: [Field; 5] =
-    [text(1, "type"), text(2, "status"), one(4, "lastTransitionTime", Is::Time), text(5, "reason"), text(6, "message")];
+static NAMESPACE_CONDITION: [Field; 5] = [
+    text(1, "type"),
+    text(2, "status"),
+    one(4, "lastTransitionTime", Is::Time),
+    text(5, "reason"),
+    text(6, "message"),
+];
 static NAMESPACE_STATUS: [Field; 2] = [text(1, "phase"), many(2, "conditions", Is::Message(&NAMESPACE_CONDITION))];
-static NAMESPACE: [Field; 3] =
-    [one(1, "metadata", Is::Message(&META)), one(2, "spec", Is::Message(&NAMESPACE_SPEC)), one(3, "status", Is::Message(&NAMESPACE_STATUS))];
-static CONFIG_MAP: [Field; 4] =
-    [one(1, "metadata", Is::Message(&META)), one(2, "data", Is::Texts), one(3, "binaryData", Is::Blobs), one(4, "immutable", Is::Bool)];
+static NAMESPACE: [Field; 3] = [
+    one(1, "metadata", Is::Message(&META)),
+    one(2, "spec", Is::Message(&NAMESPACE_SPEC)),
+    one(3, "status", Is::Message(&NAMESPACE_STATUS)),
+];
+static CONFIG_MAP: [Field; 4] = [
+    one(1, "metadata", Is::Message(&META)),
+    one(2, "data", Is::Texts),
+    one(3, "binaryData", Is::Blobs),
+    one(4, "immutable", Is::Bool),
+];
 static SECRET: [Field; 5] = [
     one(1, "metadata", Is::Message(&META)),
     one(2, "data", Is::Blobs),
@@ -220,7 +242,9 @@ fn table(api_version: &str, kind: &str) -> Option<&'static [Field]> {
 
 /// Decodes a body into the JSON form of its object.
 pub fn decode(bytes: &[u8]) -> Result<Value, String> {
-    let mut rest = bytes.strip_prefix(MAGIC).ok_or("the body does not begin as Kubernetes protobuf does")?;
+    let mut rest = bytes
+        .strip_prefix(MAGIC)
+        .ok_or("the body does not begin as Kubernetes protobuf does")?;
     let (mut kind, mut raw) = (Map::new(), None);
     while let Some((number, wire)) = next(&mut rest)? {
         match (number, wire) {
@@ -290,7 +314,9 @@ fn utf8(bytes: &[u8]) -> Result<String, String> {
 fn message(mut rest: &[u8], fields: &[Field]) -> Result<Map<String, Value>, String> {
     let mut object = Map::new();
     while let Some((number, wire)) = next(&mut rest)? {
-        let Some(field) = fields.iter().find(|field| field.number == number) else { continue };
+        let Some(field) = fields.iter().find(|field| field.number == number) else {
+            continue;
+        };
         let value = match (&field.is, wire) {
             (Is::Texts, Wire::Bytes(part)) => {
                 let (key, value) = entry(part)?;
@@ -299,7 +325,12 @@ fn message(mut rest: &[u8], fields: &[Field]) -> Result<Map<String, Value>, Stri
             }
             (Is::Blobs, Wire::Bytes(part)) => {
                 let (key, value) = entry(part)?;
-                insert_entry(&mut object, field.name, key, json!(base64::engine::general_purpose::STANDARD.encode(value)));
+                insert_entry(
+                    &mut object,
+                    field.name,
+                    key,
+                    json!(base64::engine::general_purpose::STANDARD.encode(value)),
+                );
                 continue;
             }
             (Is::Text, Wire::Bytes(part)) if part.is_empty() && !field.many => continue,
@@ -367,7 +398,9 @@ fn time(mut rest: &[u8]) -> Result<Option<jiff::Timestamp>, String> {
         }
     }
     let nanos = i32::try_from(nanos).map_err(|_| "a time in the protobuf body is out of range")?;
-    jiff::Timestamp::new(seconds, nanos).map(Some).map_err(|_| "a time in the protobuf body is out of range".to_owned())
+    jiff::Timestamp::new(seconds, nanos)
+        .map(Some)
+        .map_err(|_| "a time in the protobuf body is out of range".to_owned())
 }
 
 #[cfg(test)]
@@ -389,8 +422,21 @@ mod tests {
 
     #[test]
     fn a_secret_becomes_its_json_form() {
-        let meta = [field(1, b"s"), field(2, b""), field(8, b""), vec![7 << 3, 0], field(11, &[field(1, b"k"), field(2, b"v")].concat())].concat();
-        let raw = [field(1, &meta), field(2, &[field(1, b"p"), field(2, b"q")].concat()), field(3, b"Opaque"), vec![5 << 3, 1]].concat();
+        let meta = [
+            field(1, b"s"),
+            field(2, b""),
+            field(8, b""),
+            vec![7 << 3, 0],
+            field(11, &[field(1, b"k"), field(2, b"v")].concat()),
+        ]
+        .concat();
+        let raw = [
+            field(1, &meta),
+            field(2, &[field(1, b"p"), field(2, b"q")].concat()),
+            field(3, b"Opaque"),
+            vec![5 << 3, 1],
+        ]
+        .concat();
         let decoded = decode(&envelope("v1", "Secret", &raw)).expect("decodes");
         let expected = json!({
             "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "s", "labels": { "k": "v" } },

@@ -120,7 +120,10 @@ impl Authority {
             .filter(|group| *group != "system:authenticated")
             .collect();
         if groups.len() > 1 {
-            return Err(Error::Groups { user: identity.user.clone(), count: groups.len() });
+            return Err(Error::Groups {
+                user: identity.user.clone(),
+                count: groups.len(),
+            });
         }
         params.distinguished_name = name(&identity.user, groups.first().copied());
         let (_, pem, key) = self.issue(params, ExtendedKeyUsagePurpose::ClientAuth, 365)?;

@@ -228,7 +228,10 @@ fn same(old: &Value, new: &Value) -> bool {
 fn same_content(info: &ResourceInfo, old: &Value, new: &Value) -> bool {
     let counted = |field: &str| !matches!(field, "metadata" | "apiVersion" | "kind") && (field != "status" || !info.status);
     let fields = [old, new].into_iter().filter_map(Value::as_object).flat_map(|map| map.keys());
-    fields.into_iter().filter(|field| counted(field)).all(|field| old.get(field) == new.get(field))
+    fields
+        .into_iter()
+        .filter(|field| counted(field))
+        .all(|field| old.get(field) == new.get(field))
 }
 
 impl Core {

@@ -33,14 +33,20 @@ impl Answer {
     }
 
     pub fn warnings(&self) -> Vec<String> {
-        self.headers.get_all(header::WARNING).iter().map(|value| value.to_str().expect("text").to_owned()).collect()
+        self.headers
+            .get_all(header::WARNING)
+            .iter()
+            .map(|value| value.to_str().expect("text").to_owned())
+            .collect()
     }
 }
 
 impl Server {
     pub async fn start() -> Server {
         let directory = tempfile::tempdir().expect("a directory");
-        let api = ApiServer::open(Config::new(directory.path().join("data"))).await.expect("the server opens");
+        let api = ApiServer::open(Config::new(directory.path().join("data")))
+            .await
+            .expect("the server opens");
         Server { api, directory }
     }
 
@@ -54,14 +60,17 @@ impl Server {
     }
 
     pub async fn install(&self, definition: &Value) {
-        self.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition).await.expect(201);
+        self.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition)
+            .await
+            .expect(201);
         let name = definition["metadata"]["name"].as_str().expect("a name");
         let path = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}");
         eventually("the definition is established", async || {
             let found = self.get(&path).await.expect(200);
-            found["status"]["conditions"]
-                .as_array()
-                .is_some_and(|list| list.iter().any(|condition| condition["type"] == "Established" && condition["status"] == "True"))
+            found["status"]["conditions"].as_array().is_some_and(|list| {
+                list.iter()
+                    .any(|condition| condition["type"] == "Established" && condition["status"] == "True")
+            })
         })
         .await;
     }
@@ -71,7 +80,11 @@ impl Server {
     }
 
     pub async fn send(&self, request: Request<Body>) -> http::Response<Body> {
-        self.api.router(Identity::admin()).oneshot(request).await.expect("the router cannot fail")
+        self.api
+            .router(Identity::admin())
+            .oneshot(request)
+            .await
+            .expect("the router cannot fail")
     }
 
     pub async fn request(&self, method: Method, path: &str, content_type: &str, body: impl Into<Body>) -> Answer {
@@ -91,7 +104,11 @@ impl Server {
     }
 
     pub async fn get_as(&self, path: &str, accept: &str) -> Answer {
-        let request = Request::builder().uri(path).header(header::ACCEPT, accept).body(Body::empty()).expect("a request");
+        let request = Request::builder()
+            .uri(path)
+            .header(header::ACCEPT, accept)
+            .body(Body::empty())
+            .expect("a request");
         answer(self.send(request).await).await
     }
 
@@ -104,12 +121,19 @@ impl Server {
     }
 
     pub async fn merge(&self, path: &str, body: &Value) -> Answer {
-        self.request(Method::PATCH, path, "application/merge-patch+json", body.to_string()).await
+        self.request(Method::PATCH, path, "application/merge-patch+json", body.to_string())
+            .await
     }
 
     pub async fn apply(&self, path: &str, manager: &str, body: &Value) -> Answer {
         let joint = if path.contains('?') { '&' } else { '?' };
-        self.request(Method::PATCH, &format!("{path}{joint}fieldManager={manager}"), "application/apply-patch+yaml", body.to_string()).await
+        self.request(
+            Method::PATCH,
+            &format!("{path}{joint}fieldManager={manager}"),
+            "application/apply-patch+yaml",
+            body.to_string(),
+        )
+        .await
     }
 
     pub async fn delete(&self, path: &str) -> Answer {
@@ -122,14 +146,24 @@ impl Server {
 
     /// Opens a watch.
     pub async fn watch(&self, path: &str) -> Watch {
-        let request = Request::builder().uri(path).header(header::ACCEPT, "application/json").body(Body::empty()).expect("a request");
+        let request = Request::builder()
+            .uri(path)
+            .header(header::ACCEPT, "application/json")
+            .body(Body::empty())
+            .expect("a request");
         let response = self.send(request).await;
         assert_eq!(response.status(), StatusCode::OK);
         Watch::new(response.into_body())
     }
 
     /// A listener on loopback that serves TLS; its address and how to end it.
-    pub async fn listen(&self) -> (String, tokio_util::sync::CancellationToken, tokio::task::JoinHandle<apiserver::Result<()>>) {
+    pub async fn listen(
+        &self,
+    ) -> (
+        String,
+        tokio_util::sync::CancellationToken,
+        tokio::task::JoinHandle<apiserver::Result<()>>,
+    ) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("https://{}", listener.local_addr().expect("an address"));
         let cancel = tokio_util::sync::CancellationToken::new();
@@ -140,10 +174,19 @@ impl Server {
 
 pub async fn answer(response: http::Response<Body>) -> Answer {
     let (parts, body) = response.into_parts();
-    let bytes = tokio::time::timeout(PATIENCE, body.collect()).await.expect("an answer in time").expect("a body").to_bytes();
+    let bytes = tokio::time::timeout(PATIENCE, body.collect())
+        .await
+        .expect("an answer in time")
+        .expect("a body")
+        .to_bytes();
     let text = String::from_utf8_lossy(&bytes).into_owned();
     let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-    Answer { code: parts.status.as_u16(), headers: parts.headers, body, text }
+    Answer {
+        code: parts.status.as_u16(),
+        headers: parts.headers,
+        body,
+        text,
+    }
 }
 
 pub struct Watch {

@@ -16,7 +16,10 @@ const DIRECTORY: &str = "APISERVER_CRASH_TEST_DIRECTORY";
 async fn child_that_writes_until_it_is_killed() {
     let Ok(directory) = std::env::var(DIRECTORY) else { return };
     let api = apiserver::ApiServer::open(apiserver::Config::new(&directory)).await.expect("opens");
-    let server = std::sync::Arc::new(Server { api, directory: tempfile::tempdir().expect("a directory") });
+    let server = std::sync::Arc::new(Server {
+        api,
+        directory: tempfile::tempdir().expect("a directory"),
+    });
     let mut writers = tokio::task::JoinSet::new();
     for writer in 0..8u64 {
         let server = server.clone();
@@ -45,7 +48,12 @@ async fn acknowledged_writes_survive_kill_9() {
     let mut newest = 0;
     for round in 0..6u64 {
         let mut child = Command::new(std::env::current_exe().expect("this program"))
-            .args(["--exact", "crash::child_that_writes_until_it_is_killed", "--nocapture", "--test-threads=1"])
+            .args([
+                "--exact",
+                "crash::child_that_writes_until_it_is_killed",
+                "--nocapture",
+                "--test-threads=1",
+            ])
             .env(DIRECTORY, &data)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -58,7 +66,9 @@ async fn acknowledged_writes_survive_kill_9() {
             let Some(at) = line.find("WROTE ") else { return false };
             let words: Vec<&str> = line[at..].split(' ').collect();
             let [_, name, value, revision] = words[..] else { return false };
-            let (Ok(value), Ok(revision)) = (value.parse::<u64>(), revision.parse::<u64>()) else { return false };
+            let (Ok(value), Ok(revision)) = (value.parse::<u64>(), revision.parse::<u64>()) else {
+                return false;
+            };
             let entry = acknowledged.entry(name.to_owned()).or_default();
             if value > entry.0 {
                 *entry = (value, revision);
@@ -79,14 +89,29 @@ async fn acknowledged_writes_survive_kill_9() {
         for line in lines.map_while(Result::ok) {
             note(&line);
         }
-        let api = apiserver::ApiServer::open(apiserver::Config::new(&data)).await.expect("opens after kill -9");
-        assert!(api.store().revision() >= newest, "revision {} would be given again", api.store().revision());
-        let server = Server { api, directory: tempfile::tempdir().expect("a directory") };
+        let api = apiserver::ApiServer::open(apiserver::Config::new(&data))
+            .await
+            .expect("opens after kill -9");
+        assert!(
+            api.store().revision() >= newest,
+            "revision {} would be given again",
+            api.store().revision()
+        );
+        let server = Server {
+            api,
+            directory: tempfile::tempdir().expect("a directory"),
+        };
         for (name, (value, revision)) in &acknowledged {
             let found = server.get(&format!("{CONFIG_MAPS}/{name}")).await.expect(200);
             let stored: u64 = found["data"]["n"].as_str().and_then(|text| text.parse().ok()).expect("a number");
-            let at: u64 = found["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok()).expect("a number");
-            assert!(stored >= *value && at >= *revision, "{name}: acknowledged {value} at {revision}, stored {stored} at {at}");
+            let at: u64 = found["metadata"]["resourceVersion"]
+                .as_str()
+                .and_then(|text| text.parse().ok())
+                .expect("a number");
+            assert!(
+                stored >= *value && at >= *revision,
+                "{name}: acknowledged {value} at {revision}, stored {stored} at {at}"
+            );
             assert!(stored <= value + 1, "{name}: one write at most was under way");
         }
         server.api.shutdown().await;
