@@ -463,6 +463,8 @@ impl<'a> Draft<'a> {
             self.change = Some(InstanceChange::RemoveFinalizer);
             return;
         }
+        // From here on the machine's release is waited for.
+        self.new.claimed |= self.claim_is_ours();
         self.new.evidence = None;
         conditions::clear(&mut self.new.conditions, conditions::RUNNING);
         let status = self.about_us();

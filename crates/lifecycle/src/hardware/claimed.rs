@@ -62,11 +62,11 @@ fn adopt_claim(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInst
         Some(&i.claim_uid) == draft.old.claim_uid.as_ref() && !draft.old.released_claims.contains(&i.claim_uid)
     });
     // A status that never saw a claim, on a machine that was seen free, knows that nothing was written. One that was lost does not.
-    // Nor does an older one that a backup brought back, which the instance's own status shows.
+    // Nor does an older one that a backup brought back, which the instance's own status shows. Without its acknowledgement no order was given.
     let started = instance
         .status
         .as_ref()
-        .is_some_and(|s| s.image.is_some() || !matches!(s.phase, InstancePhase::Pending | InstancePhase::Provisioning));
+        .is_some_and(|s| s.claimed && (s.image.is_some() || !matches!(s.phase, InstancePhase::Pending | InstancePhase::Provisioning)));
     let knows = draft.old.phase == HardwarePhase::Ready && renamed.is_none() && !started;
     draft.new.claim_uid = Some(claim.uid.clone());
     draft.new.written = !knows;
@@ -410,6 +410,15 @@ fn release(draft: &mut Draft<'_>, claim: &ClaimRef, instance: Option<&BareMetalI
     }
     draft.new.installed = None;
     draft.phase(HardwarePhase::Releasing);
+    if instance.is_some_and(|i| !i.status.as_ref().is_some_and(|s| s.claimed)) {
+        // Until it has acknowledged the claim, the instance may go at any moment; nothing destructive is done for an instance that is gone.
+        draft.wait(
+            HardwarePhase::Releasing,
+            "AwaitingInstance",
+            "Waiting for the instance to acknowledge the claim",
+        );
+        return;
+    }
     let Some(disk) = release_disk(draft, claim) else {
         draft.wait_for_inspection(HardwarePhase::Releasing);
         wait_for_machine(draft, instance);
