@@ -13,6 +13,8 @@ use crate::identity::{MacAddress, SystemUuid};
 
 /// Longest token that is looked at.
 pub const MAX_TOKEN_BYTES: usize = 2048;
+/// By how many milliseconds the clocks of two replicas may differ; a minute is more than any that keeps time.
+const CLOCK_SKEW: i64 = 60_000;
 
 /// What a boot token says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,7 +29,7 @@ pub struct BootClaims {
     pub address: std::net::IpAddr,
     /// Random; names this boot.
     pub nonce: String,
-    /// Seconds since the epoch, by the server's clock.
+    /// Milliseconds since the epoch, by the server's clock: a machine's next boot has a newer token, however soon it comes.
     pub issued_at: i64,
 }
 
@@ -109,14 +111,13 @@ impl TokenKey {
         self.issue("boot", claims)
     }
 
-    /// Checks a boot token: made with this key, and at most `max_age_seconds` old at `now` (seconds since the epoch).
+    /// Checks a boot token: made with this key, and at most `max_age` old at `now` (both in milliseconds, `now` since the epoch).
     ///
     /// # Errors
     /// [`TokenError`] as its variants say.
-    pub fn check_boot(&self, token: &str, now: i64, max_age_seconds: i64) -> Result<BootClaims, TokenError> {
+    pub fn check_boot(&self, token: &str, now: i64, max_age: i64) -> Result<BootClaims, TokenError> {
         let claims: BootClaims = self.check("boot", token)?;
-        // Replicas' clocks may differ by a little; a minute is more than any that keeps time.
-        if claims.issued_at > now.saturating_add(60) || now.saturating_sub(claims.issued_at) > max_age_seconds {
+        if claims.issued_at > now.saturating_add(CLOCK_SKEW) || now.saturating_sub(claims.issued_at) > max_age {
             return Err(TokenError::Expired);
         }
         Ok(claims)
@@ -147,7 +148,7 @@ mod tests {
             mac: MacAddress([2, 0, 0, 0, 0, 1]),
             address: std::net::Ipv4Addr::LOCALHOST.into(),
             nonce: "n".to_owned(),
-            issued_at: 1000,
+            issued_at: 1_000_000,
         }
     }
 
@@ -155,12 +156,12 @@ mod tests {
     fn a_token_is_good_for_its_key_its_kind_and_its_time() {
         let key = TokenKey::new(&[1; 32]).unwrap();
         let token = key.issue_boot(&claims());
-        assert_eq!(key.check_boot(&token, 1300, 300), Ok(claims()));
-        assert_eq!(key.check_boot(&token, 1301, 300), Err(TokenError::Expired));
-        assert_eq!(key.check_boot(&token, 900, 300), Err(TokenError::Expired));
+        assert_eq!(key.check_boot(&token, 1_300_000, 300_000), Ok(claims()));
+        assert_eq!(key.check_boot(&token, 1_300_001, 300_000), Err(TokenError::Expired));
+        assert_eq!(key.check_boot(&token, 939_999, 300_000), Err(TokenError::Expired));
         assert_eq!(key.check_guest(&token), Err(TokenError::Forged), "a boot token is no guest token");
         assert_eq!(
-            TokenKey::new(&[2; 32]).unwrap().check_boot(&token, 1000, 300),
+            TokenKey::new(&[2; 32]).unwrap().check_boot(&token, 1_000_000, 300_000),
             Err(TokenError::Forged)
         );
         assert!(TokenKey::new(&[1; 31]).is_none());
@@ -177,7 +178,7 @@ mod tests {
             changed[position] = byte;
             let changed = String::from_utf8(changed).unwrap();
             // The last base64 character of a tag has unused bits; strict decoding refuses them.
-            prop_assert!(key.check_boot(&changed, 1000, 300).is_err());
+            prop_assert!(key.check_boot(&changed, 1_000_000, 300_000).is_err());
         }
     }
 }

@@ -94,7 +94,7 @@ pub struct AgentSession {
     pub id: String,
     /// Nonce of the boot token it redeemed. A second key for the same nonce is refused.
     pub nonce: String,
-    /// When that token was issued, seconds since the epoch. An older token than this is refused.
+    /// When that token was issued, milliseconds since the epoch. An older token than this is refused.
     pub token_issued_at: i64,
     /// SHA-256 over both public keys, lower-case hexadecimal.
     pub thumbprint: String,

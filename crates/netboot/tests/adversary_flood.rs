@@ -389,9 +389,10 @@ fn a_flood_of_made_up_machines_delays_nobody() {
                 let booted = honest.boot().await.expect("a script");
                 honest.reboot();
                 honest.open(&booted).await.expect("a session");
-                // A token must be of a later second than the last one that was redeemed: no machine boots twice within one.
-                tokio::time::sleep(Duration::from_millis(1100)).await;
-                at.elapsed().saturating_sub(Duration::from_millis(1100))
+                let took = at.elapsed();
+                // An honest machine boots now and then, not in a tight loop: its own quota is not what is measured here.
+                tokio::time::sleep(Duration::from_millis(250)).await;
+                took
             };
             tokio::select! {
                 total = &mut flooding => break total,

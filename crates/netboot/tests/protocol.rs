@@ -98,7 +98,7 @@ fn tokens() {
         mac: "52:54:00:12:34:56".parse().unwrap(),
         address: "192.0.2.17".parse().unwrap(),
         nonce: "00112233445566778899aabbccddeeff".to_owned(),
-        issued_at: 1_790_000_000,
+        issued_at: 1_790_000_000_000,
     };
     let guest = GuestClaims {
         instance_uid: "0e9f7c1c-6f65-4d0e-9d0c-1f3c8f3f3a10".to_owned(),

@@ -120,8 +120,8 @@ async fn read(shared: &Shared, peer: Peer, request: Request<Body>) -> Reply<Intr
         return Err(Refusal::new(ErrorCode::Malformed, "sealingKey: must be base64 of 32 bytes"));
     }
     let keys = shared.keys().ok_or_else(Refusal::unavailable)?;
-    let life = i64::try_from(shared.config.token_life.as_secs()).unwrap_or(i64::MAX);
-    let claims = keys.check_boot(&request.token, Timestamp::now().as_second(), life)?;
+    let life = i64::try_from(shared.config.token_life.as_millis()).unwrap_or(i64::MAX);
+    let claims = keys.check_boot(&request.token, Timestamp::now().as_millisecond(), life)?;
     if claims.address.to_canonical() != peer.address || claims.mac != request.boot_mac {
         return Err(Refusal::token());
     }

@@ -187,9 +187,9 @@ fn agent(shared: &Shared, peer: &Peer, request: &BootRequest, headers: &HeaderMa
     }))
 }
 
-/// A new token must be newer than the one the machine redeemed last, also when it reboots within a second.
+/// A new token must be newer than the one the machine redeemed last, also when the clock was set back a little or another replica's is ahead.
 fn issue_time(shared: &Shared, request: &BootRequest) -> i64 {
-    let now = Timestamp::now().as_second();
+    let now = Timestamp::now().as_millisecond();
     let Match::Known(name) = shared.cache.match_boot(request.uuid, request.mac) else {
         return now;
     };
@@ -198,7 +198,7 @@ fn issue_time(shared: &Shared, request: &BootRequest) -> i64 {
         .discovery(&name)
         .and_then(|d| Some(d.status.as_ref()?.session.as_ref()?.token_issued_at));
     match last {
-        Some(last) if last >= now && last - now < 30 => last + 1,
+        Some(last) if last >= now && last - now < 30_000 => last + 1,
         _ => now,
     }
 }
