@@ -67,6 +67,8 @@ pub enum Command {
         #[command(flatten)]
         place: Place,
     },
+    /// Run many simulated machines through their whole life against a server of its own, and judge it from the API's watch streams.
+    Swarm(crate::swarm::Arguments),
     /// Show the whole life of two machines (`make demo`).
     Demo {
         /// Folder with the boot media.
@@ -127,6 +129,7 @@ pub async fn run(command: Command) -> Result<()> {
             Ok(machine.power_on(Accelerator::detect().await).await?)
         }
         Command::Console { name, place } => Ok(Folder::open(&place.folder)?.console(&name).await?),
+        Command::Swarm(arguments) => crate::swarm::run(arguments).await,
         Command::Demo { media, image, state, keep } => {
             let plain = std::env::var_os("CI").is_some() || !std::io::stderr().is_terminal();
             let program = std::env::current_exe().context("finding this program")?;

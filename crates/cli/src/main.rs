@@ -4,6 +4,7 @@ mod crds;
 mod lab;
 mod logging;
 mod media;
+mod swarm;
 mod up;
 
 use std::process::ExitCode;

@@ -49,6 +49,12 @@ pub struct Arguments {
     /// What a machine that nobody accepted gets.
     #[arg(long, value_enum, default_value = "inventory")]
     unaccepted: Unaccepted,
+    /// Seconds for which a machine that was told to boot its disk must not ask again to count as running, where no guest helper reports.
+    #[arg(long, default_value_t = 180, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    local_boot_confirmed_after: u32,
+    /// Reckon with so many machines of a lab that all come from one address: wide quotas for one address. Not for a network with strangers.
+    #[arg(long, value_name = "MACHINES", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    lab_machines: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -63,6 +69,7 @@ pub enum Unaccepted {
 
 /// Runs until SIGINT or SIGTERM, or until a part of the system ends.
 pub async fn run(arguments: Arguments) -> Result<()> {
+    lab::raise_file_limit();
     let data_dir = arguments.data_dir.clone().map_or_else(default_data_dir, Ok)?;
     std::fs::create_dir_all(&data_dir).with_context(|| format!("--data-dir: creating {}", data_dir.display()))?;
     let advertise = advertised(&arguments)?;
@@ -89,6 +96,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         },
         // One machine, one LAN, no BMC: nobody could prove an identity here. Each use is told in an event.
         allow_asserted_identity: true,
+        local_boot_confirmed_after: jiff::SignedDuration::from_secs(arguments.local_boot_confirmed_after.into()),
         ..lifecycle::config::Config::default()
     };
     let mut netboot = netboot::Config::new(client.clone(), "up");
@@ -98,6 +106,9 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     netboot.advertise = advertise.clone();
     netboot.image_dir = arguments.image_dir.clone();
     netboot.decisions = decisions.clone();
+    if let Some(machines) = arguments.lab_machines {
+        netboot.quotas = netboot::Quotas::for_lab(machines as usize);
+    }
     let has_media = arguments.media_dir.is_dir();
     netboot.media_dir = has_media.then(|| arguments.media_dir.clone());
     let netboot = netboot::Netboot::start(netboot, stop.child_token()).await.context("starting the boot server")?;

@@ -2,8 +2,10 @@
 //!
 //! * [`host`]: what this host must have installed, and the one line that installs it.
 //! * [`qemu`]: one QEMU machine; its state lives in a folder, so that another process can find it again.
+//! * [`server`]: `kube-baremetal up` in a process of its own.
 //! * [`folder`]: a folder of machines (`lab up`, `lab down`, `lab console`).
 //! * [`demo`]: the two machines of `make demo`.
+//! * [`swarm`]: many simulated machines against a real server, with faults as data and a judge.
 //!
 //! Everything here runs as an ordinary user: QEMU user networking, files, Unix sockets. Nothing here decides anything about a machine's life.
 
@@ -11,6 +13,8 @@ pub mod demo;
 pub mod folder;
 pub mod host;
 pub mod qemu;
+pub mod swarm;
+pub mod server;
 
 /// Why the lab could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -67,5 +71,14 @@ impl LabError {
     pub(crate) fn file(what: &'static str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.display().to_string();
         move |source| Self::File { what, path, source }
+    }
+}
+
+/// Raises the limit of open files as far as this user may: a thousand machines are a thousand sockets and more. Processes started later inherit it.
+pub fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
     }
 }

@@ -1,0 +1,90 @@
+//! `kube-baremetal lab swarm`.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use lab::swarm::{Options, faults::Plan, machine::Timing};
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Faults {
+    /// Nothing goes wrong.
+    None,
+    /// A little of everything.
+    Some,
+    /// Much of everything.
+    Many,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// How many machines, and as many instances.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    machines: u32,
+    /// What goes wrong.
+    #[arg(long, value_enum, default_value = "some")]
+    faults: Faults,
+    /// A plan of faults as a JSON file, instead of `--faults`.
+    #[arg(long, conflicts_with = "faults")]
+    plan: Option<PathBuf>,
+    /// Print the plan of faults and end.
+    #[arg(long)]
+    print_plan: bool,
+    /// From which everything random follows.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Seconds over which the machines are switched on.
+    #[arg(long, default_value_t = 0.0, value_parser = seconds)]
+    ramp: f64,
+    /// Longest time in seconds for the way to Running, and again for the way back.
+    #[arg(long, default_value_t = 900.0, value_parser = seconds)]
+    patience: f64,
+    /// Folder for the server's data and log; it is emptied first.
+    #[arg(long, default_value = "target/swarm")]
+    state: PathBuf,
+    /// How much the server logs, as in `--log`.
+    #[arg(long, default_value = "warn")]
+    server_log: String,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| "is not a number of seconds".to_owned())?;
+    if (0.0..=86_400.0).contains(&value) {
+        Ok(value)
+    } else {
+        Err("must be between 0 and 86400 seconds".to_owned())
+    }
+}
+
+/// Runs it.
+pub async fn run(arguments: Arguments) -> Result<()> {
+    let plan = match &arguments.plan {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| format!("--plan: reading {}", path.display()))?;
+            serde_json::from_str::<Plan>(&text).with_context(|| format!("--plan: {} is no plan of faults", path.display()))?
+        }
+        None => match arguments.faults {
+            Faults::None => Plan::none(arguments.seed),
+            Faults::Some => Plan::some(arguments.seed),
+            Faults::Many => Plan::many(arguments.seed),
+        },
+    };
+    if arguments.print_plan {
+        println!("{}", serde_json::to_string_pretty(&plan)?);
+        return Ok(());
+    }
+    let report = lab::swarm::run(&Options {
+        program: std::env::current_exe().context("finding this program")?,
+        state: arguments.state,
+        machines: arguments.machines as usize,
+        plan,
+        timing: Timing::default(),
+        ramp: Duration::from_secs_f64(arguments.ramp),
+        patience: Duration::from_secs_f64(arguments.patience),
+        log: arguments.server_log,
+        verbose: true,
+    })
+    .await?;
+    println!("{report}");
+    Ok(())
+}

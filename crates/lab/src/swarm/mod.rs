@@ -1,0 +1,273 @@
+//! The swarm: many simulated machines that speak the real protocol to a real server, from first boot to Running and back.
+//!
+//! * [`machine`]: one machine, a pure state machine; [`body`] is its inventory and disk.
+//! * [`faults`]: what goes wrong, as data.
+//! * [`driver`]: carries out what machines ask for, over real sockets.
+//! * [`server`]: `kube-baremetal up` in a process of its own.
+//! * [`tenant`]: who accepts machines, asks for instances and gives them back.
+//! * [`judge`]: decides from the API's watch streams and from what really happened whether anything went wrong.
+//! * [`report`]: figures.
+//!
+//! Nothing here looks into the server: no metrics, no logs, no shared memory.
+
+pub mod body;
+pub mod driver;
+pub mod faults;
+pub mod judge;
+pub mod machine;
+pub mod random;
+pub mod report;
+pub mod server;
+pub mod tenant;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use api::HardwarePhase;
+use kube::Client;
+
+use self::{
+    driver::{Entry, Ledger, Network, Swarm},
+    faults::Plan,
+    judge::{Judge, Record},
+    machine::{Fact, Machine, Timing},
+    report::Report,
+    server::{Server, Setup},
+};
+
+/// How a swarm is run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The `kube-baremetal` program that is tested.
+    pub program: PathBuf,
+    /// Where its state goes; it is emptied first.
+    pub state: PathBuf,
+    /// How many machines, and as many instances.
+    pub machines: usize,
+    /// What goes wrong.
+    pub plan: Plan,
+    /// How long things take on a machine.
+    pub timing: Timing,
+    /// Over which time the machines are switched on.
+    pub ramp: Duration,
+    /// Longest time for each of the two ways, there and back.
+    pub patience: Duration,
+    /// How much the server logs.
+    pub log: String,
+    /// Tell how far it is, on standard error.
+    pub verbose: bool,
+}
+
+/// Runs a swarm through the whole life of every machine.
+///
+/// # Errors
+/// What was found, by the judge too, in words for a person.
+pub async fn run(options: &Options) -> Result<Report> {
+    ensure!(options.machines > 0, "--machines: at least 1");
+    options.plan.check().context("the plan of faults")?;
+    crate::raise_file_limit();
+    if options.state.exists() {
+        std::fs::remove_dir_all(&options.state).with_context(|| format!("emptying {}", options.state.display()))?;
+    }
+    let mut setup = Setup::new(options.program.clone(), options.state.clone(), options.machines)?;
+    setup.log.clone_from(&options.log);
+    let mut server = setup.start(&[])?;
+    let client = server.ready().await?;
+    tenant::prepare(&client).await?;
+    let revision = revision(&client).await?;
+
+    let start = Instant::now();
+    let mut judge = Judge::start(&client, start);
+    let ledger = Arc::new(Ledger::new(start));
+    let network = Arc::new(Network::new(setup.boot(), None));
+    let machines: Vec<Machine> = (0..options.machines)
+        .map(|i| Machine::new(i, options.plan.seed, options.plan.of_machine(i), options.timing))
+        .collect();
+    let macs: Vec<[u8; 6]> = machines.iter().map(|m| m.body.mac.0).collect();
+    let swarm = Swarm::start(machines, options.ramp, network, ledger.clone());
+    let lives = there_and_back(options, &client, &judge, &swarm, &ledger, &server).await;
+    let (to_running, running, to_released) = match lives {
+        Ok(times) => times,
+        Err(problem) => {
+            write_down(&options.state, &judge.records(), &ledger.entries())?;
+            return Err(problem);
+        }
+    };
+    server.alive()?;
+
+    let end = server.usage().unwrap_or_default();
+    let writes = self::revision(&client).await?.saturating_sub(revision);
+    swarm.stop().await;
+    // What was committed last has still to reach the judge.
+    judge
+        .until(tokio::time::Instant::now() + Duration::from_secs(5), |p| {
+            p.erased() == options.machines && p.instances() == 0
+        })
+        .await;
+    judge.stop().await;
+    let (records, entries, gaps) = (judge.records(), ledger.entries(), judge.look(|p| p.gaps));
+    let mut found = judge::judge(&records, &entries);
+    found.extend(judge::complete(&records, &macs));
+    server.stop().await?;
+    if !found.is_empty() {
+        write_down(&options.state, &records, &entries)?;
+        let count = found.len();
+        found.truncate(20);
+        bail!("the judge found {count} wrongs:\n  {}", found.join("\n  "));
+    }
+    Ok(Report {
+        machines: options.machines,
+        struck: entries.iter().filter(|e| matches!(e.fact, Fact::Struck { .. })).count(),
+        to_running,
+        to_released,
+        phases: report::phases(&records, &entries),
+        requests: ledger.requests(),
+        writes,
+        running,
+        end,
+        own_cpu: server::usage(std::process::id()).unwrap_or_default().cpu,
+        gaps,
+    })
+}
+
+/// Everything that the judge saw, for the person who has to find out why: `watch.log` and `machines.log`, one line each.
+fn write_down(folder: &Path, records: &[Record], entries: &[Entry]) -> Result<()> {
+    let lines = |name: &str, lines: Vec<String>| {
+        let path = folder.join(name);
+        std::fs::write(&path, lines.join("\n")).with_context(|| format!("writing {}", path.display()))
+    };
+    lines(
+        "watch.log",
+        records
+            .iter()
+            .map(|r| {
+                format!(
+                    "{:9.3} {:>7} {}{} {:?}",
+                    r.at.as_secs_f64(),
+                    r.version,
+                    if r.gap { "(gap) " } else { "" },
+                    r.name,
+                    r.seen
+                )
+            })
+            .collect(),
+    )?;
+    lines(
+        "machines.log",
+        entries
+            .iter()
+            .map(|e| format!("{:9.3} {:>5} {:?}", e.at.as_secs_f64(), e.machine, e.fact))
+            .collect(),
+    )
+}
+
+async fn there_and_back(
+    options: &Options,
+    client: &Client,
+    judge: &Judge,
+    swarm: &Swarm,
+    ledger: &Ledger,
+    server: &Server,
+) -> Result<(Duration, server::Usage, Duration)> {
+    let begun = Instant::now();
+    tenant::create(client, options.machines).await?;
+    reach(options, judge, swarm, ledger, server, "Running", |p| p.running()).await?;
+    let (to_running, running) = (begun.elapsed(), server.usage().unwrap_or_default());
+
+    let begun = Instant::now();
+    tenant::delete(client, options.machines).await?;
+    reach(options, judge, swarm, ledger, server, "erased and Ready, instances gone", |p| {
+        let left = p.instances();
+        if left == 0 {
+            p.erased()
+        } else {
+            p.erased().min(options.machines.saturating_sub(left))
+        }
+    })
+    .await?;
+    Ok((to_running, running, begun.elapsed()))
+}
+
+/// Waits until all machines got somewhere; tells how far they are.
+async fn reach(
+    options: &Options,
+    judge: &Judge,
+    swarm: &Swarm,
+    ledger: &Ledger,
+    server: &Server,
+    what: &str,
+    count: impl Fn(&judge::Present) -> usize,
+) -> Result<()> {
+    let begun = Instant::now();
+    let deadline = tokio::time::Instant::now() + options.patience;
+    let step = Duration::from_secs(5);
+    loop {
+        let next = deadline.min(tokio::time::Instant::now() + step);
+        if judge.until(next, |p| count(p) == options.machines).await {
+            return Ok(());
+        }
+        let usage = server.usage().context("the server is gone")?;
+        if options.verbose {
+            let (there, ready) = judge.look(|p| (count(p), p.hardware_in(HardwarePhase::Ready)));
+            eprintln!(
+                "{:>6.1} s  {there} of {} {what}, {ready} free; server {:.0} MiB, {:.1} s of processor time",
+                begun.elapsed().as_secs_f64(),
+                options.machines,
+                usage.resident as f64 / f64::from(1 << 20),
+                usage.cpu.as_secs_f64()
+            );
+        }
+        if tokio::time::Instant::now() >= deadline {
+            let waiting = judge.look(|p| p.waiting(12));
+            let lost = lost(options, judge, swarm, ledger);
+            bail!(
+                "not all machines were {what} within {} s. {waiting}\n{lost}",
+                options.patience.as_secs()
+            );
+        }
+    }
+}
+
+/// Where the machines are that did not get there.
+fn lost(options: &Options, judge: &Judge, swarm: &Swarm, ledger: &Ledger) -> String {
+    let mut discovery = vec![None; options.machines];
+    for entry in ledger.entries() {
+        if let (Fact::Session { discovery: name }, Some(slot)) = (entry.fact, discovery.get_mut(entry.machine)) {
+            *slot = Some(name);
+        }
+    }
+    let mut lines = Vec::new();
+    for (index, name) in discovery.into_iter().enumerate() {
+        let settled = judge.look(|p| {
+            let record = name.as_ref().and_then(|n| p.objects.get(&(judge::Kind::Hardware, n.clone())));
+            record.is_some_and(
+                |r| matches!(&r.seen, judge::Seen::Hardware { phase, .. } if matches!(phase, HardwarePhase::Ready | HardwarePhase::InUse)),
+            )
+        });
+        if !settled && lines.len() < 12 {
+            lines.push(format!(
+                "  machine {index} ({}): {}",
+                name.as_deref().unwrap_or("no discovery"),
+                swarm.places.of(index)
+            ));
+        }
+    }
+    lines.join("\n")
+}
+
+/// The API's newest revision: how many writes there were.
+async fn revision(client: &Client) -> Result<u64> {
+    let one = kube::api::ListParams::default().limit(1);
+    let list = kube::Api::<api::BareMetalNetwork>::all(client.clone())
+        .list_metadata(&one)
+        .await
+        .context("reading the API's revision")?;
+    list.metadata
+        .resource_version
+        .and_then(|v| v.parse().ok())
+        .context("the API's revision is not a number")
+}

@@ -1,0 +1,153 @@
+//! The people of the swarm: an admin who writes a policy, a network and an image, and a tenant who asks for instances and gives them back.
+
+use std::collections::BTreeMap;
+
+use agent_protocol::order::ImageFormat;
+use anyhow::{Context, Result};
+use api::{
+    BareMetalDiscoveryPolicy, BareMetalDiscoveryPolicySpec, BareMetalImage, BareMetalImageSpec, BareMetalInstance, BareMetalInstanceSpec,
+    BareMetalNetwork, BareMetalNetworkSpec,
+    common::NetworkRef,
+    network::{AddressPlan, AddressRange},
+};
+use futures::{StreamExt, TryStreamExt, stream};
+use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::api::resource::Quantity};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, ObjectMeta, PostParams},
+};
+
+/// Namespace of the instances.
+const NAMESPACE: &str = "swarm";
+/// Requests of the tenant at a time.
+const AT_ONCE: usize = 16;
+
+fn named(name: &str) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name.to_owned()),
+        ..ObjectMeta::default()
+    }
+}
+
+/// Everything that has to be there once.
+///
+/// # Errors
+/// When the API refuses.
+pub async fn prepare(client: &Client) -> Result<()> {
+    let how = PostParams::default();
+    let namespace = Namespace {
+        metadata: named(NAMESPACE),
+        ..Namespace::default()
+    };
+    Api::all(client.clone())
+        .create(&how, &namespace)
+        .await
+        .context("creating the namespace")?;
+    let network = BareMetalNetwork {
+        metadata: named("swarm"),
+        spec: BareMetalNetworkSpec {
+            ipv4: Some(AddressPlan {
+                prefix: "10.64.0.0/14".to_owned(),
+                ranges: vec![AddressRange {
+                    first: "10.64.1.0".to_owned(),
+                    last: "10.67.255.0".to_owned(),
+                }],
+                gateway: Some("10.64.0.1".to_owned()),
+                dns: vec!["10.64.0.2".to_owned()],
+            }),
+            ..BareMetalNetworkSpec::default()
+        },
+    };
+    Api::all(client.clone())
+        .create(&how, &network)
+        .await
+        .context("creating the network")?;
+    let image = BareMetalImage {
+        metadata: named("simulated"),
+        spec: BareMetalImageSpec {
+            url: "https://images.example/simulated.raw.zst".to_owned(),
+            digest: format!("sha256:{}", "5".repeat(64)),
+            format: ImageFormat::Zstd,
+        },
+        status: None,
+    };
+    Api::all(client.clone()).create(&how, &image).await.context("creating the image")?;
+    let policy = BareMetalDiscoveryPolicy {
+        metadata: named("swarm"),
+        spec: BareMetalDiscoveryPolicySpec {
+            when: "inventory.memory.bytes >= 1024 * 1024 * 1024".to_owned(),
+            labels: BTreeMap::from([("swarm".to_owned(), "true".to_owned())]),
+            network_ref: Some(NetworkRef::network("swarm")),
+            erase_foreign_data: true,
+            ..BareMetalDiscoveryPolicySpec::default()
+        },
+    };
+    Api::all(client.clone())
+        .create(&how, &policy)
+        .await
+        .context("creating the policy")?;
+    Ok(())
+}
+
+fn instances(client: &Client) -> Api<BareMetalInstance> {
+    Api::namespaced(client.clone(), NAMESPACE)
+}
+
+fn name(index: usize) -> String {
+    format!("i-{index:05}")
+}
+
+fn instance(index: usize) -> BareMetalInstance {
+    let requests = [("cpu", "4"), ("memory", "8Gi"), ("disk", "20Gi")];
+    BareMetalInstance {
+        metadata: named(&name(index)),
+        spec: BareMetalInstanceSpec {
+            image: "simulated".to_owned(),
+            requests: requests.iter().map(|(k, v)| ((*k).to_owned(), Quantity((*v).to_owned()))).collect(),
+            ssh_keys: vec!["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA swarm".to_owned()],
+            running: true,
+            guest_helper: true,
+            config_drive: true,
+            ..BareMetalInstanceSpec::default()
+        },
+        status: None,
+    }
+}
+
+/// Asks for `count` instances.
+///
+/// # Errors
+/// When the API refuses one.
+pub async fn create(client: &Client, count: usize) -> Result<()> {
+    let (api, how) = (instances(client), PostParams::default());
+    let (api, how) = (&api, &how);
+    stream::iter(0..count)
+        .map(|index| async move {
+            api.create(how, &instance(index))
+                .await
+                .with_context(|| format!("creating instance {}", name(index)))
+        })
+        .buffer_unordered(AT_ONCE)
+        .try_for_each(|_| async { Ok(()) })
+        .await
+}
+
+/// Gives them back.
+///
+/// # Errors
+/// When the API refuses one; one that is gone is fine.
+pub async fn delete(client: &Client, count: usize) -> Result<()> {
+    let api = instances(client);
+    let api = &api;
+    stream::iter(0..count)
+        .map(|index| async move {
+            match api.delete(&name(index), &DeleteParams::default()).await {
+                Ok(_) => Ok(()),
+                Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+                Err(error) => Err(error).with_context(|| format!("deleting instance {}", name(index))),
+            }
+        })
+        .buffer_unordered(AT_ONCE)
+        .try_for_each(|()| async { Ok(()) })
+        .await
+}
