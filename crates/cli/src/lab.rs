@@ -69,6 +69,8 @@ pub enum Command {
     },
     /// Run many simulated machines through their whole life against a server of its own, and judge it from the API's watch streams.
     Swarm(crate::swarm::Arguments),
+    /// Live one simulated machine's life again and again, with the server killed at every point of it.
+    Kills(crate::swarm::KillArguments),
     /// Show the whole life of two machines (`make demo`).
     Demo {
         /// Folder with the boot media.
@@ -130,6 +132,7 @@ pub async fn run(command: Command) -> Result<()> {
         }
         Command::Console { name, place } => Ok(Folder::open(&place.folder)?.console(&name).await?),
         Command::Swarm(arguments) => crate::swarm::run(arguments).await,
+        Command::Kills(arguments) => crate::swarm::kills(arguments).await,
         Command::Demo { media, image, state, keep } => {
             let plain = std::env::var_os("CI").is_some() || !std::io::stderr().is_terminal();
             let program = std::env::current_exe().context("finding this program")?;

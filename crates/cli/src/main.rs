@@ -1,6 +1,7 @@
 //! The `kube-baremetal` command: argument parsing and wiring. Everything that does something lives in the other crates.
 
 mod crds;
+mod die;
 mod lab;
 mod logging;
 mod media;

@@ -1,4 +1,4 @@
-//! `kube-baremetal lab swarm`.
+//! `kube-baremetal lab swarm` and `kube-baremetal lab kills`.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -83,6 +83,33 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         patience: Duration::from_secs_f64(arguments.patience),
         log: arguments.server_log,
         verbose: true,
+    })
+    .await?;
+    println!("{report}");
+    Ok(())
+}
+
+#[derive(Debug, clap::Args)]
+pub struct KillArguments {
+    /// Lives at a time.
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u16).range(1..=256))]
+    parallel: u16,
+    /// Longest time in seconds for one life.
+    #[arg(long, default_value_t = 90.0, value_parser = seconds)]
+    patience: f64,
+    /// Folder for the lives' state; it is emptied first, and lives that went wrong stay there.
+    #[arg(long, default_value = "target/kills")]
+    state: PathBuf,
+}
+
+/// Goes through all points.
+pub async fn kills(arguments: KillArguments) -> Result<()> {
+    let report = lab::swarm::kills::run(&lab::swarm::kills::Options {
+        program: std::env::current_exe().context("finding this program")?,
+        state: arguments.state,
+        timing: Timing::short(),
+        parallel: arguments.parallel.into(),
+        patience: Duration::from_secs_f64(arguments.patience),
     })
     .await?;
     println!("{report}");

@@ -55,6 +55,9 @@ pub struct Arguments {
     /// Reckon with so many machines of a lab that all come from one address: wide quotas for one address. Not for a network with strangers.
     #[arg(long, value_name = "MACHINES", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     lab_machines: Option<u32>,
+    /// For crash tests: end like by `kill -9` before or after the so manieth write of the API, as in `before:17`. Each write is then committed alone.
+    #[arg(long, hide = true)]
+    die_at: Option<crate::die::At>,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -79,7 +82,13 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     // The API first: everything else is its client.
     let mut config = apiserver::Config::new(&data_dir);
     config.names = vec![arguments.api_listen.ip().to_string()];
+    if arguments.die_at.is_some() {
+        config.limits.group = 1;
+    }
     let api = Arc::new(apiserver::ApiServer::open(config).await.context("opening the embedded API")?);
+    if let Some(at) = arguments.die_at {
+        crate::die::arm(api.store(), at);
+    }
     let listener = TcpListener::bind(arguments.api_listen).await.with_context(|| format!("--api-listen: listening on {}", arguments.api_listen))?;
     let api_url = format!("https://{}", listener.local_addr()?);
     let kubeconfig = arguments.kubeconfig.clone().unwrap_or_else(|| data_dir.join("kubeconfig"));

@@ -258,6 +258,18 @@ pub(crate) struct State {
 /// Hook that is called with every published event, in order, outside the state lock.
 pub type Observer = Box<dyn Fn(&[Arc<Event>]) + Send + Sync>;
 
+/// Where in a commit a probe is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// Nothing of the transaction was given to the file yet.
+    Before,
+    /// It is durable; nobody was told.
+    After,
+}
+
+/// Hook that is called on the writer thread around every commit, with what it holds: the seam for crash tests.
+pub type CommitProbe = Box<dyn Fn(Moment, &[Arc<Event>]) + Send + Sync>;
+
 pub(crate) struct Shared {
     pub(crate) state: RwLock<State>,
     pub(crate) limits: Limits,
@@ -265,6 +277,7 @@ pub(crate) struct Shared {
     pub(crate) commits: AtomicU64,
     pub(crate) writes: AtomicU64,
     pub(crate) observer: std::sync::OnceLock<Observer>,
+    pub(crate) probe: std::sync::OnceLock<CommitProbe>,
 }
 
 impl Shared {
@@ -320,6 +333,7 @@ impl Store {
             commits: AtomicU64::new(0),
             writes: AtomicU64::new(0),
             observer: std::sync::OnceLock::new(),
+            probe: std::sync::OnceLock::new(),
         });
         let (queue, jobs) = tokio::sync::mpsc::channel(limits.queue);
         let thread = writer::spawn(shared.clone(), disk, jobs).map_err(|error| StoreError::Open(error.into()))?;
@@ -333,6 +347,11 @@ impl Store {
     /// Sets the one observer of published events (the garbage collector). It runs on the writer thread and must be quick.
     pub fn observe(&self, observer: Observer) -> bool {
         self.shared.observer.set(observer).is_ok()
+    }
+
+    /// Sets the one probe of commits; false when there is one already. With [`Limits::group`] of 1 every write is a commit of its own.
+    pub fn probe_commits(&self, probe: CommitProbe) -> bool {
+        self.shared.probe.set(probe).is_ok()
     }
 
     /// The newest published revision.

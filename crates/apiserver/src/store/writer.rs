@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::{mpsc, oneshot};
 
 use super::disk::{Change, Disk};
-use super::{Event, EventKind, Expect, Key, Object, Shared, StoreError, Write, draft, index_owners, resource_mut};
+use super::{Event, EventKind, Expect, Key, Moment, Object, Shared, StoreError, Write, draft, index_owners, resource_mut};
 
 type Reply = oneshot::Sender<Result<Arc<Object>, StoreError>>;
 
@@ -155,6 +155,13 @@ impl<'a> Group<'a> {
         }
     }
 
+    fn probe(&self, moment: Moment) {
+        if let Some(probe) = self.shared.probe.get() {
+            let events: Vec<Arc<Event>> = self.accepted.iter().map(|(event, _)| event.clone()).collect();
+            probe(moment, &events);
+        }
+    }
+
     /// Commits, publishes, answers. False when the commit failed.
     fn finish(self, disk: &Disk) -> bool {
         if self.accepted.is_empty() {
@@ -163,6 +170,7 @@ impl<'a> Group<'a> {
             }
             return true;
         }
+        self.probe(Moment::Before);
         let changes = self.overlay.iter().map(|(key, object)| match object {
             Some(object) => Change::Put(object),
             None => Change::Delete(key),
@@ -179,6 +187,7 @@ impl<'a> Group<'a> {
             }
             return false;
         }
+        self.probe(Moment::After);
         self.shared.commits.fetch_add(1, Ordering::Relaxed);
         self.shared.writes.fetch_add(self.accepted.len() as u64, Ordering::Relaxed);
         publish(self.shared, self.revision, &self.accepted);

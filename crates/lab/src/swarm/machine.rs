@@ -65,6 +65,21 @@ impl Default for Timing {
     }
 }
 
+impl Timing {
+    /// For tests that go through very many lives.
+    pub fn short() -> Self {
+        Self {
+            firmware: Duration::from_millis(100),
+            kernel: Duration::from_millis(100),
+            disk: Duration::from_millis(400),
+            system: Duration::from_millis(200),
+            again: Duration::from_millis(500),
+            person: Duration::from_secs(2),
+            backoff: Duration::from_millis(100),
+        }
+    }
+}
+
 /// What happened.
 #[derive(Debug)]
 pub enum Input {

@@ -7,6 +7,7 @@
 //! * [`tenant`]: who accepts machines, asks for instances and gives them back.
 //! * [`judge`]: decides from the API's watch streams and from what really happened whether anything went wrong.
 //! * [`report`]: figures.
+//! * [`kills`]: one machine's life again and again, with the server killed at every point of it.
 //!
 //! Nothing here looks into the server: no metrics, no logs, no shared memory.
 
@@ -14,6 +15,7 @@ pub mod body;
 pub mod driver;
 pub mod faults;
 pub mod judge;
+pub mod kills;
 pub mod machine;
 pub mod random;
 pub mod report;
@@ -21,6 +23,7 @@ pub mod server;
 pub mod tenant;
 
 use std::{
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -73,7 +76,12 @@ pub async fn run(options: &Options) -> Result<Report> {
     if options.state.exists() {
         std::fs::remove_dir_all(&options.state).with_context(|| format!("emptying {}", options.state.display()))?;
     }
-    let mut setup = Setup::new(options.program.clone(), options.state.clone(), options.machines)?;
+    let mut setup = Setup::new(
+        options.program.clone(),
+        options.state.clone(),
+        Ipv4Addr::LOCALHOST,
+        options.machines,
+    )?;
     setup.log.clone_from(&options.log);
     let mut server = setup.start(&[])?;
     let client = server.ready().await?;

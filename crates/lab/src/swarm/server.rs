@@ -2,8 +2,9 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -29,17 +30,18 @@ pub struct Setup {
     pub machines: usize,
     /// Value of its `--log`.
     pub log: String,
+    host: Ipv4Addr,
     api: u16,
     http: u16,
     agent: u16,
 }
 
 /// Ports of the loopback that are free now, all different.
-fn free_ports<const N: usize>() -> Result<[u16; N]> {
+fn free_ports<const N: usize>(host: Ipv4Addr) -> Result<[u16; N]> {
     let mut listeners = Vec::with_capacity(N);
     let mut ports = [0; N];
     for port in &mut ports {
-        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("looking for a free port")?;
+        let listener = std::net::TcpListener::bind((host, 0)).context("looking for a free port")?;
         *port = listener.local_addr()?.port();
         listeners.push(listener);
     }
@@ -47,18 +49,19 @@ fn free_ports<const N: usize>() -> Result<[u16; N]> {
 }
 
 impl Setup {
-    /// A server whose data goes below `state`, on ports that are free now.
+    /// A server whose data goes below `state`, on ports of `host` (an address of the loopback) that are free now.
     ///
     /// # Errors
     /// When the folder cannot be made, or there are no ports.
-    pub fn new(program: PathBuf, state: PathBuf, machines: usize) -> Result<Self> {
+    pub fn new(program: PathBuf, state: PathBuf, host: Ipv4Addr, machines: usize) -> Result<Self> {
         std::fs::create_dir_all(&state).with_context(|| format!("creating {}", state.display()))?;
-        let [api, http, agent] = free_ports()?;
+        let [api, http, agent] = free_ports(host)?;
         Ok(Self {
             program,
             state,
             machines,
             log: "warn".to_owned(),
+            host,
             api,
             http,
             agent,
@@ -67,7 +70,7 @@ impl Setup {
 
     /// Where machines ask what to boot.
     pub fn boot(&self) -> SocketAddr {
-        SocketAddr::from((Ipv4Addr::LOCALHOST, self.http))
+        SocketAddr::from((self.host, self.http))
     }
 
     /// Its log.
@@ -86,7 +89,7 @@ impl Setup {
     pub fn start(&self, further: &[String]) -> Result<Server> {
         let output = std::fs::File::options().create(true).append(true).open(self.log_path());
         let output = output.with_context(|| format!("opening {}", self.log_path().display()))?;
-        let listen = |port: u16| format!("127.0.0.1:{port}");
+        let listen = |port: u16| format!("{}:{port}", self.host);
         let child = Command::new(&self.program)
             .args(["--log", &self.log, "up"])
             .arg("--data-dir")
@@ -101,7 +104,7 @@ impl Setup {
                 "--agent-listen",
                 &listen(self.agent),
             ])
-            .args(["--advertise", "127.0.0.1", "--lab-machines", &self.machines.to_string()])
+            .args(["--advertise", &self.host.to_string(), "--lab-machines", &self.machines.to_string()])
             .args(further)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
@@ -232,14 +235,15 @@ impl Server {
         self.ended().await.map(drop)
     }
 
-    /// Asks it to end and waits.
+    /// Asks it to end and waits. One that was started a moment ago and does not listen yet ends by the signal itself; that is as good.
     ///
     /// # Errors
-    /// When it does not, or not with success.
+    /// When it does not, or in any other way.
     pub async fn stop(mut self) -> Result<()> {
         self.signal(Signal::TERM)?;
+        let by_signal = |status: &ExitStatus| status.signal() == Some(Signal::TERM.as_raw());
         match tokio::time::timeout(Duration::from_secs(30), self.child.wait()).await {
-            Ok(status) if status.as_ref().is_ok_and(|s| s.success()) => Ok(()),
+            Ok(Ok(status)) if status.success() || by_signal(&status) => Ok(()),
             Ok(status) => bail!("the server ended with {status:?} when it was asked to stop: {}", self.last_words()),
             Err(_) => bail!("the server did not stop within 30 s of being asked"),
         }

@@ -117,18 +117,20 @@ fn instance(index: usize) -> BareMetalInstance {
 /// Asks for `count` instances.
 ///
 /// # Errors
-/// When the API refuses one.
+/// When the API refuses one; one that is there already is fine.
 pub async fn create(client: &Client, count: usize) -> Result<()> {
     let (api, how) = (instances(client), PostParams::default());
     let (api, how) = (&api, &how);
     stream::iter(0..count)
         .map(|index| async move {
-            api.create(how, &instance(index))
-                .await
-                .with_context(|| format!("creating instance {}", name(index)))
+            match api.create(how, &instance(index)).await {
+                Ok(_) => Ok(()),
+                Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+                Err(error) => Err(error).with_context(|| format!("creating instance {}", name(index))),
+            }
         })
         .buffer_unordered(AT_ONCE)
-        .try_for_each(|_| async { Ok(()) })
+        .try_for_each(|()| async { Ok(()) })
         .await
 }
 
