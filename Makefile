@@ -64,6 +64,16 @@ bench-boot: bootmedia ## Size of the boot media, and time from kernel start to t
 	@ls -l $(MEDIA)/vmlinuz $(MEDIA)/initramfs.zst
 	@$(MAKE) --no-print-directory test-boot | grep -E 'after (QEMU|kernel)|test result'
 
+.PHONY: swarm
+swarm: ## Run 1000 simulated machines to Running and back against a server, judged from the API's watch streams
+	$(CARGO) build --workspace --bin kube-baremetal
+	$(KBM) --log error lab swarm --machines 1000 --state $(TARGET)/swarm
+
+.PHONY: kills
+kills: ## Kill the server before and after every API write and every answer of a simulated machine's life
+	$(CARGO) build --workspace --bin kube-baremetal
+	$(KBM) --log off lab kills --state $(TARGET)/kills
+
 .PHONY: check
 check: setup ## Formatting and lints
 	$(CARGO) fmt --all --check
