@@ -10,6 +10,9 @@ KBM := $(TARGET)/debug/kube-baremetal
 AGENT := $(TARGET)/agent/x86_64-unknown-linux-gnu/agent/kube-baremetal-agent
 MEDIA := $(TARGET)/bootmedia
 IMAGE := $(TARGET)/images/debian.raw.zst
+CONTROL_PLANE := $(TARGET)/kubernetes/control-plane
+# The tests' kubectl: a fresh Debian has none that fits.
+export KBM_KUBECTL := $(TARGET)/kubernetes/kubectl
 
 .PHONY: help
 help: ## Show the targets
@@ -40,6 +43,12 @@ linuxkit: bootmedia
 image: setup ## Build the Debian disk image (kept by content)
 	@scripts/cached debian $(IMAGE) images/debian/build -- images/debian/build OUT
 
+.PHONY: control-plane
+control-plane: ## Build a real Kubernetes control plane and kubectl from their Go modules, for the tests (kept by content)
+	@scripts/setup --go
+	@PATH=$(HOME)/.cache/kube-baremetal/go/bin:$$PATH scripts/cached control-plane $(CONTROL_PLANE) $(wildcard tests/kubernetes/control-plane/*) -- tests/kubernetes/control-plane/build OUT
+	@ln -sf control-plane $(KBM_KUBECTL)
+
 .PHONY: demo
 demo: build bootmedia image ## Show the whole life of two machines in QEMU
 	$(KBM) --log warn lab demo --media $(MEDIA) --image $(IMAGE) --state $(TARGET)/demo
@@ -49,7 +58,7 @@ test-all: test ## All of that, and the suites that take longer
 	scripts/test-setup
 
 .PHONY: test
-test: setup ## Everything set up, all tests that fit into an hour
+test: setup control-plane ## Everything set up, all tests that fit into an hour
 	$(CARGO) build --workspace --bin kube-baremetal
 	$(CARGO) test --workspace
 	$(MAKE) --no-print-directory agent bootmedia test-boot

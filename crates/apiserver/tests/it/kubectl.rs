@@ -14,7 +14,8 @@ struct Kubectl {
 
 impl Kubectl {
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new("kubectl");
+        // `make test` names the one it built.
+        let mut command = Command::new(std::env::var_os("KBM_KUBECTL").unwrap_or_else(|| "kubectl".into()));
         command
             .args(args)
             .env("KUBECONFIG", &self.config)
@@ -31,7 +32,7 @@ impl Kubectl {
         tokio::task::spawn_blocking(move || {
             let mut child = command
                 .spawn()
-                .unwrap_or_else(|error| panic!("kubectl must be in PATH for this test ({error}); install it (Debian: kubernetes-client)"));
+                .unwrap_or_else(|error| panic!("this test needs kubectl, in PATH or as KBM_KUBECTL names it ({error}); `make control-plane` builds one"));
             child
                 .stdin
                 .take()
