@@ -9,7 +9,7 @@ use agent_protocol::{
     order::{Order, OrderKind, RebootTarget},
 };
 use api::{
-    BareMetalDiscovery, BareMetalHardware, HardwarePhase,
+    BareMetalDiscovery, BareMetalHardware, BareMetalHardwareStatus, HardwarePhase,
     discovery::{AcceptedOrder, IdentityProof},
 };
 use jiff::Timestamp;
@@ -110,7 +110,7 @@ pub fn instruction(facts: &SessionFacts<'_>) -> Instruction {
             simple(OrderKind::Reboot, facts, format!("Installed for {owner}; booting it"))
         };
     }
-    // An order failed and could not say what it left on the disk: look again.
+    // An order failed and could not say what it left on the disk, or was taken back before it was handed out: look again.
     let look_again = || Instruction {
         order: Order {
             id: format!("look-{}", facts.session),
@@ -120,10 +120,10 @@ pub fn instruction(facts: &SessionFacts<'_>) -> Instruction {
         ..simple(
             OrderKind::Reboot,
             facts,
-            "The last order could not say what it left on the disk; looking again",
+            "Nothing tells what the last order left on the disk; looking again",
         )
     };
-    let unknown = view::needs_new_look(Some(facts.discovery));
+    let unknown = view::needs_new_look(Some(facts.discovery)) || was_withdrawn(facts, &status);
     let Some(order) = status.order.as_ref().filter(|o| o.kind.is_destructive()) else {
         return if unknown { look_again() } else { wait(place) };
     };
@@ -144,6 +144,17 @@ pub fn instruction(facts: &SessionFacts<'_>) -> Instruction {
             accepted_at: Time(facts.now),
         }),
     }
+}
+
+/// Whether this session noted an order that was taken back before it was handed out. A session that asks works on nothing, so nothing will ever be reported of that
+/// order, and what was known of the disk before it counts no more: only a new look can tell.
+fn was_withdrawn(facts: &SessionFacts<'_>, status: &BareMetalHardwareStatus) -> bool {
+    let accepted = facts.discovery.status.as_ref().and_then(|s| s.accepted_order.as_ref());
+    accepted.is_some_and(|a| {
+        a.session == facts.session
+            && status.order.as_ref().is_none_or(|o| o.id != a.id)
+            && view::result_of(Some(facts.discovery), &a.id).is_none()
+    })
 }
 
 /// Every condition under which a written order stays in the drawer. `None`: hand it out.

@@ -10,4 +10,5 @@ mod policy;
 mod quantity;
 mod scheduler;
 mod seed;
+mod withdrawn;
 mod world;
