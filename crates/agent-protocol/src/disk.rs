@@ -41,6 +41,17 @@ impl DiskIdentity {
         }
     }
 
+    /// Whether this, as an entry of a list of protected disks, covers `disk`: every part that the entry names is the disk's. An entry without parts
+    /// covers nothing.
+    pub fn covers(&self, disk: &Self) -> bool {
+        let agrees = |want: &Option<String>, have: &Option<String>| want.is_none() || want == have;
+        let any = self.wwn.is_some() || self.serial.is_some() || self.model.is_some() || self.by_path.is_some();
+        any && agrees(&self.wwn, &disk.wwn)
+            && agrees(&self.serial, &disk.serial)
+            && agrees(&self.model, &disk.model)
+            && agrees(&self.by_path, &disk.by_path)
+    }
+
     fn serial_agrees(&self, other: &Self) -> bool {
         match (&self.serial, &other.serial) {
             (Some(a), Some(b)) => a == b,

@@ -57,6 +57,10 @@ pub struct Order {
     /// On which disk. Present for destructive orders.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<DiskTarget>,
+    /// Disks that are never changed, whatever this order says of its target: the machine refuses on its own as well.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128))]
+    pub protected: Vec<DiskIdentity>,
     /// For `Image`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageParameters>,
@@ -77,6 +81,7 @@ impl Order {
             claim: None,
             hardware: String::new(),
             disk: None,
+            protected: Vec::new(),
             image: None,
             erase: None,
             reboot: None,

@@ -101,7 +101,7 @@ impl Runner {
             let job = EraseJob {
                 order,
                 disks: &self.disks,
-                protected: &[],
+                protected: &order.protected,
                 devices,
                 efi: self.efi.as_ref(),
                 cancel,
@@ -116,7 +116,7 @@ impl Runner {
         let job = ImageJob {
             order,
             disks: &self.disks,
-            protected: &[],
+            protected: &order.protected,
             devices,
             source: Box::new(source),
             seed,

@@ -74,7 +74,7 @@ fn describe(disks: &[&Disk]) -> String {
 /// Why a disk may not be touched; `None` when it may.
 pub fn why_untouchable(disk: &Disk, spec: &BareMetalHardwareSpec) -> Option<&'static str> {
     let named = disk.identity.follows_the_disk() || disk.identity.by_path.is_some();
-    let protected = spec.protected_disks.iter().any(|p| is_protected_by(disk, p));
+    let protected = spec.protected_disks.iter().any(|p| p.covers(&disk.identity));
     if protected {
         Some("protected")
     } else if disk.removable {
@@ -90,16 +90,6 @@ pub fn why_untouchable(disk: &Disk, spec: &BareMetalHardwareSpec) -> Option<&'st
     } else {
         None
     }
-}
-
-/// A protect entry covers every disk of which all its parts are true; an entry without parts covers nothing.
-fn is_protected_by(disk: &Disk, entry: &agent_protocol::disk::DiskIdentity) -> bool {
-    let agrees = |want: &Option<String>, have: &Option<String>| want.is_none() || want == have;
-    let any = entry.wwn.is_some() || entry.serial.is_some() || entry.model.is_some() || entry.by_path.is_some();
-    any && agrees(&entry.wwn, &disk.identity.wwn)
-        && agrees(&entry.serial, &disk.identity.serial)
-        && agrees(&entry.model, &disk.identity.model)
-        && agrees(&entry.by_path, &disk.identity.by_path)
 }
 
 fn matches(hint: &DiskHint, disk: &Disk) -> bool {

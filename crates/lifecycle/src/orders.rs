@@ -84,6 +84,7 @@ pub fn erase(
         claim,
         hardware: hardware.metadata.name.clone().unwrap_or_default(),
         disk: Some(target(disk, expected)),
+        protected: hardware.spec.protected_disks.clone(),
         erase: Some(EraseParameters { method }),
         ..Order::wait()
     }
@@ -103,6 +104,7 @@ pub fn image(
         claim: Some(claim),
         hardware: hardware.metadata.name.clone().unwrap_or_default(),
         disk: Some(target(disk, expected)),
+        protected: hardware.spec.protected_disks.clone(),
         image: Some(ImageParameters {
             url: image.spec.url.clone(),
             digest: image.spec.digest.clone(),

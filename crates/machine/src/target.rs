@@ -137,7 +137,7 @@ fn is_meant(wanted: &DiskIdentity, found: &DiskIdentity) -> bool {
 /// # Errors
 /// [`Refusal::Protected`].
 pub fn check_protection(disk: &Disk, protected: &[DiskIdentity]) -> Result<(), Refusal> {
-    let (why, remedy) = if protected.iter().any(|p| p.same_disk(&disk.identity)) {
+    let (why, remedy) = if protected.iter().any(|p| p.covers(&disk.identity)) {
         ("on the protect list", ", or take it off that list")
     } else if disk.removable {
         ("removable or on a hot-plug bus", "")
@@ -281,6 +281,25 @@ pub(crate) mod tests {
             find(&wanted, std::slice::from_ref(&usual), &list).unwrap_err().reason(),
             FaultReason::DiskProtected
         );
+        // An entry may name less than the disk says of itself: its place, or every disk of a model.
+        for entry in [
+            DiskIdentity {
+                by_path: usual.identity.by_path.clone(),
+                ..DiskIdentity::default()
+            },
+            DiskIdentity {
+                model: usual.identity.model.clone(),
+                ..DiskIdentity::default()
+            },
+        ] {
+            let refusal = find(&wanted, std::slice::from_ref(&usual), &[entry]).unwrap_err();
+            assert_eq!(refusal.reason(), FaultReason::DiskProtected);
+        }
+        let another = DiskIdentity {
+            serial: Some("S2".to_owned()),
+            ..DiskIdentity::default()
+        };
+        assert!(find(&wanted, std::slice::from_ref(&usual), &[another, DiskIdentity::default()]).is_ok());
         for change in [
             |d: &mut Disk| d.removable = true,
             |d: &mut Disk| d.remote = true,

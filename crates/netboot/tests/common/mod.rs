@@ -203,6 +203,7 @@ pub fn image_order(machine: &Machine, hardware: &str, claim: &str) -> Order {
             format: ImageFormat::Zstd,
             config_drive: true,
         }),
+        protected: Vec::new(),
         erase: None,
         reboot: None,
     }
