@@ -256,8 +256,10 @@ impl<'a> Draft<'a> {
         let accepted = seen.and_then(|s| s.accepted_order.as_ref());
         let working =
             order.is_some_and(|o| accepted.is_some_and(|a| a.id == o.id) && view::result_of(self.facts.discovery, &o.id).is_none());
+        // Between the stored result and the machine's own next step the instance does not fall back.
+        let written = view::image_result(self.facts.discovery, self.uid()).is_some();
         self.wait(
-            if working {
+            if working || written {
                 InstancePhase::Imaging
             } else {
                 InstancePhase::Provisioning
@@ -448,8 +450,9 @@ impl<'a> Draft<'a> {
             return;
         };
         let released = match facts.hardware {
-            // The machine's object was deleted: there is nothing left to release.
-            None => facts.synced,
+            // The machine's object was deleted: there is nothing left to release. A cache that has not seen a new machine yet looks the same, so it is
+            // believed only after the time by which caches may differ.
+            None => facts.synced && self.due(self.absence_believed_at()),
             Some(hardware) => {
                 let recorded = hardware
                     .status
@@ -494,6 +497,13 @@ impl<'a> Draft<'a> {
         };
         self.wait(phase, &reason, message);
         self.progress(seen.and_then(|s| s.progress).filter(|_| erasing));
+    }
+
+    /// When a machine's object that is not in the cache counts as deleted.
+    fn absence_believed_at(&self) -> Timestamp {
+        let deleted = self.facts.instance.metadata.deletion_timestamp.as_ref();
+        let since = deleted.map_or(self.facts.now, |t| t.0);
+        since.saturating_add(self.facts.config.missing_claimant_grace).unwrap_or(since)
     }
 
     fn judge_deadline(&mut self) {

@@ -159,8 +159,38 @@ impl<'a> Draft<'a> {
             && spec.root_disk.is_none()
             && let Some(old) = self.old.root_disk.clone()
         {
-            if view::find_disk(facts.discovery, &old).is_some() {
-                return Some(old);
+            if let Some(disk) = view::find_disk(facts.discovery, &old) {
+                let Some(why) = disks::why_untouchable(disk, spec) else {
+                    return Some(old);
+                };
+                self.set(
+                    conditions::INSPECTED,
+                    false,
+                    "DiskProtected",
+                    &format!(
+                        "The root disk ({}) is {why} and is not touched: take it off spec.protectedDisks, or name another in spec.rootDisk of BareMetalHardware {}",
+                        old.identity.label(),
+                        self.name(),
+                    ),
+                );
+                return None;
+            }
+            // The same name with another size is another disk: a replacement, or a controller that shows less of it.
+            if let Some(other) = inventory.disks.iter().find(|d| d.identity.same_disk(&old.identity)) {
+                self.set(
+                    conditions::INSPECTED,
+                    false,
+                    "DiskSizeMismatch",
+                    &format!(
+                        "The root disk ({}) had {} and has {} now ({}): it is not the disk that was accepted. Put that one back, or name the one to use in spec.rootDisk of BareMetalHardware {}",
+                        old.identity.label(),
+                        disks::bytes_text(old.size_bytes),
+                        disks::bytes_text(other.size_bytes),
+                        other.name,
+                        self.name(),
+                    ),
+                );
+                return None;
             }
             let have: Vec<String> = inventory
                 .disks
@@ -523,7 +553,9 @@ pub(super) fn fault_text(result: &OrderResult) -> (String, String) {
         FaultReason::ImageDigestMismatch => {
             "Correct spec.digest or spec.url of the BareMetalImage, or name another image in the instance's spec.image"
         }
-        FaultReason::ImageFormatMismatch => "Correct spec.format of the BareMetalImage, or name another image in the instance's spec.image",
+        FaultReason::ImageFormatMismatch => {
+            "Correct spec.format of the BareMetalImage (one of Raw, Gzip, Xz, Zstd, Qcow2), or name another image in the instance's spec.image"
+        }
         FaultReason::ImageUnsupported => "Convert the image to raw or to a plain qcow2, and name it in the instance's spec.image",
         FaultReason::ImageTooLarge => {
             "Name a smaller image in the instance's spec.image, or a larger disk in spec.rootDisk of the BareMetalHardware"

@@ -5,7 +5,7 @@ use agent_protocol::{
     order::{FaultReason, OrderKind, Outcome},
 };
 use api::{
-    HardwarePhase, conditions,
+    HardwarePhase, InstancePhase, conditions,
     hardware::{DiskHint, EraseConsent},
 };
 
@@ -172,6 +172,60 @@ fn a_disk_that_went_missing_while_claimed_is_named_and_not_replaced_by_another()
     world.settle();
     let order = world.poll();
     assert_eq!(order.disk.unwrap().identity.serial.as_deref(), Some("OTHER0001"));
+}
+
+#[test]
+fn the_same_name_with_another_size_is_another_disk() {
+    let (mut world, _) = imaging();
+    let mut swapped = inventory();
+    let before = swapped.disks[0].size_bytes;
+    swapped.disks[0].size_bytes = before / 2;
+    world.agent_boots_with(swapped);
+    world.settle();
+    assert_eq!(world.status().reason, "DiskSizeMismatch");
+    let told = world.instance_status(0).message;
+    assert!(told.contains("S3Z00001") && told.contains("Put that one back") && told.contains("spec.rootDisk"), "{told}");
+    let order = world.poll();
+    assert!(order.kind == OrderKind::Wait || order.disk.as_ref().unwrap().size_bytes == before, "no order names the new disk by itself");
+    world.hardware.spec.root_disk = Some(DiskHint {
+        serial: Some("S3Z00001".to_owned()),
+        ..DiskHint::default()
+    });
+    world.settle();
+    assert_eq!(world.poll().disk.unwrap().size_bytes, before / 2);
+}
+
+#[test]
+fn a_root_disk_that_is_protected_under_a_claim_is_left_alone_and_the_order_says_so_to_the_machine() {
+    let (mut world, order) = imaging();
+    assert!(order.protected.is_empty());
+    let entry = inventory().disks[0].identity.clone();
+    world.hardware.spec.protected_disks = vec![entry];
+    let left = interrupted(&mut world, &order);
+    world.fail(&order, Outcome::Failed, FaultReason::ImageTruncated, Some(left));
+    world.settle();
+    assert_eq!(world.status().reason, "DiskProtected");
+    assert!(world.status().message.contains("spec.protectedDisks"), "{}", world.status().message);
+    assert_eq!(world.poll().kind, OrderKind::Wait);
+    let another = agent_protocol::disk::DiskIdentity {
+        serial: Some("KEEP".to_owned()),
+        ..agent_protocol::disk::DiskIdentity::default()
+    };
+    world.hardware.spec.protected_disks = vec![another.clone()];
+    world.settle();
+    assert_eq!(world.poll().protected, [another]);
+}
+
+#[test]
+fn an_instance_never_falls_back_between_the_stored_result_and_the_boot() {
+    let (mut world, order) = imaging();
+    assert_eq!(world.instance_phase(0), InstancePhase::Imaging);
+    world.obey(&order);
+    // The instance is decided first, on what the machine's own decision has not taken in yet.
+    world.step_instance(0);
+    assert_eq!(world.instance_phase(0), InstancePhase::Imaging);
+    world.settle();
+    assert_eq!(world.instance_phase(0), InstancePhase::Booting);
 }
 
 #[test]
