@@ -289,6 +289,34 @@ fn a_cancelled_write_leaves_the_marker() {
     assert!(image::marker::decode(&disk.contents()).is_some());
 }
 
+#[test]
+fn a_compressed_stream_tells_how_much_of_it_has_come() {
+    let plain = gpt_image(3 * MIB);
+    for stored in [
+        gzip(&plain),
+        xz(&plain),
+        zst(&plain),
+        [zst(&plain[..MIB]), zst(&plain[MIB..])].concat(),
+    ] {
+        let disk = sim(used_disk(6 * MIB));
+        let source = MemorySource::new("image", stored.clone());
+        let image = image::open(Box::new(source), &Digest::sha256_of(&stored), None, &image::limit_of(&disk)).unwrap();
+        let mut told = Vec::new();
+        image::write_image(image, &disk, &request(true), &mut |progress| {
+            if progress.step == image::Step::Write {
+                told.push(progress);
+            }
+            std::ops::ControlFlow::Continue(())
+        })
+        .unwrap();
+        assert!(!told.is_empty());
+        for progress in told {
+            assert_eq!(progress.total, Some(stored.len() as u64));
+            assert!(progress.done <= stored.len() as u64, "{progress:?}");
+        }
+    }
+}
+
 /// A regular file that plays a disk, with content of an earlier owner.
 fn file_disk(path: &Path, length: usize) -> Disk {
     std::fs::write(path, used_disk(length)).unwrap();

@@ -10,6 +10,11 @@
 pub(crate) mod qcow2;
 mod stream;
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
 use crate::digest::Digest;
 use crate::error::ImageError;
 use crate::format::{self, Format, SNIFF_BYTES};
@@ -42,6 +47,21 @@ pub struct Copied {
     pub stored_bytes: u64,
 }
 
+/// Progress of a download that is decoded on the way.
+#[derive(Debug, Clone)]
+pub struct Download {
+    /// Stored bytes in all.
+    pub total: u64,
+    passed: Arc<AtomicU64>,
+}
+
+impl Download {
+    /// Stored bytes that have come so far.
+    pub fn passed(&self) -> u64 {
+        self.passed.load(Ordering::Relaxed).min(self.total)
+    }
+}
+
 /// An opened image.
 pub trait ImageReader {
     /// Where it comes from.
@@ -55,6 +75,11 @@ pub trait ImageReader {
 
     /// Size of the disk that the image describes, when it is known before everything was decoded.
     fn image_bytes(&self) -> Option<u64>;
+
+    /// How far the download is, where that tells more than the bytes that come out: for compressed images of known length.
+    fn download(&self) -> Option<Download> {
+        None
+    }
 
     /// Extents are aligned to this many bytes, a power of two from 512 to 4096.
     fn granule(&self) -> u32;

@@ -5,7 +5,7 @@ use std::io::{self, BufReader, Read};
 use flate2::bufread::MultiGzDecoder;
 use liblzma::bufread::XzDecoder;
 
-use super::{Copied, ExtentSink, HEAD_BYTES, ImageReader, Limit, XZ_MEMORY_LIMIT, ZSTD_WINDOW_LOG_MAX, settle};
+use super::{Copied, Download, ExtentSink, HEAD_BYTES, ImageReader, Limit, XZ_MEMORY_LIMIT, ZSTD_WINDOW_LOG_MAX, settle};
 use crate::digest::Digest;
 use crate::error::ImageError;
 use crate::format::{self, Format};
@@ -66,6 +66,7 @@ pub(crate) struct StreamReader {
     digest: Digest,
     limit: Limit,
     image_bytes: Option<u64>,
+    download: Option<Download>,
     decoder: Decoder,
     /// The first chunk, decoded when the image was opened.
     first: Vec<u8>,
@@ -84,6 +85,10 @@ impl StreamReader {
         if let Some(size) = image_bytes {
             limit.check(name, size)?;
         }
+        let download = stored.filter(|_| format != Format::Raw).map(|total| Download {
+            total,
+            passed: reader.passed(),
+        });
         let decoder = match format {
             Format::Raw => Decoder::Raw(Box::new(reader)),
             Format::Gzip => Decoder::Gzip(Box::new(MultiGzDecoder::new(BufReader::with_capacity(INPUT, reader)))),
@@ -127,6 +132,7 @@ impl StreamReader {
             digest: digest.clone(),
             limit: limit.clone(),
             image_bytes,
+            download,
             decoder,
             first: vec![0; CHUNK],
         };
@@ -255,6 +261,10 @@ impl ImageReader for StreamReader {
 
     fn image_bytes(&self) -> Option<u64> {
         self.image_bytes
+    }
+
+    fn download(&self) -> Option<Download> {
+        self.download.clone()
     }
 
     fn granule(&self) -> u32 {

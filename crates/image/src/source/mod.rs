@@ -7,6 +7,8 @@ mod file;
 mod http;
 
 use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use file::{FileSource, MemorySource};
 pub use http::{HttpLimits, HttpSource, client_builder};
@@ -46,7 +48,7 @@ pub(crate) struct HashingReader {
     name: String,
     inner: Box<dyn Read + Send>,
     hasher: DigestHasher,
-    passed: u64,
+    passed: Arc<AtomicU64>,
     peeked: Vec<u8>,
     taken: usize,
 }
@@ -57,7 +59,7 @@ impl HashingReader {
             name: name.to_owned(),
             inner,
             hasher: expected.hasher(),
-            passed: 0,
+            passed: Arc::default(),
             peeked: Vec::new(),
             taken: 0,
         }
@@ -80,6 +82,11 @@ impl HashingReader {
         Ok(&self.peeked)
     }
 
+    /// Counts the bytes that have come from the source.
+    pub(crate) fn passed(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.passed)
+    }
+
     /// What was peeked.
     pub(crate) fn peeked(&self) -> &[u8] {
         &self.peeked
@@ -97,7 +104,7 @@ impl HashingReader {
         }
         let actual = self.hasher.finish();
         if actual == *expected {
-            Ok(self.passed)
+            Ok(self.passed.load(Ordering::Relaxed))
         } else {
             Err(ImageError::DigestMismatch {
                 source_name: self.name,
@@ -120,7 +127,7 @@ impl Read for HashingReader {
             match self.inner.read(buffer) {
                 Ok(count) => {
                     self.hasher.update(&buffer[..count]);
-                    self.passed += count as u64;
+                    self.passed.fetch_add(count as u64, Ordering::Relaxed);
                     return Ok(count);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

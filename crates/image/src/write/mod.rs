@@ -170,11 +170,13 @@ pub fn write_image(
     reporter.at(Step::ClearEnds, 2 * END_BYTES)?;
 
     let (format, digest, granule) = (image.format(), image.digest().to_string(), image.granule());
-    reporter.begin(Step::Write, image.image_bytes())?;
+    let download = image.download();
+    reporter.begin(Step::Write, download.as_ref().map(|d| d.total).or(image.image_bytes()))?;
     let settings = SinkSettings {
         granule,
         zero_method,
         left_out: plan.left_out.clone(),
+        download,
     };
     let mut sink = DiskSink::new(Checked(disk), settings, &mut reporter);
     let copied = image.copy_to(&mut sink)?;

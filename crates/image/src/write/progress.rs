@@ -45,7 +45,7 @@ impl std::fmt::Display for Step {
 pub struct Progress {
     /// The present step.
     pub step: Step,
-    /// Bytes done in this step.
+    /// Bytes done in this step; of a compressed image, while it is written, stored bytes that have come.
     pub done: u64,
     /// Bytes to be done in this step, when known.
     pub total: Option<u64>,

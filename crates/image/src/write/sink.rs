@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::digests::RegionDigests;
 use super::plan::FIRST_BYTES;
 use super::progress::{Reporter, Step};
-use crate::decode::ExtentSink;
+use crate::decode::{Download, ExtentSink};
 use crate::device::{AlignedBuffer, Checked, ZeroMethod, is_zero};
 use crate::error::ImageError;
 
@@ -32,6 +32,7 @@ pub(crate) struct DiskSink<'a, 'p> {
     pub(crate) written: u64,
     pub(crate) zeroed: u64,
     covered: u64,
+    download: Option<Download>,
     reporter: &'a mut Reporter<'p>,
 }
 
@@ -39,6 +40,8 @@ pub(crate) struct SinkSettings {
     pub(crate) granule: u32,
     pub(crate) zero_method: ZeroMethod,
     pub(crate) left_out: Option<Range<u64>>,
+    /// Where the image cannot say how large it is, progress counts what has been downloaded.
+    pub(crate) download: Option<Download>,
 }
 
 impl<'a, 'p> DiskSink<'a, 'p> {
@@ -57,6 +60,7 @@ impl<'a, 'p> DiskSink<'a, 'p> {
             written: 0,
             zeroed: 0,
             covered: 0,
+            download: settings.download,
             reporter,
         }
     }
@@ -161,7 +165,8 @@ impl<'a, 'p> DiskSink<'a, 'p> {
 
     fn advance(&mut self, length: u64) -> Result<(), ImageError> {
         self.covered += length;
-        self.reporter.at(Step::Write, self.covered)
+        let done = self.download.as_ref().map_or(self.covered, Download::passed);
+        self.reporter.at(Step::Write, done)
     }
 }
 
