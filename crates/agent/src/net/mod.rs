@@ -1,8 +1,11 @@
 //! Brings the network up: the NIC the machine booted from first, then the others.
 //!
 //! All links are taken up as they appear (a link needs seconds, and the inventory tells which have one), but addresses are asked for on the
-//! boot NIC alone until it has been silent for [`BOOT_NIC_HEAD_START`]; then on all in parallel, and the first answer wins. The lease is
+//! boot NIC alone until it has been silent for [`BOOT_NIC_HEAD_START`], or has an address and no way to a server; then on all in parallel. The first
+//! NIC through which a server accepts a connection is the one; until there is one, all that have an address are tried again and again. Its lease is
 //! renewed for as long as the agent runs.
+//!
+//! Not here: leaving that NIC later. A server that goes away comes back; a NIC that dies while the agent runs ends in a restart by a person.
 
 pub mod dhcp;
 
@@ -11,7 +14,7 @@ use std::{collections::HashSet, fs, net::Ipv4Addr, path::Path, sync::Arc, time::
 use agent_protocol::identity::MacAddress;
 use dhcp::{Client, Lease};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{net::TcpSocket, task::JoinSet, time::Instant};
 
 use crate::console::Console;
 
@@ -21,6 +24,12 @@ const BOOT_NIC_HEAD_START: Duration = Duration::from_secs(15);
 const LOOK: Duration = Duration::from_millis(100);
 /// How long one round of asking lasts on an interface.
 const ROUND: Duration = Duration::from_secs(60);
+/// How long a server may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(4);
+/// How long an interface without a way to a server is left alone before it is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(3);
+/// Every so many fruitless tries are told again.
+const TELL_AGAIN: u32 = 20;
 
 /// A physical interface.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -72,17 +81,29 @@ fn interfaces_in(class: &Path) -> Vec<Interface> {
 
 type Leased = Result<(Client, Lease), dhcp::DhcpError>;
 
+/// An interface with an address.
+struct Candidate {
+    interface: Interface,
+    client: Client,
+    lease: Lease,
+    since: Instant,
+    /// When it is tried next, and how often it was.
+    next_try: Instant,
+    tries: u32,
+}
+
 /// Brings the network up, however long it takes, and keeps it up in the background.
 ///
 /// # Errors
 /// When the kernel offers no route netlink at all.
-pub async fn bring_up(boot_mac: Option<MacAddress>, console: &Arc<Console>) -> anyhow::Result<Network> {
+pub async fn bring_up(boot_mac: Option<MacAddress>, servers: &[String], console: &Arc<Console>) -> anyhow::Result<Network> {
     let (connection, handle, _) = rtnetlink::new_connection()?;
     tokio::spawn(connection);
     let started = Instant::now();
     let mut up = HashSet::new();
     let mut asking: HashSet<u32> = HashSet::new();
     let mut tasks: JoinSet<(Interface, Leased)> = JoinSet::new();
+    let mut waiting: Vec<Candidate> = Vec::new();
     let mut told = false;
     loop {
         let present = interfaces();
@@ -95,7 +116,7 @@ pub async fn bring_up(boot_mac: Option<MacAddress>, console: &Arc<Console>) -> a
                 }
             }
         }
-        let alone = boot_mac.is_some() && started.elapsed() < BOOT_NIC_HEAD_START;
+        let alone = boot_mac.is_some() && waiting.is_empty() && started.elapsed() < BOOT_NIC_HEAD_START;
         for interface in &present {
             if (!alone || Some(interface.mac) == boot_mac) && asking.insert(interface.index) {
                 let interface = interface.clone();
@@ -115,25 +136,102 @@ pub async fn bring_up(boot_mac: Option<MacAddress>, console: &Arc<Console>) -> a
             console.say("network: no Ethernet interface found: the boot media may lack its driver or firmware");
         }
         let finished = tokio::select! {
-            Some(finished) = tasks.join_next() => finished,
-            () = tokio::time::sleep(LOOK) => continue,
+            Some(finished) = tasks.join_next() => Some(finished),
+            () = tokio::time::sleep(LOOK) => None,
         };
         match finished {
-            Ok((interface, Ok((client, lease)))) => {
-                tasks.abort_all();
-                apply(&handle, &interface, &lease).await?;
-                let network = Network { interface, lease };
-                tokio::spawn(keep(handle, client, network.clone(), Arc::clone(console)));
-                return Ok(network);
+            Some(Ok((interface, Ok((client, lease))))) => {
+                let now = Instant::now();
+                waiting.push(Candidate {
+                    interface,
+                    client,
+                    lease,
+                    since: now,
+                    next_try: now,
+                    tries: 0,
+                });
             }
-            Ok((interface, Err(error))) => {
+            Some(Ok((interface, Err(error)))) => {
                 console.say(format!("network: {error}"));
                 asking.remove(&interface.index);
             }
             // A panic in a task: the interface is asked again with the others.
-            Err(_) => asking.clear(),
+            Some(Err(_)) => asking.clear(),
+            None => {}
+        }
+        // Whose lease is getting old while no server answers asks for a new one.
+        waiting.retain(|c| c.since.elapsed() < c.lease.renew_after || !asking.remove(&c.interface.index));
+        let Some(at) = waiting.iter().position(|c| c.next_try <= Instant::now()) else {
+            continue;
+        };
+        let mut candidate = waiting.swap_remove(at);
+        apply(&handle, &candidate.interface, &candidate.lease).await?;
+        let problem = match reach(servers, &candidate.interface.name).await {
+            Ok(()) => {
+                tasks.abort_all();
+                let network = Network {
+                    interface: candidate.interface,
+                    lease: candidate.lease,
+                };
+                tokio::spawn(keep(handle, candidate.client, network.clone(), Arc::clone(console)));
+                return Ok(network);
+            }
+            Err(problem) => problem,
+        };
+        if candidate.tries.is_multiple_of(TELL_AGAIN) {
+            let (name, address) = (&candidate.interface.name, candidate.lease.address);
+            console.say(format!(
+                "network {name} has {address} and no way to the server ({problem}); trying the other interfaces, then again"
+            ));
+        }
+        // Without its address its routes are gone too, and do not stand in the way of another interface.
+        remove(&handle, &candidate.interface, &candidate.lease).await;
+        candidate.tries += 1;
+        candidate.next_try = Instant::now() + TRY_AGAIN;
+        waiting.push(candidate);
+    }
+}
+
+/// Host and port of a server's base URL, which was checked when the command line was read.
+fn authority(server: &str) -> Option<(&str, u16)> {
+    let authority = server.strip_prefix("https://")?;
+    if let Some((address, rest)) = authority.strip_prefix('[').and_then(|r| r.split_once(']')) {
+        return Some((address, rest.strip_prefix(':').map_or(Some(443), |p| p.parse().ok())?));
+    }
+    match authority.split_once(':') {
+        Some((host, port)) => Some((host, port.parse().ok()?)),
+        None => Some((authority, 443)),
+    }
+}
+
+/// Whether any of the servers accepts a connection through this interface. `Err` holds why the last one did not.
+async fn reach(servers: &[String], interface: &str) -> Result<(), String> {
+    let mut problem = "no server is given".to_owned();
+    for server in servers {
+        let Some(authority) = authority(server) else { continue };
+        let connect = async {
+            let mut last = std::io::Error::other("it has no address");
+            for address in tokio::net::lookup_host(authority).await? {
+                let socket = if address.is_ipv4() {
+                    TcpSocket::new_v4()
+                } else {
+                    TcpSocket::new_v6()
+                }?;
+                socket.bind_device(Some(interface.as_bytes()))?;
+                match socket.connect(address).await {
+                    Ok(_) => return Ok(()),
+                    Err(error) => last = error,
+                }
+            }
+            Err(last)
+        };
+        match tokio::time::timeout(CONNECT, connect).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => problem = format!("{server}: {error}"),
+            Err(_) => problem = format!("{server} does not answer within {} s", CONNECT.as_secs()),
         }
     }
+    Err(problem)
 }
 
 /// Gives an interface its address, the default route and the name servers.
@@ -176,7 +274,7 @@ async fn keep(handle: Handle, client: Client, mut network: Network, console: Arc
                 if lease.address != network.lease.address {
                     console.say(format!("network address changed to {}/{}", lease.address, lease.prefix));
                     console.update(|s| s.address = format!("{}/{}", lease.address, lease.prefix));
-                    remove(&handle, &network).await;
+                    remove(&handle, &network.interface, &network.lease).await;
                 }
                 network.lease = lease;
                 if let Err(error) = apply(&handle, &network.interface, &network.lease).await {
@@ -191,10 +289,10 @@ async fn keep(handle: Handle, client: Client, mut network: Network, console: Arc
     }
 }
 
-async fn remove(handle: &Handle, network: &Network) {
+async fn remove(handle: &Handle, interface: &Interface, lease: &Lease) {
     let address = rtnetlink::AddressMessageBuilder::<Ipv4Addr>::new()
-        .index(network.interface.index)
-        .address(network.lease.address, network.lease.prefix)
+        .index(interface.index)
+        .address(lease.address, lease.prefix)
         .build();
     if let Err(error) = handle.address().del(address).execute().await {
         tracing::warn!(%error, "old address not removed");
@@ -204,6 +302,14 @@ async fn remove(handle: &Handle, network: &Network) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn servers_are_found_by_their_url() {
+        assert_eq!(authority("https://10.0.2.2:8443"), Some(("10.0.2.2", 8443)));
+        assert_eq!(authority("https://[fd00::1]:1"), Some(("fd00::1", 1)));
+        assert_eq!(authority("https://[fd00::1]"), Some(("fd00::1", 443)));
+        assert_eq!(authority("https://kbm.example"), Some(("kbm.example", 443)));
+    }
 
     #[test]
     fn only_ethernet_hardware_counts() {
