@@ -68,6 +68,11 @@ test: setup control-plane ## Everything set up, all tests that fit into an hour
 test-boot: ## Boot the media in QEMU against a small server (needs `make bootmedia`)
 	KBM_BOOTMEDIA=$(MEDIA) $(CARGO) test -p bootmedia --features qemu-tests --test qemu_boot -- --nocapture
 
+.PHONY: test-faults
+test-faults: ## Pull plugs, kill the server, break downloads and swap disks of QEMU machines (needs `make bootmedia`)
+	$(CARGO) build --workspace --bin kube-baremetal
+	KBM_PROGRAM=$(KBM) KBM_BOOTMEDIA=$(MEDIA) $(CARGO) test --workspace --features lab/qemu-tests --test qemu_faults -- --nocapture --test-threads=1
+
 .PHONY: bench-boot
 bench-boot: bootmedia ## Size of the boot media, and time from kernel start to the agent's session (TCG, 512 MiB)
 	@ls -l $(MEDIA)/vmlinuz $(MEDIA)/initramfs.zst

@@ -1,4 +1,5 @@
-//! The server as a user starts it: `kube-baremetal up` in a process of its own.
+//! The server as a user starts it: `kube-baremetal up` in a process of its own, which can be asked to end, or killed, and started again on the same
+//! state and the same ports.
 
 use std::{path::PathBuf, process::Stdio, time::Duration};
 
@@ -12,36 +13,71 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::Options;
+/// What a server needs to know.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The `kube-baremetal` program.
+    pub program: PathBuf,
+    /// Folder for its state, kubeconfig and log.
+    pub state: PathBuf,
+    /// Folder with the boot media.
+    pub media: PathBuf,
+    /// Folder whose files are served as images.
+    pub images: Option<PathBuf>,
+    /// Further arguments of `up`.
+    pub arguments: Vec<String>,
+}
 
 /// A running server.
+#[derive(Debug)]
 pub struct Server {
     child: Child,
-    kubeconfig: PathBuf,
-    log: PathBuf,
+    options: Options,
+    /// Ports: API, boot server, agents.
+    ports: [u16; 3],
     /// Port of the boot server.
     pub http_port: u16,
 }
 
 /// A port of the loopback that is free now.
+///
+/// # Errors
+/// When the host has none.
 pub fn free_port() -> Result<u16> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").context("looking for a free port")?;
     Ok(listener.local_addr()?.port())
 }
 
 impl Server {
-    /// Starts it; does not wait until it answers.
-    pub async fn start(options: &Options) -> Result<Self> {
-        let (api, http, agent) = (free_port()?, free_port()?, free_port()?);
-        let kubeconfig = options.state.join("kubeconfig");
+    /// Starts it on free ports; does not wait until it answers.
+    ///
+    /// # Errors
+    /// When the process does not start.
+    pub async fn start(options: Options) -> Result<Self> {
+        let ports = [free_port()?, free_port()?, free_port()?];
+        let child = Self::spawn(&options, ports)?;
+        Ok(Self {
+            child,
+            options,
+            ports,
+            http_port: ports[1],
+        })
+    }
+
+    fn spawn(options: &Options, [api, http, agent]: [u16; 3]) -> Result<Child> {
         let log = options.state.join("server.log");
-        let output = std::fs::File::create(&log).with_context(|| format!("creating {}", log.display()))?;
-        let child = Command::new(&options.program)
+        let output = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .with_context(|| format!("opening {}", log.display()))?;
+        let mut command = Command::new(&options.program);
+        command
             .arg("up")
             .arg("--data-dir")
             .arg(options.state.join("server"))
             .arg("--kubeconfig")
-            .arg(&kubeconfig)
+            .arg(options.state.join("kubeconfig"))
             .args(["--api-listen", &format!("127.0.0.1:{api}")])
             .args(["--http-listen", &format!("127.0.0.1:{http}")])
             .args(["--agent-listen", &format!("127.0.0.1:{agent}")])
@@ -49,18 +85,40 @@ impl Server {
             .args(["--advertise", "10.0.2.2"])
             .arg("--media-dir")
             .arg(&options.media)
-            .arg("--image-dir")
-            .arg(options.image.parent().context("the image has no folder")?)
+            .args(&options.arguments);
+        if let Some(images) = &options.images {
+            command.arg("--image-dir").arg(images);
+        }
+        command
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
             .kill_on_drop(true)
             .spawn()
-            .with_context(|| format!("starting {}", options.program.display()))?;
-        Ok(Self { child, kubeconfig, log, http_port: http })
+            .with_context(|| format!("starting {}", options.program.display()))
+    }
+
+    /// Kills it (SIGKILL): whatever it was doing, it does not finish.
+    ///
+    /// # Errors
+    /// When it cannot be killed.
+    pub async fn kill(&mut self) -> Result<()> {
+        self.child.kill().await.context("killing the server")
+    }
+
+    /// Starts it again after [`kill`](Self::kill), on the same state and ports.
+    ///
+    /// # Errors
+    /// When the process does not start.
+    pub async fn start_again(&mut self) -> Result<()> {
+        self.child = Self::spawn(&self.options, self.ports)?;
+        Ok(())
     }
 
     /// A client through the kubeconfig that the server wrote, once the API answers.
+    ///
+    /// # Errors
+    /// When the server ends, or does not answer within a minute.
     pub async fn client(&mut self) -> Result<Client> {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
@@ -72,14 +130,17 @@ impl Server {
                 Err(problem) => problem,
             };
             if Instant::now() > deadline {
-                return Err(problem.context(format!("the server did not answer within 60 s; see {}", self.log.display())));
+                return Err(problem.context(format!(
+                    "the server did not answer within 60 s; see {}",
+                    self.options.state.join("server.log").display()
+                )));
             }
             sleep(Duration::from_millis(200)).await;
         }
     }
 
     async fn try_client(&self) -> Result<Client> {
-        let kubeconfig = Kubeconfig::read_from(&self.kubeconfig)?;
+        let kubeconfig = Kubeconfig::read_from(self.options.state.join("kubeconfig"))?;
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
         let client = Client::try_from(config)?;
         let crds: kube::Api<api::BareMetalInstance> = kube::Api::all(client.clone());
@@ -96,8 +157,16 @@ impl Server {
     }
 
     /// Asks it to end and waits.
+    ///
+    /// # Errors
+    /// When it does not end, or not well.
     pub async fn stop(mut self) -> Result<()> {
-        if let Some(pid) = self.child.id().and_then(|p| i32::try_from(p).ok()).and_then(rustix::process::Pid::from_raw) {
+        if let Some(pid) = self
+            .child
+            .id()
+            .and_then(|p| i32::try_from(p).ok())
+            .and_then(rustix::process::Pid::from_raw)
+        {
             rustix::process::kill_process(pid, rustix::process::Signal::TERM).context("stopping the server")?;
         }
         match tokio::time::timeout(Duration::from_secs(20), self.child.wait()).await {
@@ -108,7 +177,7 @@ impl Server {
     }
 
     fn last_words(&self) -> String {
-        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let log = std::fs::read_to_string(self.options.state.join("server.log")).unwrap_or_default();
         let lines: Vec<&str> = log.lines().rev().take(15).collect();
         lines.into_iter().rev().collect::<Vec<_>>().join("\n")
     }

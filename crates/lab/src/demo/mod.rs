@@ -5,7 +5,6 @@
 //! started is stopped, also on Ctrl-C.
 
 mod observe;
-mod server;
 mod show;
 mod ssh;
 
@@ -34,6 +33,7 @@ use crate::{
     folder,
     host,
     qemu::{DiskSpec, Firmware, Machine, MachineSpec, accel::Accelerator},
+    server,
 };
 use observe::Observer;
 use show::Show;
@@ -104,7 +104,14 @@ async fn terminated() {
 async fn life(options: &Options, lab: &folder::Folder, show: &Show) -> Result<()> {
     let accel = Accelerator::detect().await;
     show.headline(&format!("Starting the server and two machines ({})", accel.argument()));
-    let mut server = server::Server::start(options).await?;
+    let mut server = server::Server::start(server::Options {
+        program: options.program.clone(),
+        state: options.state.clone(),
+        media: options.media.clone(),
+        images: Some(options.image.parent().context("the image has no folder")?.to_owned()),
+        arguments: Vec::new(),
+    })
+    .await?;
     let client = server.client().await?;
     let mut observer = Observer::start(client.clone(), show.clone()).await?;
     prepare(&client, options, server.http_port).await?;

@@ -234,6 +234,17 @@ impl Machine {
         }
     }
 
+    /// Limits how many writes per second reach a disk; zero takes the limit off. A slow disk in which each write can be seen.
+    ///
+    /// # Errors
+    /// [`LabError::Monitor`] when QEMU refuses.
+    pub async fn throttle_writes(&self, index: usize, per_second: u32) -> Result<(), LabError> {
+        let arguments = serde_json::json!({
+            "device": format!("d{index}"), "bps": 0, "bps_rd": 0, "bps_wr": 0, "iops": 0, "iops_rd": 0, "iops_wr": per_second,
+        });
+        self.monitor().await?.execute("block_set_io_throttle", arguments).await.map(drop)
+    }
+
     async fn monitor(&self) -> Result<qmp::Monitor, LabError> {
         qmp::Monitor::connect(&self.spec.name, &self.folder.join("qmp.sock")).await
     }

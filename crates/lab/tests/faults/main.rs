@@ -1,0 +1,16 @@
+//! Whole lives of real machines (QEMU, real firmware, the real boot media, the real server process) in which things go wrong.
+//!
+//! * [`power_cut`]: the plug is pulled at ten points of writing an image; no half image ever boots, and the machine finishes.
+//! * [`wrong`]: downloads, images and disks that are not what was declared; each fault names itself and its remedy, and the remedy works.
+//! * [`server_kills`]: the server is killed three times in one machine's life.
+//!
+//! The operating system is a boot sector that says one line on the serial port, in front of data of which no block equals another
+//! ([`disk_image`]), so that a disk can be judged byte by byte from outside. `KBM_PROGRAM` names the `kube-baremetal` command and `KBM_BOOTMEDIA` the
+//! folder of boot media; `make test-faults` sets both.
+
+mod disk_image;
+mod http;
+mod power_cut;
+mod server_kills;
+mod world;
+mod wrong;
