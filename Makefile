@@ -61,12 +61,12 @@ test-all: test ## All of that, and the suites that take longer
 test: setup control-plane ## Everything set up, all tests that fit into an hour
 	$(CARGO) build --workspace --bin kube-baremetal
 	$(CARGO) test --workspace
-	$(MAKE) --no-print-directory agent bootmedia test-boot
+	$(MAKE) --no-print-directory bootmedia test-boot test-faults
 	CI=true $(MAKE) --no-print-directory demo
 
 .PHONY: test-boot
 test-boot: ## Boot the media in QEMU against a small server (needs `make bootmedia`)
-	KBM_BOOTMEDIA=$(MEDIA) $(CARGO) test -p bootmedia --features qemu-tests --test qemu_boot -- --nocapture
+	KBM_BOOTMEDIA=$(MEDIA) $(CARGO) test --workspace --features bootmedia/qemu-tests --test qemu_boot -- --nocapture
 
 .PHONY: test-faults
 test-faults: ## Pull plugs, kill the server, break downloads and swap disks of QEMU machines (needs `make bootmedia`)
