@@ -24,6 +24,7 @@ use support::machine_server::{MachineServer, Seen};
 const CEILING: Duration = Duration::from_secs(300);
 const UUID: &str = "6f0c1d2e-3b4a-4c5d-8e6f-708192a3b4c5";
 const MAC: &str = "52:54:00:12:34:56";
+const SECOND_MAC: &str = "52:54:00:12:34:57";
 
 fn media() -> PathBuf {
     match std::env::var_os("KBM_BOOTMEDIA") {
@@ -45,11 +46,13 @@ impl Drop for Machine {
 }
 
 impl Machine {
-    fn start(folder: &Path, media: &Path, server: &MachineServer) -> Self {
+    /// With `second_nic`, the NIC that it booted from gets an address and reaches nobody; the server is behind the other one.
+    fn start(folder: &Path, media: &Path, server: &MachineServer, second_nic: bool) -> Self {
         let disk = folder.join("disk.raw");
         fs::File::create(&disk).unwrap().set_len(256 << 20).unwrap();
         let line = format!(
-            "console=tty0 console=ttyS0 quiet kbm.server=https://10.0.2.2:{} kbm.ca={} kbm.token=kbm1.test.token BOOTIF=01-{}",
+            "console=tty0 console=ttyS0 quiet kbm.server=https://{}:{} kbm.ca={} kbm.token=kbm1.test.token BOOTIF=01-{}",
+            if second_nic { "10.0.3.2" } else { "10.0.2.2" },
             server.tls.port,
             server.tls.pin,
             MAC.replace(':', "-")
@@ -70,12 +73,13 @@ impl Machine {
             "-smbios",
             &format!("type=1,manufacturer=Test,product=Machine,serial=S1,uuid={UUID}"),
         ]);
-        command.args([
-            "-netdev",
-            "user,id=n0,restrict=off",
-            "-device",
-            &format!("e1000,netdev=n0,mac={MAC}"),
-        ]);
+        let restrict = if second_nic { "on" } else { "off" };
+        command.args(["-netdev", &format!("user,id=n0,restrict={restrict}")]);
+        command.args(["-device", &format!("e1000,netdev=n0,mac={MAC}")]);
+        if second_nic {
+            command.args(["-netdev", "user,id=n1,net=10.0.3.0/24"]);
+            command.args(["-device", &format!("virtio-net-pci,netdev=n1,mac={SECOND_MAC}")]);
+        }
         command
             .arg("-drive")
             .arg(format!("file={},if=none,id=d0,format=raw", disk.display()));
@@ -134,7 +138,7 @@ fn a_machine_boots_reports_itself_obeys_and_goes() {
     let folder = tempfile::tempdir().unwrap();
     let server = MachineServer::start(Seen::default(), orders);
     let started = Instant::now();
-    let mut machine = Machine::start(folder.path(), &media, &server);
+    let mut machine = Machine::start(folder.path(), &media, &server, false);
     let serial = || String::from_utf8_lossy(&fs::read(folder.path().join("serial.log")).unwrap_or_default()).into_owned();
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let inventory = server.wait("a session", CEILING, |seen| seen.session.as_ref().map(|s| s.inventory.clone()));
@@ -180,4 +184,30 @@ fn a_machine_boots_reports_itself_obeys_and_goes() {
     assert!(!serial.contains('\u{1b}'), "no escape sequences on a serial console:\n{serial}");
     let after = session.rsplit("after=").next().unwrap_or_default().trim_end_matches("s\r").trim();
     println!("agent session {after} after kernel start");
+}
+
+#[test]
+fn a_machine_whose_boot_nic_leads_nowhere_takes_another() {
+    let media = media();
+    let folder = tempfile::tempdir().unwrap();
+    let server = MachineServer::start(Seen::default(), orders);
+    let _machine = Machine::start(folder.path(), &media, &server, true);
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        server.wait("a session", CEILING, |seen| seen.session.as_ref().map(|s| s.inventory.clone()))
+    }));
+    let serial = String::from_utf8_lossy(&fs::read(folder.path().join("serial.log")).unwrap_or_default()).into_owned();
+    let inventory = outcome.unwrap_or_else(|panic| {
+        eprintln!("--- serial console\n{serial}---");
+        std::panic::resume_unwind(panic)
+    });
+    let nic = |mac: &str| inventory.nics.iter().find(|n| n.mac.to_string() == mac).unwrap();
+    assert!(
+        nic(MAC).boot && !nic(SECOND_MAC).boot,
+        "the NIC it booted from stays the NIC it booted from"
+    );
+    let deaf = serial.lines().find(|l| l.contains("no way to the server"));
+    println!(
+        "{}",
+        deaf.unwrap_or_else(|| panic!("the console does not say which NIC leads nowhere:\n{serial}"))
+    );
 }
