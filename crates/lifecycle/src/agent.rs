@@ -5,8 +5,9 @@
 //! out anything destructive, and writes [`Instruction::accept`] by compare and swap first.
 
 use agent_protocol::{
+    disk::Disk,
     guest::GuestAction,
-    order::{Order, OrderKind, RebootTarget},
+    order::{DiskTarget, Order, OrderKind, RebootTarget},
 };
 use api::{
     BareMetalDiscovery, BareMetalHardware, BareMetalHardwareStatus, HardwarePhase,
@@ -157,6 +158,13 @@ fn was_withdrawn(facts: &SessionFacts<'_>, status: &BareMetalHardwareStatus) -> 
     })
 }
 
+/// Whether the session's inventory has this disk, in this size, once.
+fn has_disk(discovery: &BareMetalDiscovery, target: &DiskTarget) -> bool {
+    let inventory = discovery.status.as_ref().and_then(|s| s.inventory.as_ref());
+    let same = |d: &&Disk| d.identity.same_disk(&target.identity) && d.size_bytes == target.size_bytes;
+    inventory.is_some_and(|i| i.disks.iter().filter(same).count() == 1)
+}
+
 /// Every condition under which a written order stays in the drawer. `None`: hand it out.
 fn reason_not_to_hand_out(
     facts: &SessionFacts<'_>,
@@ -173,8 +181,12 @@ fn reason_not_to_hand_out(
     if view::result_of(Some(facts.discovery), &order.id).is_some() {
         return Some("its result is stored");
     }
-    if order.disk.is_none() {
+    let Some(target) = &order.disk else {
         return Some("the order names no disk");
+    };
+    // The machine would refuse too, and first wait for a seed that nobody seals for a disk that is not there.
+    if !has_disk(facts.discovery, target) {
+        return Some("this machine does not have the disk that the order names");
     }
     let claim = hardware.spec.claim_ref.as_ref();
     if claim.map(|c| c.uid.as_str()) != order.claim.as_ref().map(|c| c.uid.as_str()) {

@@ -250,7 +250,7 @@ async fn disks_that_change(world: &World) {
     let words = [
         "spec.rootDisk matches no usable disk",
         "serial SLOT-2",
-        "48.0 MiB",
+        "56.0 MiB",
         "correct spec.rootDisk",
     ];
     let message = disk_fault(world, &name, "DiskNotFound", &words).await;
