@@ -12,6 +12,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+// Objects are trees of many small strings: with glibc's allocator a busy server needs a quarter more processor time for them (and a tenth less memory).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Bare machines as a cloud: they boot from the network, appear in Kubernetes, are claimed, imaged, released and erased.
 #[derive(Debug, Parser)]
 #[command(name = "kube-baremetal", version, max_term_width = 120)]

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use lab::swarm::{Options, faults::Plan, machine::Timing};
 
@@ -73,7 +73,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         println!("{}", serde_json::to_string_pretty(&plan)?);
         return Ok(());
     }
-    let report = lab::swarm::run(&Options {
+    let options = Options {
         program: std::env::current_exe().context("finding this program")?,
         state: arguments.state,
         machines: arguments.machines as usize,
@@ -83,10 +83,20 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         patience: Duration::from_secs_f64(arguments.patience),
         log: arguments.server_log,
         verbose: true,
-    })
-    .await?;
+    };
+    let report = unless_told_to_end(lab::swarm::run(&options)).await?;
     println!("{report}");
     Ok(())
+}
+
+/// Ends with the first of both; what is dropped then takes its server with it.
+async fn unless_told_to_end<T>(run: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).context("listening for SIGTERM")?;
+    tokio::select! {
+        outcome = run => outcome,
+        _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+        _ = terminate.recv() => bail!("terminated"),
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -104,14 +114,14 @@ pub struct KillArguments {
 
 /// Goes through all points.
 pub async fn kills(arguments: KillArguments) -> Result<()> {
-    let report = lab::swarm::kills::run(&lab::swarm::kills::Options {
+    let options = lab::swarm::kills::Options {
         program: std::env::current_exe().context("finding this program")?,
         state: arguments.state,
         timing: Timing::short(),
         parallel: arguments.parallel.into(),
         patience: Duration::from_secs_f64(arguments.patience),
-    })
-    .await?;
+    };
+    let report = unless_told_to_end(lab::swarm::kills::run(&options)).await?;
     println!("{report}");
     Ok(())
 }

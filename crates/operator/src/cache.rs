@@ -179,8 +179,10 @@ where
         drop(ready.wait_for(|r| *r).await);
     }
 
-    /// Takes in an object that this process just wrote.
-    pub fn absorb(&self, object: K) -> Arc<K> {
+    /// Takes in an object that this process just wrote, without its managedFields: they are most of its bytes, and nobody looks at them here. A write without
+    /// them leaves them as they are on the server.
+    pub fn absorb(&self, mut object: K) -> Arc<K> {
+        object.meta_mut().managed_fields = None;
         let object = Arc::new(object);
         self.insert(Arc::clone(&object), Source::Own);
         object

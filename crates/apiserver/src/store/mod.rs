@@ -229,7 +229,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             ring_events: 16_384,
-            ring_bytes: 32 << 20,
+            ring_bytes: 16 << 20,
             queue: 4096,
             group: 1024,
             cache_bytes: 16 << 20,

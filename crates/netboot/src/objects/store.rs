@@ -16,7 +16,7 @@ use kube::{Api, ResourceExt, api::PostParams};
 use crate::{
     error::Error,
     metrics::Metrics,
-    objects::cache::Cache,
+    objects::{cache::Cache, watch::slim},
     reply::{Refusal, Reply},
 };
 
@@ -112,7 +112,7 @@ impl Store {
     /// A fresh read.
     pub(crate) async fn discovery(&self, name: &str) -> Result<BareMetalDiscovery, Error> {
         self.metrics.reads.inc();
-        let fresh = self.call("get BareMetalDiscovery", name, self.discoveries.get(name)).await;
+        let fresh = self.call("get BareMetalDiscovery", name, self.discoveries.get(name)).await.map(slim);
         match &fresh {
             Ok(found) => self.cache.apply_discovery(found.clone()),
             Err(error) if error.is_not_found() => self.cache.remove_discovery(name),
@@ -125,7 +125,7 @@ impl Store {
     pub(crate) async fn hardware(&self, name: &str) -> Result<Option<BareMetalHardware>, Error> {
         self.metrics.reads.inc();
         match self.call("get BareMetalHardware", name, self.hardware.get(name)).await {
-            Ok(found) => Ok(Some(found)),
+            Ok(found) => Ok(Some(slim(found))),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
@@ -141,6 +141,7 @@ impl Store {
                 self.discoveries.create(&PostParams::default(), discovery),
             )
             .await?;
+        let made = slim(made);
         self.cache.apply_discovery(made.clone());
         Ok(made)
     }
@@ -156,6 +157,7 @@ impl Store {
                 self.discoveries.replace(&name, &PostParams::default(), discovery),
             )
             .await?;
+        let written = slim(written);
         self.cache.apply_discovery(written.clone());
         Ok(written)
     }

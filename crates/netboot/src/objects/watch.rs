@@ -111,7 +111,7 @@ where
 }
 
 /// managedFields are most of an object's bytes and are never looked at here. A write of ours without them leaves them as they are on the server.
-fn slim<K: Resource>(mut object: K) -> K {
+pub(crate) fn slim<K: Resource>(mut object: K) -> K {
     let meta: &mut ObjectMeta = object.meta_mut();
     meta.managed_fields = None;
     object
