@@ -54,11 +54,11 @@ demo: build bootmedia image ## Show the whole life of two machines in QEMU
 	$(KBM) --log warn lab demo --media $(MEDIA) --image $(IMAGE) --state $(TARGET)/demo
 
 .PHONY: test-all
-test-all: test ## All of that, and the suites that take longer
-	scripts/test-setup
+test-all: test swarm ## All of that, and the suites that take longer
 
 .PHONY: test
 test: setup control-plane ## Everything set up, all tests that fit into an hour
+	scripts/test-setup
 	$(CARGO) build --workspace --bin kube-baremetal
 	$(CARGO) test --workspace
 	$(MAKE) --no-print-directory bootmedia test-boot test-faults
