@@ -12,6 +12,7 @@ use std::{
     net::Ipv4Addr,
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
+    process::ExitStatus,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicUsize, Ordering},
@@ -215,15 +216,34 @@ async fn supervise(setup: &Setup, first: &[String], shared: &Supervised, stop: &
     loop {
         shared.pid.store(server.pid().unwrap_or(0), Ordering::SeqCst);
         tokio::select! {
-            () = stop.cancelled() => return server.stop().await,
+            () = stop.cancelled() => break,
             status = server.ended() => {
                 let status = status?;
-                ensure!(status.signal() == Some(Signal::KILL.as_raw()), "the server ended with {status}: {}", server.last_words());
+                ensure!(was_killed(&status), "the server ended with {status}: {}", server.last_words());
                 shared.died.send_modify(|died| *died += 1);
                 server = setup.start(&[])?;
             }
         }
     }
+    // The last writes of a life are told events; the kill may be among those that come while it ends.
+    let status = server.end().await?;
+    if was_killed(&status) {
+        shared.died.send_modify(|died| *died += 1);
+        server = setup.start(&[])?;
+        server.ready().await?;
+        return server.stop().await;
+    }
+    let by_signal = status.signal() == Some(Signal::TERM.as_raw());
+    ensure!(
+        status.success() || by_signal,
+        "the server ended with {status} when it was asked to stop: {}",
+        server.last_words()
+    );
+    Ok(())
+}
+
+fn was_killed(status: &ExitStatus) -> bool {
+    status.signal() == Some(Signal::KILL.as_raw())
 }
 
 /// Kills the server and waits until that is known.

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use kube::{
     Client,
     config::{KubeConfigOptions, Kubeconfig},
@@ -235,18 +235,31 @@ impl Server {
         self.ended().await.map(drop)
     }
 
+    /// Asks it to end, and waits until it did, however.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn end(&mut self) -> Result<ExitStatus> {
+        self.signal(Signal::TERM)?;
+        match tokio::time::timeout(Duration::from_secs(30), self.child.wait()).await {
+            Ok(status) => status.context("waiting for the server"),
+            Err(_) => bail!("the server did not stop within 30 s of being asked"),
+        }
+    }
+
     /// Asks it to end and waits. One that was started a moment ago and does not listen yet ends by the signal itself; that is as good.
     ///
     /// # Errors
     /// When it does not, or in any other way.
     pub async fn stop(mut self) -> Result<()> {
-        self.signal(Signal::TERM)?;
-        let by_signal = |status: &ExitStatus| status.signal() == Some(Signal::TERM.as_raw());
-        match tokio::time::timeout(Duration::from_secs(30), self.child.wait()).await {
-            Ok(Ok(status)) if status.success() || by_signal(&status) => Ok(()),
-            Ok(status) => bail!("the server ended with {status:?} when it was asked to stop: {}", self.last_words()),
-            Err(_) => bail!("the server did not stop within 30 s of being asked"),
-        }
+        let status = self.end().await?;
+        let by_signal = status.signal() == Some(Signal::TERM.as_raw());
+        ensure!(
+            status.success() || by_signal,
+            "the server ended with {status} when it was asked to stop: {}",
+            self.last_words()
+        );
+        Ok(())
     }
 
     /// The end of its log.
