@@ -64,6 +64,12 @@ async fn a_life_outlives_three_deaths_of_the_server() {
     start_again(&mut world).await;
     world.until_running("one", &machine, &os).await;
     os.assert_installed(&file, &uid);
+    let timeline = world.instances().get("one").await.unwrap().status.unwrap().timeline;
+    let phases: Vec<InstancePhase> = timeline.iter().map(|t| t.phase).collect();
+    let (mut once, times) = (phases.clone(), phases.len());
+    once.sort();
+    once.dedup();
+    assert_eq!(once.len(), times, "a phase was entered twice: {phases:?}");
     assert_eq!(served.requests(), 1, "the image was fetched more than once");
     let order = world
         .discoveries()
