@@ -159,7 +159,7 @@ pub fn verify(
     let key = VerifyingKey::from_bytes(&decode::<32>(public_key).ok_or(SignatureError::Key)?).map_err(|_| SignatureError::Key)?;
     let signature = Signature::from_bytes(&decode::<64>(signature).ok_or(SignatureError::Form)?);
     key.verify_strict(&signing_input(method, path_and_query, session, sequence, body), &signature)
-        .or_else(|_| Err(SignatureError::Mismatch))
+        .map_err(|_| SignatureError::Mismatch)
 }
 
 /// Lower-case hexadecimal SHA-256 over both public keys: names a session's keys in objects and logs.

@@ -179,5 +179,5 @@ fn boot_parameter(query: Option<&str>) -> Option<&str> {
     query?
         .split('&')
         .find_map(|pair| pair.strip_prefix("boot="))
-        .filter(|boot| !boot.is_empty() && boot.len() <= 64 && boot.as_bytes().iter().all(|b| plain(b)))
+        .filter(|boot| !boot.is_empty() && boot.len() <= 64 && boot.as_bytes().iter().all(plain))
 }

@@ -53,7 +53,7 @@ impl Body {
         uuid[8] = uuid[8] & 0x3f | 0x80;
         let [_, _, a, b] = (index as u32).to_be_bytes();
         let [_, high, ..] = (index as u32).to_be_bytes();
-        let number = random.next() as u16;
+        let number = random.draw() as u16;
         Self {
             address: Ipv4Addr::new(127, 16 + (high & 0x3f), a, b),
             mac: MacAddress([0x52, 0x54, (number >> 8) as u8, high, a, b]),

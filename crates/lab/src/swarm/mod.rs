@@ -1,13 +1,15 @@
 //! The swarm: many simulated machines that speak the real protocol to a real server, from first boot to Running and back.
 //!
-//! * [`machine`]: one machine, a pure state machine; [`body`] is its inventory and disk.
-//! * [`faults`]: what goes wrong, as data.
-//! * [`driver`]: carries out what machines ask for, over real sockets.
-//! * [`server`]: `kube-baremetal up` in a process of its own.
-//! * [`tenant`]: who accepts machines, asks for instances and gives them back.
-//! * [`judge`]: decides from the API's watch streams and from what really happened whether anything went wrong.
-//! * [`report`]: figures.
-//! * [`kills`]: one machine's life again and again, with the server killed at every point of it.
+//! | room | what |
+//! |---|---|
+//! | [`machine`] | one machine, a pure state machine; [`body`] is its inventory and disk |
+//! | [`faults`] | what goes wrong, as data |
+//! | [`driver`] | carries out what machines ask for, over real sockets |
+//! | [`server`] | `kube-baremetal up` in a process of its own |
+//! | [`tenant`] | who accepts machines, asks for instances and gives them back |
+//! | [`judge`] | decides from the API's watch streams and from what really happened whether anything went wrong |
+//! | [`report`] | figures |
+//! | [`kills`] | one machine's life again and again, with the server killed at every point of it |
 //!
 //! Nothing here looks into the server: no metrics, no logs, no shared memory.
 
