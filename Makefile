@@ -64,6 +64,10 @@ test: setup control-plane ## Everything set up, all tests that fit into an hour
 	$(MAKE) --no-print-directory bootmedia test-boot test-faults
 	CI=true $(MAKE) --no-print-directory demo
 
+.PHONY: model
+model: ## Exhaust the model of the decisions within its larger bounds (its smaller ones are part of `make test`)
+	KBM_MODEL=large $(CARGO) test --workspace --test model -- --nocapture --test-threads=1
+
 .PHONY: test-boot
 test-boot: ## Boot the media in QEMU against a small server (needs `make bootmedia`)
 	KBM_BOOTMEDIA=$(MEDIA) $(CARGO) test --workspace --features bootmedia/qemu-tests --test qemu_boot -- --nocapture

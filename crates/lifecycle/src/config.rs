@@ -35,7 +35,7 @@ pub struct Config {
     pub retry_limit: SignedDuration,
     /// After so many erases that could not be proven, a machine is quarantined.
     pub erase_attempts: u32,
-    /// How long a claim without its instance is left alone before it is judged (caches differ by that much at most).
+    /// How long a claim without its instance, or a deleted instance without its machine, is left alone before it is judged (caches differ by that much at most).
     pub missing_claimant_grace: SignedDuration,
 }
 

@@ -107,10 +107,11 @@ pub fn may_hold_data_of(discovery: Option<&BareMetalDiscovery>, claim_uid: &str)
     let Some(seen) = seen(discovery) else {
         return false;
     };
+    // An erase is given only where something may have been written: that it was accepted does not say that it ended.
     let accepted = seen
         .accepted_order
         .as_ref()
-        .is_some_and(|a| a.kind == OrderKind::Image && a.claim_uid == claim_uid);
+        .is_some_and(|a| a.kind.is_destructive() && a.claim_uid == claim_uid);
     let marked = seen.inventory.iter().flat_map(|i| &i.disks).any(|d| {
         d.contents
             .marker
@@ -144,11 +145,31 @@ pub fn image_result<'a>(discovery: Option<&'a BareMetalDiscovery>, claim_uid: &s
     (ours && proven).then_some(result)
 }
 
+/// Whether the order that the machine accepted last erases its disk: from then on nothing that stood there is to be booted, whatever an older view of the
+/// hardware says. Not so an erase that did not serve this claim and was refused, or whose machine has shown since that the installation stands.
+pub fn erase_was_accepted(discovery: Option<&BareMetalDiscovery>, claim_uid: &str) -> bool {
+    let Some(seen) = seen(discovery) else {
+        return false;
+    };
+    let Some(accepted) = seen.accepted_order.as_ref().filter(|a| a.kind == OrderKind::Erase) else {
+        return false;
+    };
+    if accepted.claim_uid == claim_uid {
+        return true;
+    }
+    let refused = result_of(discovery, &accepted.id).is_some_and(|r| r.outcome == Outcome::Refused);
+    let seen_since = seen.session.as_ref().is_some_and(|s| s.id != accepted.session) && marked_for(discovery, claim_uid).is_some();
+    !(refused || seen_since)
+}
+
 /// Whether the image for the present claim stands on the disk, verified: by the operator's word, or by a result it has not read yet.
 pub fn is_installed(hardware: &BareMetalHardware, discovery: Option<&BareMetalDiscovery>) -> bool {
     let Some(claim) = &hardware.spec.claim_ref else {
         return false;
     };
+    if erase_was_accepted(discovery, &claim.uid) {
+        return false;
+    }
     let status = hardware.status.as_ref();
     let by_operator = status.and_then(|s| s.installed.as_ref()).is_some_and(|i| i.claim_uid == claim.uid);
     by_operator || image_result(discovery, &claim.uid).is_some()

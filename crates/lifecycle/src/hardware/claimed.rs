@@ -451,7 +451,11 @@ fn release(draft: &mut Draft<'_>, claim: &ClaimRef, instance: Option<&BareMetalI
         return;
     }
     let found = draft.contents(&disk);
-    let fresh = view::session_since(facts.discovery, released_at(draft, instance));
+    // What the machine saw after the release began: in a new session, or when it looked for an order of this release and refused it.
+    let looked = view::seen(facts.discovery)
+        .and_then(|s| s.accepted_order.as_ref())
+        .is_some_and(|a| a.kind == OrderKind::Erase && a.claim_uid == claim.uid && view::result_of(facts.discovery, &a.id).is_some());
+    let fresh = looked || view::session_since(facts.discovery, released_at(draft, instance));
     let (expected, foreign) = match draft.in_flight().filter(|o| o.kind == OrderKind::Erase) {
         Some(order) => (order.disk.map(|d| d.expected).unwrap_or_default(), false),
         None => release_expects(draft, claim, found.as_ref().filter(|_| fresh)),
@@ -499,7 +503,10 @@ fn release_expects(draft: &Draft<'_>, claim: &ClaimRef, found: Option<&DiskConte
         return (expected, false);
     };
     let marker = found.marker.as_ref();
-    let ours = marker.is_some_and(|m| m.instance_uid == claim.uid || names(m, claim));
+    // An erase without a claim that did not end: it was allowed when it began, and nothing was written since.
+    let own_rest =
+        found.state == ContentsState::Interrupted && marker.is_some_and(|m| m.instance_uid.is_empty() && m.hardware == draft.name());
+    let ours = own_rest || marker.is_some_and(|m| m.instance_uid == claim.uid || names(m, claim));
     let given_up = ours || draft.consented(found);
     let extra = match found.state {
         ContentsState::Blank => return (expected, false),

@@ -105,3 +105,19 @@ fn a_lost_agent_is_shown_and_is_not_given_an_image() {
     );
     assert_eq!(world.config.power_cycle_after, SignedDuration::from_mins(2));
 }
+
+#[test]
+fn an_accepted_erase_speaks_louder_than_an_old_view_of_the_hardware() {
+    let mut world = World::running();
+    let old = world.hardware.clone();
+    world.delete(0);
+    world.settle();
+    world.agent_boots();
+    let order = world.poll();
+    assert_eq!(order.kind, agent_protocol::order::OrderKind::Erase);
+    // A replica whose cache still says that the instance's installation stands.
+    world.hardware = old;
+    let known = Match::Known(NAME.to_owned());
+    let answer = ask(&world, &known, true, UnacceptedPolicy::Hold, false);
+    assert_eq!(answer.answer, BootAnswer::Agent, "{answer:?}");
+}

@@ -2,7 +2,7 @@
 
 use agent_protocol::{
     disk::{ContentsState, DiskContents},
-    order::{OrderKind, RebootTarget},
+    order::{FaultReason, OrderKind, Outcome, RebootTarget},
 };
 use api::{HardwarePhase, InstancePhase, conditions, discovery::BootAnswer, hardware::EraseConsent, instance::RunningEvidence};
 
@@ -545,4 +545,72 @@ mod anything {
             }
         }
     }
+}
+
+#[test]
+fn an_older_backup_during_a_release_does_not_free_a_machine_that_was_written() {
+    let mut world = World::ready();
+    let free = world.status();
+    world.instances.push(instance("web", "uid-1"));
+    world.settle();
+    let order = world.poll();
+    world.obey(&order);
+    world.delete(0);
+    world.settle();
+    let order = world.poll();
+    assert_eq!(order.kind, OrderKind::Erase);
+    // Accepted, not done; and now the status comes back from before the claim.
+    world.hardware.status = Some(free);
+    world.settle();
+    assert_ne!(world.phase(), HardwarePhase::Ready, "nothing proves that the disk is clean");
+    assert_eq!(world.instances.len(), 1);
+}
+
+#[test]
+fn a_release_goes_on_after_an_interrupted_erase_without_a_claim() {
+    let mut world = World::ready();
+    world.instances.push(instance("web", "uid-1"));
+    world.settle();
+    let order = world.poll();
+    world.obey(&order);
+    world.delete(0);
+    world.settle();
+    // The machine never left the agent, and what it finds is the rest of an erase that nobody's claim stood behind.
+    let order = world.poll();
+    assert_eq!(order.kind, OrderKind::Erase);
+    let mut rest = marked(&order, "", ContentsState::Interrupted);
+    if let Some(marker) = &mut rest.marker {
+        marker.instance_uid.clear();
+        marker.instance.clear();
+        "m-aaaaaaaaaa".clone_into(&mut marker.hardware);
+        "m-aaaaaaaaaa-0-0".clone_into(&mut marker.order_id);
+    }
+    world.fail(&order, Outcome::Refused, FaultReason::UnexpectedContents, Some(rest.clone()));
+    world.settle();
+    world.pass(3600);
+    world.settle();
+    let again = world.poll();
+    assert!(again.disk.is_some_and(|d| d.permits(&again.id, &rest)), "{:?}", world.status());
+}
+
+#[test]
+fn a_machine_that_a_cache_has_not_seen_yet_is_not_taken_for_deleted() {
+    let mut world = World::running();
+    world.delete(0);
+    let decide = |world: &World| {
+        lifecycle::instance::decide(&lifecycle::instance::InstanceFacts {
+            instance: &world.instances[0],
+            hardware: None,
+            discovery: None,
+            endpoints: &[],
+            placement: None,
+            synced: true,
+            config: &world.config,
+            now: world.now,
+        })
+    };
+    let first = decide(&world);
+    assert!(first.change.is_none() && first.requeue_after.is_some(), "{first:?}");
+    world.pass(120);
+    assert_eq!(decide(&world).change, Some(lifecycle::instance::InstanceChange::RemoveFinalizer));
 }

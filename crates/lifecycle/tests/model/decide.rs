@@ -1,12 +1,15 @@
-//! The real decisions on numbered objects, remembered per thread: they are pure, so one call per distinct question is enough. Planted bugs change the facts before, or the answer
-//! after; nothing else stands between the model and the functions under test.
+//! The real decisions on numbered objects, remembered per thread: they are pure, so one call per distinct question is enough. Planted bugs change the
+//! facts before, or the answer after; nothing else stands between the model and the functions under test.
+//!
+//! What no decision reads (messages, reasons, conditions, times of record, counters that only make ids) is left out of what is stored ([`settle_hardware`] and its
+//! like): states that differ only there are one. A write that changes only such things is made at once, together with the next.
 
-use std::{cell::RefCell, collections::HashMap, hash::Hash};
+use std::cell::RefCell;
 
 use agent_protocol::{
     disk::{ContentsState, DiskContents},
     guest::GuestAction,
-    order::{ExpectedContents, Order, OrderKind, Outcome},
+    order::{ExpectedContents, FaultReason, Order, OrderKind, OrderResult, Outcome},
 };
 use api::{
     BareMetalDiscovery, BareMetalHardware, BareMetalInstance, HardwarePhase, InstancePhase,
@@ -25,31 +28,25 @@ use lifecycle::{
 
 use crate::{
     mutants::Mutant,
-    objects::{self, Id, config, machine_name, now, number, object, session_time},
+    objects::{self, config, machine_name},
+    table::{Id, Memo, number, object, remembered},
+    time::{boot_time, deletion_time, now, result_time, session_time},
 };
 
-/// One machine's or instance's objects as somebody sees them.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+/// One machine's objects, and the instances, as somebody sees them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct View {
     pub hw: Option<Id>,
     pub disc: Option<Id>,
     pub inst: [Option<Id>; 2],
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Question {
-    Hardware(View, u8),
-    Instance(usize, Id, Option<Id>, Option<Id>, Option<u8>),
-    Poll(usize, Option<Id>, Option<Id>),
-    Boot(usize, Option<Id>, Option<Id>, u8),
-    Guest(Option<Id>, usize),
-}
-
 /// What the operator writes for a machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HardwareWrite {
     pub hw: Id,
-    pub new_order: bool,
+    /// The order whose evidence of an erase is newly stored with it, and for which instance.
+    pub evidence: Option<(u8, Option<u8>)>,
 }
 
 /// What the operator writes for an instance.
@@ -63,25 +60,18 @@ pub enum InstanceWrite {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Told {
     Wait,
+    /// Its own disk, or the agent again.
     Reboot,
     /// The order, and the discovery with its acceptance.
     Destructive(Id, Id),
 }
 
-/// What a machine is told to boot; the discovery with the record.
+/// What a machine is told to boot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BootTold {
     Agent,
-    Disk(Option<usize>, Id),
-}
-
-#[derive(Clone, Copy)]
-enum Answer {
-    Hardware(Option<HardwareWrite>),
-    Instance(Option<InstanceWrite>),
-    Poll(Told),
-    Boot(BootTold),
-    Guest(bool),
+    /// For which instance, and the discovery with the record where one must be stored before.
+    Disk(Option<usize>, Option<Id>),
 }
 
 /// What the invariants need to know of a hardware object.
@@ -90,7 +80,6 @@ pub struct HardwareSays {
     pub claim: Option<usize>,
     pub phase: HardwarePhase,
     pub free: bool,
-    pub erased_for: Option<usize>,
     /// Instances whose release is on record, as bits.
     pub released: u8,
 }
@@ -100,27 +89,98 @@ pub struct HardwareSays {
 pub struct InstanceSays {
     pub machine: Option<usize>,
     pub deleting: bool,
+    pub held: bool,
     pub claimed: bool,
     pub running: bool,
 }
 
-thread_local! {
-    static ANSWERS: RefCell<HashMap<(Option<Mutant>, Question), Answer>> = RefCell::default();
-    static HARDWARE: RefCell<HashMap<Id, HardwareSays>> = RefCell::default();
-    static INSTANCES: RefCell<HashMap<Id, InstanceSays>> = RefCell::default();
+/// What an agent finds when it begins an order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Beginning {
+    pub permitted: bool,
+    pub image: bool,
+    pub claim: Option<u8>,
+    pub salt: u8,
+    pub found: ContentsState,
+    /// What the disk holds from then on.
+    pub disk: Id,
+    /// The result when it does not begin.
+    pub refused: Id,
 }
 
-fn remembered<K: Hash + Eq + Copy + 'static, V: Copy + 'static>(
-    table: &'static std::thread::LocalKey<RefCell<HashMap<K, V>>>,
-    key: K,
-    make: impl FnOnce() -> V,
-) -> V {
-    if let Some(found) = table.with_borrow(|t| t.get(&key).copied()) {
-        return found;
+/// How an order ends.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Ending {
+    Succeeds,
+    /// Half way, and the agent can say so.
+    Fails,
+    /// And the agent cannot say what it left.
+    FailsBlindly,
+    /// An erase that the disk did not keep.
+    NotProven,
+}
+
+/// The number of the order that no operator wrote.
+const INVENTED: u8 = 200;
+
+type Planted = Option<Mutant>;
+
+thread_local! {
+    static HARDWARE: Memo<Id, HardwareSays> = RefCell::default();
+    static INSTANCES: Memo<Id, InstanceSays> = RefCell::default();
+    static OPERATED: Memo<(Planted, View, (u8, u8, u8)), Option<HardwareWrite>> = RefCell::default();
+    static TENDED: Memo<(Planted, [Option<Id>; 3], (Option<u8>, u8)), Option<InstanceWrite>> = RefCell::default();
+    static POLLED: Memo<(Planted, (usize, u8), Option<Id>, Option<Id>), Told> = RefCell::default();
+    static BOOTED: Memo<(Planted, (usize, u8), Option<Id>, Option<Id>), BootTold> = RefCell::default();
+    static GUESTS: Memo<(Option<Id>, usize), bool> = RefCell::default();
+    static ANSWERS: Memo<(Id, Id), bool> = RefCell::default();
+    static BEGUN: Memo<(Id, Id), Beginning> = RefCell::default();
+    static ENDED: Memo<(Id, Id, Ending), (Id, Id)> = RefCell::default();
+    static REPORTED: Memo<(Id, Id, u8), Option<Id>> = RefCell::default();
+    static REGISTERED: Memo<(usize, u8, Option<Id>, Id), Id> = RefCell::default();
+    static SESSIONS: Memo<Id, u8> = RefCell::default();
+    static CHANGED: Memo<(Id, u8), Option<Id>> = RefCell::default();
+}
+
+fn settle_hardware(hw: &mut BareMetalHardware) {
+    let Some(status) = &mut hw.status else { return };
+    status.reason.clear();
+    status.message.clear();
+    status.conditions.clear();
+    status.order_sequence = 0;
+    status.last_erase_time = None;
+    // All that is asked is whether they are enough (`objects::config`).
+    status.order_failures = status.order_failures.min(1);
+    status.observed_generation = None;
+    if status.phase != HardwarePhase::Releasing {
+        // Read for the texts of waits only.
+        status.phase_since = None;
     }
-    let made = make();
-    table.with_borrow_mut(|t| t.insert(key, made));
-    made
+    if let Some(erase) = &mut status.last_erase {
+        erase.order_id.clear();
+    }
+    if let Some(installed) = &mut status.installed {
+        installed.order_id.clear();
+    }
+}
+
+fn settle_instance(inst: &mut BareMetalInstance) {
+    let Some(status) = &mut inst.status else { return };
+    status.reason.clear();
+    status.message.clear();
+    status.conditions.clear();
+    status.timeline.clear();
+    if let Some(image) = &mut status.image {
+        image.order_id.clear();
+    }
+}
+
+fn uid_bit(uid: &str) -> Option<u8> {
+    objects::instance_of(uid).and_then(|i| u8::try_from(i).ok())
+}
+
+fn salt_of(order_id: &str) -> Option<u8> {
+    order_id.rsplit('-').next().and_then(|s| u8::from_str_radix(s, 16).ok())
 }
 
 pub fn hardware_says(id: Id) -> HardwareSays {
@@ -131,8 +191,11 @@ pub fn hardware_says(id: Id) -> HardwareSays {
             claim: hw.spec.claim_ref.as_ref().and_then(|c| objects::instance_of(&c.uid)),
             phase: status.phase,
             free: hardware::is_free(&hw),
-            erased_for: status.last_erase.as_ref().and_then(|e| objects::instance_of(&e.claim_uid)),
-            released: status.released_claims.iter().filter_map(|u| objects::instance_of(u)).fold(0, |bits, i| bits | 1 << i),
+            released: status
+                .released_claims
+                .iter()
+                .filter_map(|u| objects::instance_of(u))
+                .fold(0, |bits, i| bits | 1 << i),
         }
     })
 }
@@ -144,26 +207,47 @@ pub fn instance_says(id: Id) -> InstanceSays {
         InstanceSays {
             machine,
             deleting: inst.metadata.deletion_timestamp.is_some(),
+            held: inst.metadata.finalizers.iter().flatten().next().is_some(),
             claimed: inst.status.as_ref().is_some_and(|s| s.claimed),
             running: inst.status.as_ref().is_some_and(|s| s.phase == InstancePhase::Running),
         }
     })
 }
 
-/// What the operator does for a machine.
-pub fn hardware(mutant: Option<Mutant>, view: View, salt: u8) -> Option<HardwareWrite> {
-    let answer = remembered(&ANSWERS, (mutant, Question::Hardware(view, salt)), || {
-        Answer::Hardware(ask_hardware(mutant, view, salt))
-    });
-    match answer {
-        Answer::Hardware(write) => write,
-        Answer::Instance(_) | Answer::Poll(_) | Answer::Boot(_) | Answer::Guest(_) => unreachable!("asked about hardware"),
-    }
+/// What the operator does for a machine whose latest session is number `session`. `salt` makes the id of a new order; of two instances that name the machine, number
+/// `older` was created first.
+pub fn hardware(planted: Planted, view: View, session: u8, salt: u8, older: u8) -> Option<HardwareWrite> {
+    remembered(&OPERATED, (planted, view, (session, salt, older)), || {
+        let stored = view.hw?;
+        let mut before = (*object::<BareMetalHardware>(stored)).clone();
+        // A write that changes nothing the model stores is followed by the next decision at once.
+        for _ in 0..4 {
+            let (written, evidence) = ask_hardware(planted, &before, view, session, salt, older)?;
+            let mut settled = written.clone();
+            settle_hardware(&mut settled);
+            let id = number(settled);
+            if id != stored {
+                return Some(HardwareWrite { hw: id, evidence });
+            }
+            before = written;
+            if let Some(status) = &mut before.status {
+                // The id of an order is its salt alone here.
+                status.order_sequence = 0;
+            }
+        }
+        None
+    })
 }
 
-fn ask_hardware(mutant: Option<Mutant>, view: View, salt: u8) -> Option<HardwareWrite> {
-    let stored = object::<BareMetalHardware>(view.hw?);
-    let mut hw = (*stored).clone();
+fn ask_hardware(
+    mutant: Planted,
+    stored: &BareMetalHardware,
+    view: View,
+    session: u8,
+    salt: u8,
+    older: u8,
+) -> Option<(BareMetalHardware, Option<(u8, Option<u8>)>)> {
+    let mut hw = stored.clone();
     let name = hw.metadata.name.clone().unwrap_or_default();
     let mut disc = view.disc.map(|d| (*object::<BareMetalDiscovery>(d)).clone());
     let mut insts: Vec<BareMetalInstance> = view
@@ -172,6 +256,10 @@ fn ask_hardware(mutant: Option<Mutant>, view: View, salt: u8) -> Option<Hardware
         .flatten()
         .map(|i| (*object::<BareMetalInstance>(*i)).clone())
         .collect();
+    for inst in &mut insts {
+        let uid = inst.metadata.uid.as_deref().and_then(uid_bit);
+        inst.metadata.creation_timestamp = Some(Time(session_time(u8::from(uid != Some(older)))));
+    }
     change_hardware_facts(mutant, &mut hw, disc.as_mut(), &mut insts, &name);
     let claimant = match &hw.spec.claim_ref {
         Some(claim) => insts.iter().find(|i| i.metadata.name.as_ref() == Some(&claim.name)),
@@ -203,9 +291,10 @@ fn ask_hardware(mutant: Option<Mutant>, view: View, salt: u8) -> Option<Hardware
         sealed: None,
         salt: u64::from(salt),
         config: &config,
-        now: now(),
+        now: now(session),
     });
-    let mut written = (*stored).clone();
+    let mut written = stored.clone();
+    let mut evidence = None;
     if let Some(mut status) = decision.status {
         if mutant == Some(Mutant::ExpectsAnything)
             && let Some(disk) = status
@@ -225,6 +314,12 @@ fn ask_hardware(mutant: Option<Mutant>, view: View, salt: u8) -> Option<Hardware
                 }
             }
         }
+        let before = stored.status.as_ref().and_then(|s| s.last_erase.as_ref());
+        evidence = status
+            .last_erase
+            .as_ref()
+            .filter(|e| !e.order_id.is_empty() && before != Some(*e))
+            .map(|e| (salt_of(&e.order_id).unwrap_or(u8::MAX), uid_bit(&e.claim_uid)));
         written.status = Some(status);
     } else if mutant == Some(Mutant::ClearsBeforeEvidence) && hw.status.as_ref().is_some_and(|s| s.phase == HardwarePhase::Releasing) {
         written.spec.claim_ref = None;
@@ -246,10 +341,7 @@ fn ask_hardware(mutant: Option<Mutant>, view: View, salt: u8) -> Option<Hardware
             uid: rival.metadata.uid.clone().unwrap_or_default(),
         });
     }
-    let order = |h: &BareMetalHardware| h.status.as_ref().and_then(|s| s.order.as_ref()).map(|o| o.id.clone());
-    let new_order = order(&written).is_some() && order(&written) != order(&stored);
-    let id = number(written);
-    (Some(id) != view.hw).then_some(HardwareWrite { hw: id, new_order })
+    Some((written, evidence))
 }
 
 fn change_hardware_facts(
@@ -283,7 +375,12 @@ fn change_hardware_facts(
             if let (Some(order), Some(seen)) = (order.filter(|o| o.kind == OrderKind::Erase), seen)
                 && seen.result.is_some()
             {
-                seen.result = Some(objects::result(&order, Outcome::Succeeded, DiskContents::blank()));
+                seen.result = Some(objects::result(
+                    &order,
+                    Outcome::Succeeded,
+                    FaultReason::Internal,
+                    Some(DiskContents::blank()),
+                ));
             }
         }
         Some(Mutant::TrustsAcceptance) => {
@@ -298,16 +395,11 @@ fn change_hardware_facts(
                     order_id: accepted.id,
                     image_digest: String::new(),
                     evidence: InstalledEvidence::OrderResult,
-                    since: Time(now()),
+                    since: Time(session_time(0)),
                 });
             }
         }
         Some(Mutant::IgnoresTheMarker) => strip_markers(seen),
-        Some(Mutant::BelievesOldInventories) => {
-            if let Some(seen) = seen {
-                seen.accepted_order = None;
-            }
-        }
         Some(Mutant::ForgetsReleases) => {
             if let Some(status) = hw.status.as_mut().filter(|_| hw.spec.claim_ref.is_none()) {
                 status.released_claims.clear();
@@ -326,6 +418,9 @@ fn change_hardware_facts(
             {
                 disk.expected.clear();
             }
+            if let Some(seen) = seen {
+                seen.accepted_order = None;
+            }
         }
         _ => {}
     }
@@ -339,26 +434,16 @@ fn strip_markers(seen: Option<&mut api::BareMetalDiscoveryStatus>) {
     }
 }
 
-/// What the operator does for an instance.
-pub fn instance(
-    mutant: Option<Mutant>,
-    i: usize,
-    inst: Id,
-    hw: Option<Id>,
-    disc: Option<Id>,
-    placement: Option<u8>,
-) -> Option<InstanceWrite> {
-    let question = Question::Instance(i, inst, hw, disc, placement);
-    let answer = remembered(&ANSWERS, (mutant, question), || {
-        Answer::Instance(ask_instance(mutant, inst, hw, disc, placement))
-    });
-    match answer {
-        Answer::Instance(write) => write,
-        Answer::Hardware(_) | Answer::Poll(_) | Answer::Boot(_) | Answer::Guest(_) => unreachable!("asked about an instance"),
-    }
+/// What the operator does for an instance whose machine's latest session is number `session`. `placement`: the scheduler's answer.
+/// A machine's object that is not there (`hw`) is gone, or this cache has not seen it yet: the decisions wait for as long as caches may differ, so that absence is always
+/// believed rightly here.
+pub fn instance(planted: Planted, inst: Id, hw: Option<Id>, disc: Option<Id>, placement: Option<u8>, session: u8) -> Option<InstanceWrite> {
+    remembered(&TENDED, (planted, [Some(inst), hw, disc], (placement, session)), || {
+        ask_instance(planted, inst, hw, disc, placement, session)
+    })
 }
 
-fn ask_instance(mutant: Option<Mutant>, inst: Id, hw: Option<Id>, disc: Option<Id>, placement: Option<u8>) -> Option<InstanceWrite> {
+fn ask_instance(mutant: Planted, inst: Id, hw: Option<Id>, disc: Option<Id>, placement: Option<u8>, session: u8) -> Option<InstanceWrite> {
     let stored = object::<BareMetalInstance>(inst);
     let mut seen = (*stored).clone();
     let mut hw = hw.map(|h| (*object::<BareMetalHardware>(h)).clone());
@@ -391,7 +476,7 @@ fn ask_instance(mutant: Option<Mutant>, inst: Id, hw: Option<Id>, disc: Option<I
         placement: place.as_ref(),
         synced: true,
         config: &config,
-        now: now(),
+        now: now(session),
     });
     let mut written = (*stored).clone();
     match decision.change {
@@ -401,30 +486,21 @@ fn ask_instance(mutant: Option<Mutant>, inst: Id, hw: Option<Id>, disc: Option<I
         }
         Some(InstanceChange::RemoveFinalizer) if written.metadata.deletion_timestamp.is_some() => return Some(InstanceWrite::Gone),
         Some(InstanceChange::RemoveFinalizer) => written.metadata.finalizers = None,
-        None => {
-            let mut status = decision.status?;
-            // Only its last entry is read by the decisions.
-            let surplus = status.timeline.len().saturating_sub(1);
-            status.timeline.drain(..surplus);
-            written.status = Some(status);
-        }
+        None => written.status = Some(decision.status?),
     }
+    settle_instance(&mut written);
     let id = number(written);
     (id != inst).then_some(InstanceWrite::New(id))
 }
 
-/// What an agent is told by a replica that sees these objects.
-pub fn poll(mutant: Option<Mutant>, m: usize, disc: Option<Id>, hw: Option<Id>) -> Told {
-    let answer = remembered(&ANSWERS, (mutant, Question::Poll(m, disc, hw)), || {
-        Answer::Poll(ask_poll(mutant, m, disc, hw))
-    });
-    match answer {
-        Answer::Poll(told) => told,
-        Answer::Hardware(_) | Answer::Instance(_) | Answer::Boot(_) | Answer::Guest(_) => unreachable!("asked for an order"),
-    }
+/// What the agent of session number `session` is told by a replica that sees these objects.
+pub fn poll(planted: Planted, m: usize, session: u8, disc: Option<Id>, hw: Option<Id>) -> Told {
+    remembered(&POLLED, (planted, (m, session), disc, hw), || {
+        ask_poll(planted, m, session, disc, hw)
+    })
 }
 
-fn ask_poll(mutant: Option<Mutant>, m: usize, disc: Option<Id>, hw: Option<Id>) -> Told {
+fn ask_poll(mutant: Planted, m: usize, session: u8, disc: Option<Id>, hw: Option<Id>) -> Told {
     let Some(disc) = disc else { return Told::Wait };
     let stored = object::<BareMetalDiscovery>(disc);
     let mut seen = (*stored).clone();
@@ -442,7 +518,7 @@ fn ask_poll(mutant: Option<Mutant>, m: usize, disc: Option<Id>, hw: Option<Id>) 
         ];
         let order = lifecycle::orders::erase(&made, None, &disk, expected, agent_protocol::order::EraseMethod::Quick);
         made.status.get_or_insert_default().order = Some(Order {
-            id: lifecycle::orders::id(&machine_name(m), 200, 200),
+            id: lifecycle::orders::id(&machine_name(m), 1, u64::from(INVENTED)),
             ..order
         });
         made
@@ -459,26 +535,22 @@ fn ask_poll(mutant: Option<Mutant>, m: usize, disc: Option<Id>, hw: Option<Id>) 
         }
         _ => {}
     }
-    let session = seen
-        .status
-        .as_ref()
-        .and_then(|s| s.session.as_ref())
-        .map(|s| s.id.clone())
-        .unwrap_or_default();
+    let id = objects::session_id(m, session);
     let config = config();
     let told = agent::instruction(&SessionFacts {
         discovery: &seen,
         hardware: hw.as_ref(),
-        session: &session,
+        session: &id,
         config: &config,
-        now: now(),
+        now: now(session),
     });
     match told.order.kind {
         OrderKind::Wait | OrderKind::PowerOff => Told::Wait,
         OrderKind::Reboot => Told::Reboot,
         OrderKind::Erase | OrderKind::Image => {
             let mut noted = (*stored).clone();
-            if let Some(accept) = told.accept {
+            if let Some(mut accept) = told.accept {
+                accept.accepted_at = Time(session_time(0));
                 noted.status.get_or_insert_default().accepted_order = Some(accept);
             }
             Told::Destructive(number(told.order), number(noted))
@@ -486,18 +558,14 @@ fn ask_poll(mutant: Option<Mutant>, m: usize, disc: Option<Id>, hw: Option<Id>) 
     }
 }
 
-/// What a machine is told to boot by a replica that sees these objects. `sessions`: how many it has had.
-pub fn boot(mutant: Option<Mutant>, m: usize, disc: Option<Id>, hw: Option<Id>, sessions: u8) -> BootTold {
-    let answer = remembered(&ANSWERS, (mutant, Question::Boot(m, disc, hw, sessions)), || {
-        Answer::Boot(ask_boot(mutant, m, disc, hw, sessions))
-    });
-    match answer {
-        Answer::Boot(told) => told,
-        Answer::Hardware(_) | Answer::Instance(_) | Answer::Poll(_) | Answer::Guest(_) => unreachable!("asked what to boot"),
-    }
+/// What a machine is told to boot, after `session` sessions, by a replica that sees these objects.
+pub fn boot(planted: Planted, m: usize, session: u8, disc: Option<Id>, hw: Option<Id>) -> BootTold {
+    remembered(&BOOTED, (planted, (m, session), disc, hw), || {
+        ask_boot(planted, m, session, disc, hw)
+    })
 }
 
-fn ask_boot(mutant: Option<Mutant>, m: usize, disc: Option<Id>, hw: Option<Id>, sessions: u8) -> BootTold {
+fn ask_boot(mutant: Planted, m: usize, session: u8, disc: Option<Id>, hw: Option<Id>) -> BootTold {
     let Some(disc) = disc else { return BootTold::Agent };
     let disc = object::<BareMetalDiscovery>(disc);
     let mut hw = hw.map(|h| (*object::<BareMetalHardware>(h)).clone());
@@ -516,7 +584,7 @@ fn ask_boot(mutant: Option<Mutant>, m: usize, disc: Option<Id>, hw: Option<Id>, 
                     order_id: String::new(),
                     image_digest: String::new(),
                     evidence: InstalledEvidence::OrderResult,
-                    since: Time(now()),
+                    since: Time(session_time(0)),
                 });
             }
         }
@@ -529,35 +597,152 @@ fn ask_boot(mutant: Option<Mutant>, m: usize, disc: Option<Id>, hw: Option<Id>, 
         hardware: hw.as_ref(),
         conflict_known: false,
         config: &config,
-        now: now(),
+        now: now(session),
     });
     match decision.answer {
         BootAnswer::Agent => BootTold::Agent,
         BootAnswer::LocalDisk => {
-            let mut recorded = (*disc).clone();
-            if decision.record {
+            let record = || {
+                let mut recorded = (*disc).clone();
                 // The decisions read the latest record only.
-                let half = jiff::SignedDuration::from_secs(50);
                 recorded.status.get_or_insert_default().boots = vec![BootRecord {
-                    time: Time(session_time(sessions).saturating_add(half).expect("in range")),
+                    time: Time(boot_time(session)),
                     answer: decision.answer,
-                    reason: decision.reason.to_owned(),
+                    reason: String::new(),
                     instance_uid: decision.instance_uid.clone(),
                 }];
-            }
-            BootTold::Disk(objects::instance_of(&decision.instance_uid), number(recorded))
+                number(recorded)
+            };
+            BootTold::Disk(objects::instance_of(&decision.instance_uid), decision.record.then(record))
         }
     }
 }
 
 /// Whether the guest helper of an instance is told to come back to the agent.
 pub fn wanted_back(hw: Option<Id>, i: usize) -> bool {
-    let answer = remembered(&ANSWERS, (None, Question::Guest(hw, i)), || {
+    remembered(&GUESTS, (hw, i), || {
         let hw = hw.map(|h| object::<BareMetalHardware>(h));
-        Answer::Guest(agent::guest_action(hw.as_deref(), &objects::uid(i)) == GuestAction::RebootToAgent)
+        agent::guest_action(hw.as_deref(), &objects::uid(i)) == GuestAction::RebootToAgent
+    })
+}
+
+/// Whether a result is that of this order.
+pub fn answers(result: Id, order: Id) -> bool {
+    remembered(&ANSWERS, (result, order), || {
+        object::<OrderResult>(result).order_id == object::<Order>(order).id
+    })
+}
+
+/// What an agent does when it is given an order.
+pub fn begin(order: Id, disk: Id) -> Beginning {
+    remembered(&BEGUN, (order, disk), || {
+        let (order, disk) = (object::<Order>(order), object::<DiskContents>(disk));
+        let refused = objects::result(&order, Outcome::Refused, FaultReason::UnexpectedContents, Some((*disk).clone()));
+        Beginning {
+            permitted: order.disk.as_ref().is_some_and(|d| d.permits(&order.id, &disk)),
+            image: order.kind == OrderKind::Image,
+            claim: order.claim.as_ref().and_then(|c| uid_bit(&c.uid)),
+            salt: salt_of(&order.id).unwrap_or(u8::MAX),
+            found: disk.state,
+            disk: number(objects::left_by(&order, ContentsState::Interrupted)),
+            refused: number(refused),
+        }
+    })
+}
+
+/// What the disk holds after an order, and its result.
+pub fn finish(order: Id, disk: Id, ending: Ending) -> (Id, Id) {
+    remembered(&ENDED, (order, disk, ending), || {
+        let (order, left) = (object::<Order>(order), object::<DiskContents>(disk));
+        let failed = |fault, contents| (disk, number(objects::result(&order, Outcome::Failed, fault, contents)));
+        match ending {
+            Ending::Succeeds => {
+                let contents = match order.kind {
+                    OrderKind::Image => objects::left_by(&order, ContentsState::Marked),
+                    OrderKind::Erase | OrderKind::Wait | OrderKind::Reboot | OrderKind::PowerOff => DiskContents::blank(),
+                };
+                let result = objects::result(&order, Outcome::Succeeded, FaultReason::Internal, Some(contents.clone()));
+                (number(contents), number(result))
+            }
+            Ending::Fails => failed(FaultReason::DiskIO, Some((*left).clone())),
+            Ending::FailsBlindly => failed(FaultReason::DiskIO, None),
+            Ending::NotProven => failed(FaultReason::EraseNotProven, Some((*left).clone())),
+        }
+    })
+}
+
+/// The discovery with the result of the agent of session number `session`; `None`: refused. Stored only from the latest session and for the order that was accepted last.
+pub fn report(disc: Id, result: Id, session: u8) -> Option<Id> {
+    remembered(&REPORTED, (disc, result, session), || {
+        let result = object::<OrderResult>(result);
+        let mut disc = (*object::<BareMetalDiscovery>(disc)).clone();
+        let seen = disc.status.as_mut()?;
+        seen.accepted_order.as_ref().filter(|a| a.id == result.order_id)?;
+        seen.result = Some((*result).clone());
+        seen.result_time = Some(Time(result_time(session)));
+        Some(number(disc))
+    })
+}
+
+/// The discovery with session number `session` and the inventory of a machine with this disk.
+pub fn register(m: usize, session: u8, disc: Option<Id>, disk: Id) -> Id {
+    remembered(&REGISTERED, (m, session, disc, disk), || {
+        let mut disc = disc.map_or_else(|| objects::discovery(m), |known| (*object::<BareMetalDiscovery>(known)).clone());
+        let seen = disc.status.get_or_insert_default();
+        seen.inventory = Some(objects::inventory(m, (*object::<DiskContents>(disk)).clone()));
+        seen.session = Some(objects::session(m, session));
+        number(disc)
+    })
+}
+
+/// The number of the session that a discovery speaks of; zero for none.
+pub fn session_of(disc: Id) -> u8 {
+    remembered(&SESSIONS, disc, || {
+        let disc = object::<BareMetalDiscovery>(disc);
+        let session = disc.status.as_ref().and_then(|s| s.session.as_ref());
+        session.map_or(0, |s| u8::try_from(s.token_issued_at).expect("few sessions"))
+    })
+}
+
+/// What people and backups do to an object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// Deletion was asked for after this session of its machine.
+    Delete(u8),
+    Force,
+    LoseInstanceStatus,
+    Consent,
+    LoseHardwareStatus,
+}
+
+/// An object after a change; `None` when it changes nothing.
+pub fn changed(id: Id, change: Change) -> Option<Id> {
+    let code = match change {
+        Change::Delete(session) => session,
+        Change::Force => 100,
+        Change::LoseInstanceStatus => 101,
+        Change::Consent => 102,
+        Change::LoseHardwareStatus => 103,
+    };
+    let made = remembered(&CHANGED, (id, code), || match change {
+        Change::Delete(_) | Change::Force | Change::LoseInstanceStatus => {
+            let mut inst = (*object::<BareMetalInstance>(id)).clone();
+            match change {
+                Change::Delete(session) => inst.metadata.deletion_timestamp = Some(Time(deletion_time(session))),
+                Change::Force => inst.spec.force_release = true,
+                _ => inst.status = None,
+            }
+            Some(number(inst))
+        }
+        Change::Consent | Change::LoseHardwareStatus => {
+            let mut hw = (*object::<BareMetalHardware>(id)).clone();
+            if change == Change::Consent {
+                hw.spec.erase_consent.get_or_insert_default().fingerprints = vec![objects::foreign().fingerprint];
+            } else {
+                hw.status = None;
+            }
+            Some(number(hw))
+        }
     });
-    match answer {
-        Answer::Guest(wanted) => wanted,
-        Answer::Hardware(_) | Answer::Instance(_) | Answer::Poll(_) | Answer::Boot(_) => unreachable!("asked a guest"),
-    }
+    made.filter(|new| *new != id)
 }

@@ -37,8 +37,6 @@ pub enum Mutant {
     BootsUnwritten,
     /// Nobody looks at the marker of a finished installation.
     IgnoresTheMarker,
-    /// An inventory is believed for ever.
-    BelievesOldInventories,
     /// A released claim is taken up again.
     ForgetsReleases,
     /// The boot server does not know of releases.
@@ -52,7 +50,7 @@ pub enum Mutant {
 }
 
 /// All of them.
-pub const ALL: [Mutant; 23] = [
+pub const ALL: [Mutant; 22] = [
     Mutant::BindsAgain,
     Mutant::ClaimsUnnamed,
     Mutant::ClaimsTheClaimed,
@@ -70,7 +68,6 @@ pub const ALL: [Mutant; 23] = [
     Mutant::TrustsAcceptance,
     Mutant::BootsUnwritten,
     Mutant::IgnoresTheMarker,
-    Mutant::BelievesOldInventories,
     Mutant::ForgetsReleases,
     Mutant::BootsTheReleased,
     Mutant::NeverLetsGo,

@@ -1,14 +1,4 @@
-//! Real API objects behind small numbers. A state of the model holds numbers; the decisions under test get the objects. Equal objects have equal numbers, so that states compare and
-//! hash in nanoseconds, and every distinct decision is computed once per thread.
-//!
-//! Time is canonical: `now` stands still, and what must be ordered is ordered by the machine's session count. That loses no interleaving: every wait of the decisions is set to zero or
-//! to never ([`config`]).
-
-use std::{
-    any::Any,
-    collections::HashMap,
-    sync::{Arc, LazyLock, RwLock},
-};
+//! The objects that the world begins with, and what its machines report.
 
 use agent_protocol::{
     disk::{ContentsState, Disk, DiskContents, DiskIdentity, DiskKind, DiskMarker},
@@ -21,83 +11,12 @@ use api::{
     BareMetalInstance, BareMetalInstanceSpec,
     discovery::{AgentSession, IdentityProof},
 };
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use lifecycle::config::{Config, UnacceptedPolicy};
-use serde::{Serialize, de::DeserializeOwned};
 
-/// The number of an object.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub struct Id(pub u32);
-
-#[derive(Default)]
-struct Table {
-    numbers: HashMap<String, u32>,
-    texts: Vec<Arc<str>>,
-    objects: Vec<Arc<dyn Any + Send + Sync>>,
-}
-
-static TABLE: LazyLock<RwLock<Table>> = LazyLock::new(RwLock::default);
-
-/// The number of an object.
-pub fn number<T: Serialize + Send + Sync + 'static>(object: T) -> Id {
-    let text = format!(
-        "{} {}",
-        std::any::type_name::<T>(),
-        serde_json::to_string(&object).expect("API objects are JSON")
-    );
-    if let Some(found) = TABLE.read().expect("the table").numbers.get(&text) {
-        return Id(*found);
-    }
-    let mut table = TABLE.write().expect("the table");
-    if let Some(found) = table.numbers.get(&text) {
-        return Id(*found);
-    }
-    let new = u32::try_from(table.texts.len()).expect("fewer than 2^32 objects");
-    table.texts.push(text.clone().into());
-    table.objects.push(Arc::new(object));
-    table.numbers.insert(text, new);
-    Id(new)
-}
-
-/// How many distinct objects there are.
-pub fn count() -> usize {
-    TABLE.read().expect("the table").texts.len()
-}
-
-/// The object of a number.
-pub fn object<T: Send + Sync + 'static>(id: Id) -> Arc<T> {
-    let found = TABLE.read().expect("the table").objects[id.0 as usize].clone();
-    found.downcast().expect("the type it was stored with")
-}
-
-/// The same object with machines and instances renamed.
-pub fn renamed<T: Serialize + DeserializeOwned + Send + Sync + 'static>(id: Id, machines: bool, instances: bool) -> Id {
-    let text = TABLE.read().expect("the table").texts[id.0 as usize].clone();
-    let (_, json) = text.split_once(' ').expect("type and JSON");
-    let mut json = json.to_owned();
-    let mut swap = |a: &str, b: &str| json = json.replace(a, "\u{1}").replace(b, a).replace('\u{1}', b);
-    if machines {
-        swap("m-0", "m-1");
-        swap("DISK0000", "DISK0001");
-        swap("session-0-", "session-1-");
-    }
-    if instances {
-        swap("u-0", "u-1");
-        swap("i-0", "i-1");
-    }
-    number(serde_json::from_str::<T>(&json).expect("renaming keeps the form"))
-}
-
-pub fn now() -> Timestamp {
-    Timestamp::from_second(1_000_000).expect("in range")
-}
-
-/// When the machine's session number `n` was opened; a boot of its disk after that session comes half a step later.
-pub fn session_time(n: u8) -> Timestamp {
-    Timestamp::from_second(1000 + 100 * i64::from(n)).expect("in range")
-}
-
+use crate::time::session_time;
+/// Every wait lasts no time or for ever: then the order of events is all that matters.
 pub fn config() -> Config {
     let never = SignedDuration::from_hours(24 * 365);
     Config {
@@ -109,7 +28,7 @@ pub fn config() -> Config {
         running_unconfirmed_after: never,
         retry_base: SignedDuration::ZERO,
         retry_limit: SignedDuration::ZERO,
-        erase_attempts: 3,
+        erase_attempts: 1,
         missing_claimant_grace: SignedDuration::ZERO,
     }
 }
@@ -251,8 +170,8 @@ pub fn left_by(order: &Order, state: ContentsState) -> DiskContents {
     }
 }
 
-/// The result of an order.
-pub fn result(order: &Order, outcome: Outcome, contents: DiskContents) -> OrderResult {
+/// The result of an order; `fault` where it did not succeed.
+pub fn result(order: &Order, outcome: Outcome, fault: FaultReason, contents: Option<DiskContents>) -> OrderResult {
     let done = outcome == Outcome::Succeeded;
     let disk = order.disk.as_ref().map(|d| (d.identity.clone(), d.size_bytes)).unwrap_or_default();
     OrderResult {
@@ -260,7 +179,7 @@ pub fn result(order: &Order, outcome: Outcome, contents: DiskContents) -> OrderR
         kind: order.kind,
         outcome,
         fault: (!done).then(|| Fault {
-            reason: FaultReason::DiskIO,
+            reason: fault,
             message: "failed".to_owned(),
         }),
         image: (done && order.kind == OrderKind::Image).then(|| ImageEvidence {
@@ -284,7 +203,7 @@ pub fn result(order: &Order, outcome: Outcome, contents: DiskContents) -> OrderR
             sampled_blocks: 1,
             canaries: 1,
         }),
-        contents: Some(contents),
+        contents,
     }
 }
 
