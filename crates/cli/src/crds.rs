@@ -26,6 +26,9 @@ mod tests {
     fn the_committed_crds_are_what_the_types_say() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/crds/kube-baremetal.yaml");
         let committed = std::fs::read_to_string(path).unwrap();
-        assert!(committed == super::text().unwrap(), "deploy/crds is out of date: run `make generate`");
+        assert!(
+            committed == super::text().unwrap(),
+            "deploy/crds is out of date: run `make generate`"
+        );
     }
 }

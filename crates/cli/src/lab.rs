@@ -98,16 +98,37 @@ pub struct Place {
 /// Runs a subcommand.
 pub async fn run(command: Command) -> Result<()> {
     match command {
-        Command::Up { machines, firmware, memory, cpus, disk, boot_url, place } => {
+        Command::Up {
+            machines,
+            firmware,
+            memory,
+            cpus,
+            disk,
+            boot_url,
+            place,
+        } => {
             let folder = Folder::open(&place.folder)?;
             let firmware = match firmware {
                 FirmwareChoice::Bios => Firmware::Bios,
                 FirmwareChoice::Uefi => Firmware::Uefi,
             };
-            let request = Request { machines, firmware, memory_mib: memory, cpus, disk_gib: disk, boot_url };
+            let request = Request {
+                machines,
+                firmware,
+                memory_mib: memory,
+                cpus,
+                disk_gib: disk,
+                boot_url,
+            };
             let accel = Accelerator::detect().await;
             for machine in folder.up(&request, accel).await? {
-                println!("{}: on ({}), MAC {}, console: {}", machine.spec.name, accel.argument(), machine.spec.mac, machine.console_log().display());
+                println!(
+                    "{}: on ({}), MAC {}, console: {}",
+                    machine.spec.name,
+                    accel.argument(),
+                    machine.spec.mac,
+                    machine.console_log().display()
+                );
             }
             Ok(())
         }
@@ -126,7 +147,10 @@ pub async fn run(command: Command) -> Result<()> {
         Command::PowerCycle { name, place } => {
             let folder = Folder::open(&place.folder)?;
             let machines = folder.machines()?;
-            let machine = machines.iter().find(|m| m.spec.name == name).with_context(|| format!("no machine {name} in {}", folder.path().display()))?;
+            let machine = machines
+                .iter()
+                .find(|m| m.spec.name == name)
+                .with_context(|| format!("no machine {name} in {}", folder.path().display()))?;
             machine.power_off().await?;
             Ok(machine.power_on(Accelerator::detect().await).await?)
         }
@@ -136,7 +160,15 @@ pub async fn run(command: Command) -> Result<()> {
         Command::Demo { media, image, state, keep } => {
             let plain = std::env::var_os("CI").is_some() || !std::io::stderr().is_terminal();
             let program = std::env::current_exe().context("finding this program")?;
-            lab::demo::run(&lab::demo::Options { program, media, image, state, plain, keep }).await
+            lab::demo::run(&lab::demo::Options {
+                program,
+                media,
+                image,
+                state,
+                plain,
+                keep,
+            })
+            .await
         }
     }
 }

@@ -6,7 +6,8 @@ use tracing_subscriber::EnvFilter;
 
 /// Starts logging with a filter such as `info` or `operator=debug,info`.
 pub fn start(filter: &str) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter).with_context(|| format!("--log {filter:?} is not a filter such as `info` or `operator=debug,info`"))?;
+    let filter =
+        EnvFilter::try_new(filter).with_context(|| format!("--log {filter:?} is not a filter such as `info` or `operator=debug,info`"))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -68,7 +68,9 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     // Two libraries could each bring a TLS provider; this is the one that every part uses.
-    rustls::crypto::ring::default_provider().install_default().map_err(|_| anyhow::anyhow!("a TLS provider is installed already"))?;
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .map_err(|_| anyhow::anyhow!("a TLS provider is installed already"))?;
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
 }
 

@@ -49,9 +49,19 @@ pub fn run(command: Command) -> Result<()> {
         options.firmware = FirmwareSource::Files(build.firmware_package);
     }
     let manifest = bootmedia::build(&options).context("building the boot media")?;
-    println!("{} in {}: Linux {}", manifest.architecture, build.output.display(), manifest.kernel_version);
+    println!(
+        "{} in {}: Linux {}",
+        manifest.architecture,
+        build.output.display(),
+        manifest.kernel_version
+    );
     for file in [&manifest.kernel, &manifest.initramfs] {
-        println!("  {:<14} {:>6.1} MiB  sha256:{}", file.file, file.bytes as f64 / f64::from(1 << 20), file.sha256);
+        println!(
+            "  {:<14} {:>6.1} MiB  sha256:{}",
+            file.file,
+            file.bytes as f64 / f64::from(1 << 20),
+            file.sha256
+        );
     }
     for missing in &manifest.firmware_left_out {
         println!("  without {}: {}", missing.package, missing.reason);

@@ -89,7 +89,9 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     if let Some(at) = arguments.die_at {
         crate::die::arm(api.store(), at);
     }
-    let listener = TcpListener::bind(arguments.api_listen).await.with_context(|| format!("--api-listen: listening on {}", arguments.api_listen))?;
+    let listener = TcpListener::bind(arguments.api_listen)
+        .await
+        .with_context(|| format!("--api-listen: listening on {}", arguments.api_listen))?;
     let api_url = format!("https://{}", listener.local_addr()?);
     let kubeconfig = arguments.kubeconfig.clone().unwrap_or_else(|| data_dir.join("kubeconfig"));
     let serve = api.serve_tls(listener, stop.child_token());
@@ -120,11 +122,18 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     }
     let has_media = arguments.media_dir.is_dir();
     netboot.media_dir = has_media.then(|| arguments.media_dir.clone());
-    let netboot = netboot::Netboot::start(netboot, stop.child_token()).await.context("starting the boot server")?;
+    let netboot = netboot::Netboot::start(netboot, stop.child_token())
+        .await
+        .context("starting the boot server")?;
     let addresses = netboot.addresses();
-    tokio::time::timeout(Duration::from_secs(30), netboot.ready()).await.context("the boot server was not ready within 30 s")?;
+    tokio::time::timeout(Duration::from_secs(30), netboot.ready())
+        .await
+        .context("the boot server was not ready within 30 s")?;
 
-    let servers = advertise.iter().map(|host| format!("https://{}:{}", bracketed(host), addresses.tls.port())).collect();
+    let servers = advertise
+        .iter()
+        .map(|host| format!("https://{}:{}", bracketed(host), addresses.tls.port()))
+        .collect();
     let mut operator = operator::Config::new(client, servers);
     operator.operator_namespace = OPERATOR_NAMESPACE.to_owned();
     operator.netboot_namespace = NETBOOT_NAMESPACE.to_owned();
@@ -139,11 +148,19 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     println!("kubeconfig       {}", kubeconfig.display());
     println!("boot URL         {boot_url}");
     if !has_media {
-        println!("no boot media in {}: build them with `kube-baremetal bootmedia build`, then start again", arguments.media_dir.display());
+        println!(
+            "no boot media in {}: build them with `kube-baremetal bootmedia build`, then start again",
+            arguments.media_dir.display()
+        );
     }
     println!("\nWhat to do next:");
-    println!("  1. Let your DHCP server hand out that URL as boot file (option 67) to iPXE; UEFI and BIOS machines without iPXE get it by TFTP first.");
-    println!("  2. Switch a machine on, then:   export KUBECONFIG={}; kubectl get bmd -w", kubeconfig.display());
+    println!(
+        "  1. Let your DHCP server hand out that URL as boot file (option 67) to iPXE; UEFI and BIOS machines without iPXE get it by TFTP first."
+    );
+    println!(
+        "  2. Switch a machine on, then:   export KUBECONFIG={}; kubectl get bmd -w",
+        kubeconfig.display()
+    );
     println!("  3. Accept machines with a BareMetalDiscoveryPolicy, add a BareMetalImage, create a BareMetalInstance (see examples/).");
 
     let ended = tokio::select! {
@@ -180,7 +197,10 @@ async fn install(client: &Client) -> Result<()> {
     let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
     for crd in api::crds::all() {
         let name = crd.name_any();
-        definitions.patch(&name, &how, &Patch::Apply(&crd)).await.with_context(|| format!("installing {name}"))?;
+        definitions
+            .patch(&name, &how, &Patch::Apply(&crd))
+            .await
+            .with_context(|| format!("installing {name}"))?;
     }
     for crd in api::crds::all() {
         let name = crd.name_any();
@@ -193,7 +213,10 @@ async fn install(client: &Client) -> Result<()> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     for name in [OPERATOR_NAMESPACE, NETBOOT_NAMESPACE] {
         let namespace = serde_json::json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } });
-        namespaces.patch(name, &how, &Patch::Apply(&namespace)).await.with_context(|| format!("creating namespace {name}"))?;
+        namespaces
+            .patch(name, &how, &Patch::Apply(&namespace))
+            .await
+            .with_context(|| format!("creating namespace {name}"))?;
     }
     Ok(())
 }
@@ -218,10 +241,16 @@ fn advertised(arguments: &Arguments) -> Result<Vec<String>> {
         return Ok(vec![arguments.http_listen.ip().to_string()]);
     }
     // Connecting a UDP socket sends nothing; it only asks the kernel which of our addresses faces that way.
-    let socket = std::net::UdpSocket::bind("0.0.0.0:0").context("--advertise was not given, and no socket can be opened to find an address")?;
+    let socket =
+        std::net::UdpSocket::bind("0.0.0.0:0").context("--advertise was not given, and no socket can be opened to find an address")?;
     let found = socket.connect("192.0.2.1:9").and_then(|()| socket.local_addr());
-    let address = found.context("--advertise was not given, and this host has no default route: say by which address machines reach it")?.ip();
-    ensure!(!address.is_loopback(), "--advertise was not given, and only the loopback was found: say by which address machines reach this host");
+    let address = found
+        .context("--advertise was not given, and this host has no default route: say by which address machines reach it")?
+        .ip();
+    ensure!(
+        !address.is_loopback(),
+        "--advertise was not given, and only the loopback was found: say by which address machines reach this host"
+    );
     Ok(vec![address.to_string()])
 }
 

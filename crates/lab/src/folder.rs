@@ -72,7 +72,10 @@ impl Folder {
     /// [`LabError::File`] when a machine's description cannot be read.
     pub fn machines(&self) -> Result<Vec<Machine>, LabError> {
         let entries = std::fs::read_dir(&self.path).map_err(LabError::file("cannot list", &self.path))?;
-        let mut folders: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.join("machine.json").exists()).collect();
+        let mut folders: Vec<PathBuf> = entries
+            .filter_map(|e| Some(e.ok()?.path()))
+            .filter(|p| p.join("machine.json").exists())
+            .collect();
         folders.sort();
         folders.iter().map(|f| Machine::open(f)).collect()
     }
@@ -100,7 +103,9 @@ impl Folder {
     pub async fn console(&self, name: &str) -> Result<(), LabError> {
         let machine = Machine::open(&self.path.join(name))?;
         let socket = machine.console_socket();
-        let stream = tokio::net::UnixStream::connect(&socket).await.map_err(LabError::file("cannot reach the console at", &socket))?;
+        let stream = tokio::net::UnixStream::connect(&socket)
+            .await
+            .map_err(LabError::file("cannot reach the console at", &socket))?;
         let (mut from, mut to) = stream.into_split();
         let output = async {
             let (mut buffer, mut out) = ([0; 4096], tokio::io::stdout());
@@ -126,7 +131,11 @@ impl Folder {
         let name = format!("{firmware}-{index}");
         let (mac, uuid) = identity(&format!("{}/{name}", self.path.display()));
         MachineSpec {
-            disks: vec![DiskSpec { size_bytes: request.disk_gib << 30, serial: format!("LAB{}", mac.compact()), honest_discard: true }],
+            disks: vec![DiskSpec {
+                size_bytes: request.disk_gib << 30,
+                serial: format!("LAB{}", mac.compact()),
+                honest_discard: true,
+            }],
             name,
             firmware: request.firmware,
             memory_mib: request.memory_mib,

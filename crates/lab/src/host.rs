@@ -15,16 +15,46 @@ struct Need {
 const IPXE_EFI: &str = "/usr/lib/ipxe/snponly.efi";
 
 const NEEDS: [Need; 10] = [
-    Need { package: "qemu-system-x86", any_of: &["/usr/bin/qemu-system-x86_64"] },
-    Need { package: "qemu-utils", any_of: &["/usr/bin/qemu-img"] },
-    Need { package: "seabios", any_of: &["/usr/share/seabios/bios-256k.bin", "/usr/share/qemu/bios-256k.bin"] },
-    Need { package: "ovmf", any_of: &["/usr/share/OVMF/OVMF_CODE_4M.fd"] },
-    Need { package: "ipxe-qemu", any_of: &["/usr/lib/ipxe/qemu/pxe-virtio.rom", "/usr/lib/ipxe/qemu/efi-virtio.rom"] },
-    Need { package: "ipxe", any_of: &[IPXE_EFI] },
-    Need { package: "openssh-client", any_of: &["/usr/bin/ssh"] },
-    Need { package: "mmdebstrap", any_of: &["/usr/bin/mmdebstrap"] },
-    Need { package: "mtools", any_of: &["/usr/bin/mcopy"] },
-    Need { package: "gdisk", any_of: &["/sbin/sgdisk", "/usr/sbin/sgdisk"] },
+    Need {
+        package: "qemu-system-x86",
+        any_of: &["/usr/bin/qemu-system-x86_64"],
+    },
+    Need {
+        package: "qemu-utils",
+        any_of: &["/usr/bin/qemu-img"],
+    },
+    Need {
+        package: "seabios",
+        any_of: &["/usr/share/seabios/bios-256k.bin", "/usr/share/qemu/bios-256k.bin"],
+    },
+    Need {
+        package: "ovmf",
+        any_of: &["/usr/share/OVMF/OVMF_CODE_4M.fd"],
+    },
+    Need {
+        package: "ipxe-qemu",
+        any_of: &["/usr/lib/ipxe/qemu/pxe-virtio.rom", "/usr/lib/ipxe/qemu/efi-virtio.rom"],
+    },
+    Need {
+        package: "ipxe",
+        any_of: &[IPXE_EFI],
+    },
+    Need {
+        package: "openssh-client",
+        any_of: &["/usr/bin/ssh"],
+    },
+    Need {
+        package: "mmdebstrap",
+        any_of: &["/usr/bin/mmdebstrap"],
+    },
+    Need {
+        package: "mtools",
+        any_of: &["/usr/bin/mcopy"],
+    },
+    Need {
+        package: "gdisk",
+        any_of: &["/sbin/sgdisk", "/usr/sbin/sgdisk"],
+    },
 ];
 
 /// Checks that everything a lab needs is installed.
@@ -32,11 +62,18 @@ const NEEDS: [Need; 10] = [
 /// # Errors
 /// [`LabError::Missing`] that names every missing package at once.
 pub fn check() -> Result<(), LabError> {
-    let missing: Vec<&str> = NEEDS.iter().filter(|n| !n.any_of.iter().any(|p| Path::new(p).exists())).map(|n| n.package).collect();
+    let missing: Vec<&str> = NEEDS
+        .iter()
+        .filter(|n| !n.any_of.iter().any(|p| Path::new(p).exists()))
+        .map(|n| n.package)
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
-    Err(LabError::Missing { what: missing.join(", "), apt: format!("sudo apt-get install --no-install-recommends {}", missing.join(" ")) })
+    Err(LabError::Missing {
+        what: missing.join(", "),
+        apt: format!("sudo apt-get install --no-install-recommends {}", missing.join(" ")),
+    })
 }
 
 /// OVMF's code and its empty variable store.
@@ -49,7 +86,10 @@ pub fn ovmf() -> Result<(PathBuf, PathBuf), LabError> {
     if code.exists() && vars.exists() {
         return Ok((code, vars));
     }
-    Err(LabError::Missing { what: "UEFI firmware for QEMU".to_owned(), apt: "sudo apt-get install --no-install-recommends ovmf".to_owned() })
+    Err(LabError::Missing {
+        what: "UEFI firmware for QEMU".to_owned(),
+        apt: "sudo apt-get install --no-install-recommends ovmf".to_owned(),
+    })
 }
 
 /// iPXE as a UEFI program that leaves the NIC to the firmware's own driver. (The one with drivers of its own hangs in OVMF when its script exits to the
@@ -62,5 +102,8 @@ pub fn ipxe_efi() -> Result<PathBuf, LabError> {
     if path.exists() {
         return Ok(path);
     }
-    Err(LabError::Missing { what: "iPXE for UEFI".to_owned(), apt: "sudo apt-get install --no-install-recommends ipxe".to_owned() })
+    Err(LabError::Missing {
+        what: "iPXE for UEFI".to_owned(),
+        apt: "sudo apt-get install --no-install-recommends ipxe".to_owned(),
+    })
 }

@@ -67,9 +67,15 @@ mod tests {
             Some(Ok::<_, std::io::Error>(Bytes::from_static(&[b' '; 4096])))
         }));
         let length = MAX_BODY_BYTES as u64 + 4096;
-        let refusal = read(Body::from_stream(body), Some(length), Duration::from_secs(5)).await.unwrap_err();
+        let refusal = read(Body::from_stream(body), Some(length), Duration::from_secs(5))
+            .await
+            .unwrap_err();
         assert_eq!(refusal.code(), ErrorCode::TooLarge);
-        assert_eq!(left.load(std::sync::atomic::Ordering::Relaxed), 0, "nothing is left that would reset the connection");
+        assert_eq!(
+            left.load(std::sync::atomic::Ordering::Relaxed),
+            0,
+            "nothing is left that would reset the connection"
+        );
     }
 
     #[tokio::test]

@@ -311,10 +311,18 @@ fn a_flood_of_made_up_machines_delays_nobody() {
     if std::env::var_os(ALONE).is_none() {
         let program = std::env::current_exe().unwrap();
         let arguments = ["a_flood_of_made_up_machines_delays_nobody", "--exact", "--nocapture"];
-        let output = std::process::Command::new(program).args(arguments).env(ALONE, "1").output().unwrap();
+        let output = std::process::Command::new(program)
+            .args(arguments)
+            .env(ALONE, "1")
+            .output()
+            .unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         println!("{text}");
-        assert!(output.status.success() && text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success() && text.contains("1 passed"),
+            "{text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         return;
     }
     const FLOOD: usize = 100_000;

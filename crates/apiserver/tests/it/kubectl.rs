@@ -30,9 +30,9 @@ impl Kubectl {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let (input, shown) = (input.to_owned(), args.join(" "));
         tokio::task::spawn_blocking(move || {
-            let mut child = command
-                .spawn()
-                .unwrap_or_else(|error| panic!("this test needs kubectl, in PATH or as KBM_KUBECTL names it ({error}); `make control-plane` builds one"));
+            let mut child = command.spawn().unwrap_or_else(|error| {
+                panic!("this test needs kubectl, in PATH or as KBM_KUBECTL names it ({error}); `make control-plane` builds one")
+            });
             child
                 .stdin
                 .take()

@@ -17,8 +17,8 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use api::{
-    BareMetalAddress, BareMetalDiscoveryPolicy, BareMetalDiscoveryPolicySpec, BareMetalHardware, BareMetalImage, BareMetalImageSpec, BareMetalInstance,
-    BareMetalInstanceSpec, BareMetalNetwork, BareMetalNetworkSpec, HardwarePhase,
+    BareMetalAddress, BareMetalDiscoveryPolicy, BareMetalDiscoveryPolicySpec, BareMetalHardware, BareMetalImage, BareMetalImageSpec,
+    BareMetalInstance, BareMetalInstanceSpec, BareMetalNetwork, BareMetalNetworkSpec, HardwarePhase,
     common::NetworkRef,
     network::{AddressPlan, AddressRange},
 };
@@ -30,8 +30,7 @@ use kube::{
 use sha2::{Digest, Sha256};
 
 use crate::{
-    folder,
-    host,
+    folder, host,
     qemu::{DiskSpec, Firmware, Machine, MachineSpec, accel::Accelerator},
     server,
 };
@@ -124,37 +123,59 @@ async fn life(options: &Options, lab: &folder::Folder, show: &Show) -> Result<()
     for machine in &machines {
         observer.name_machine(machine.spec.mac, &machine.spec.name);
         machine.power_on(accel).await?;
-        show.line(&format!("{}: switched on ({} MiB, one disk, no BMC)", machine.spec.name, machine.spec.memory_mib));
+        show.line(&format!(
+            "{}: switched on ({} MiB, one disk, no BMC)",
+            machine.spec.name, machine.spec.memory_mib
+        ));
     }
 
     let work = async {
         show.headline("Discovery: the machines boot from the network, register, are accepted by a policy and become Ready");
-        observer.until("both machines are Ready", 420, |w| w.hardware_in(HardwarePhase::Ready) == 2).await?;
+        observer
+            .until("both machines are Ready", 420, |w| w.hardware_in(HardwarePhase::Ready) == 2)
+            .await?;
 
         show.headline("Two instances are created; the scheduler binds them");
         let key = ssh::generate_key(&options.state).await?;
         for name in ["web-1", "web-2"] {
             create_instance(&client, name, &key.public).await?;
         }
-        observer.until("both instances are Running", 900, |w| w.instances_reported() == 2).await?;
+        observer
+            .until("both instances are Running", 900, |w| w.instances_reported() == 2)
+            .await?;
 
         show.headline("Logging in over SSH");
         let seen = log_in(&client, &observer, &machines, &key, show).await?;
-        ensure!(seen[0].machine_id != seen[1].machine_id, "both machines have machine-id {}", seen[0].machine_id);
-        ensure!(seen[0].host_key != seen[1].host_key, "both machines have host key {}", seen[0].host_key);
+        ensure!(
+            seen[0].machine_id != seen[1].machine_id,
+            "both machines have machine-id {}",
+            seen[0].machine_id
+        );
+        ensure!(
+            seen[0].host_key != seen[1].host_key,
+            "both machines have host key {}",
+            seen[0].host_key
+        );
 
         show.headline("The instances are deleted; the machines come back by themselves and are erased");
         let claims = observer.claims();
         let instances: Api<BareMetalInstance> = Api::namespaced(client.clone(), NAMESPACE);
         for name in ["web-1", "web-2"] {
-            instances.delete(name, &DeleteParams::default()).await.with_context(|| format!("deleting instance {name}"))?;
+            instances
+                .delete(name, &DeleteParams::default())
+                .await
+                .with_context(|| format!("deleting instance {name}"))?;
         }
         observer
             .until("both machines are erased and Ready again", 600, |w| {
                 w.hardware_in(HardwarePhase::Ready) == 2 && w.instances() == 0 && claims.iter().all(|c| w.erased_for(c))
             })
             .await?;
-        let left = Api::<BareMetalAddress>::all(client.clone()).list(&Default::default()).await?.items.len();
+        let left = Api::<BareMetalAddress>::all(client.clone())
+            .list(&Default::default())
+            .await?
+            .items
+            .len();
         ensure!(left == 0, "{left} addresses are still allocated");
         evidence(&client, show).await
     };
@@ -174,7 +195,11 @@ fn create_machine(lab: &folder::Folder, name: &str, firmware: Firmware, http_por
         firmware,
         memory_mib: 512,
         cpus: 1,
-        disks: vec![DiskSpec { size_bytes: DISK_BYTES, serial: format!("DEMO-{}", name.to_uppercase()), honest_discard: true }],
+        disks: vec![DiskSpec {
+            size_bytes: DISK_BYTES,
+            serial: format!("DEMO-{}", name.to_uppercase()),
+            honest_discard: true,
+        }],
         mac,
         uuid,
         boot_url: format!("http://10.0.2.2:{http_port}/boot/ipxe"),
@@ -193,19 +218,43 @@ async fn old_partition_table(disk: &Path, state: &Path) -> Result<()> {
             let path = format!("{}:/sbin:/usr/sbin", std::env::var("PATH").unwrap_or_default());
             let output = tokio::process::Command::new(&program).args(&args).env("PATH", path).output().await;
             let output = output.with_context(|| format!("running {program}"))?;
-            ensure!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+            ensure!(
+                output.status.success(),
+                "{program} {args:?}: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
             Ok(())
         }
     };
     let disk = disk.display().to_string();
-    fill("sgdisk", vec!["--new=1:2048:+512M".into(), "--change-name=1:photos".into(), disk.clone()]).await?;
-    let args = ["-q", "-F", "-t", "ext4", "-L", "photos", "-E", "offset=1048576", "-d", &keepsake.display().to_string(), &disk, "512M"];
+    fill(
+        "sgdisk",
+        vec!["--new=1:2048:+512M".into(), "--change-name=1:photos".into(), disk.clone()],
+    )
+    .await?;
+    let args = [
+        "-q",
+        "-F",
+        "-t",
+        "ext4",
+        "-L",
+        "photos",
+        "-E",
+        "offset=1048576",
+        "-d",
+        &keepsake.display().to_string(),
+        &disk,
+        "512M",
+    ];
     fill("mke2fs", args.iter().map(|a| (*a).to_owned()).collect()).await
 }
 
 /// What an admin writes once: a policy, a network and an image.
 async fn prepare(client: &Client, options: &Options, http_port: u16) -> Result<()> {
-    let named = |name: &str| ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
+    let named = |name: &str| ObjectMeta {
+        name: Some(name.to_owned()),
+        ..ObjectMeta::default()
+    };
     let policy = BareMetalDiscoveryPolicy {
         metadata: named("demo"),
         spec: BareMetalDiscoveryPolicySpec {
@@ -221,14 +270,21 @@ async fn prepare(client: &Client, options: &Options, http_port: u16) -> Result<(
         spec: BareMetalNetworkSpec {
             ipv4: Some(AddressPlan {
                 prefix: "10.0.2.0/24".to_owned(),
-                ranges: vec![AddressRange { first: "10.0.2.100".to_owned(), last: "10.0.2.199".to_owned() }],
+                ranges: vec![AddressRange {
+                    first: "10.0.2.100".to_owned(),
+                    last: "10.0.2.199".to_owned(),
+                }],
                 gateway: Some("10.0.2.2".to_owned()),
                 dns: vec!["10.0.2.3".to_owned()],
             }),
             ..BareMetalNetworkSpec::default()
         },
     };
-    let file = options.image.file_name().and_then(|n| n.to_str()).context("the image's file name is not text")?;
+    let file = options
+        .image
+        .file_name()
+        .and_then(|n| n.to_str())
+        .context("the image's file name is not text")?;
     let path = options.image.clone();
     let digest = tokio::task::spawn_blocking(move || -> Result<String> {
         let (mut hasher, mut file, mut buffer) = (Sha256::new(), std::fs::File::open(&path)?, vec![0; 1 << 20]);
@@ -251,16 +307,25 @@ async fn prepare(client: &Client, options: &Options, http_port: u16) -> Result<(
         status: None,
     };
     let how = PostParams::default();
-    Api::all(client.clone()).create(&how, &network).await.context("creating the network")?;
+    Api::all(client.clone())
+        .create(&how, &network)
+        .await
+        .context("creating the network")?;
     Api::all(client.clone()).create(&how, &image).await.context("creating the image")?;
-    Api::all(client.clone()).create(&how, &policy).await.context("creating the policy")?;
+    Api::all(client.clone())
+        .create(&how, &policy)
+        .await
+        .context("creating the policy")?;
     Ok(())
 }
 
 async fn create_instance(client: &Client, name: &str, ssh_key: &str) -> Result<()> {
     let requests = [("cpu", "1"), ("memory", "256Mi"), ("disk", "2Gi")];
     let instance = BareMetalInstance {
-        metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            ..ObjectMeta::default()
+        },
         spec: BareMetalInstanceSpec {
             image: "debian".to_owned(),
             requests: requests.iter().map(|(k, v)| ((*k).to_owned(), Quantity((*v).to_owned()))).collect(),
@@ -273,7 +338,9 @@ async fn create_instance(client: &Client, name: &str, ssh_key: &str) -> Result<(
         status: None,
     };
     let api: Api<BareMetalInstance> = Api::namespaced(client.clone(), NAMESPACE);
-    api.create(&PostParams::default(), &instance).await.with_context(|| format!("creating instance {name}"))?;
+    api.create(&PostParams::default(), &instance)
+        .await
+        .with_context(|| format!("creating instance {name}"))?;
     Ok(())
 }
 
@@ -283,20 +350,40 @@ async fn log_in(client: &Client, observer: &Observer, machines: &[Machine], key:
     for name in ["web-1", "web-2"] {
         let instance = instances.get(name).await?;
         let hardware = instance.spec.hardware_name.clone().context("a running instance has no machine")?;
-        let machine = observer.machine_of(&hardware).and_then(|n| machines.iter().find(|m| m.spec.name == n));
+        let machine = observer
+            .machine_of(&hardware)
+            .and_then(|n| machines.iter().find(|m| m.spec.name == n));
         let machine = machine.with_context(|| format!("{hardware} is none of the demo's machines"))?;
         let status = instance.status.unwrap_or_default();
         let address = status.addresses.first().with_context(|| format!("{name} has no address"))?;
-        let address: std::net::Ipv4Addr = address.split('/').next().unwrap_or_default().parse().with_context(|| format!("{name}: {address}"))?;
+        let address: std::net::Ipv4Addr = address
+            .split('/')
+            .next()
+            .unwrap_or_default()
+            .parse()
+            .with_context(|| format!("{name}: {address}"))?;
         let port = server::free_port()?;
         machine.forward(port, std::net::SocketAddrV4::new(address, 22)).await?;
-        let seen = ssh::look_around(port, key, Duration::from_secs(180)).await.with_context(|| format!("logging in to {name}"))?;
-        show.line(&format!("{name} on {} ({address}), {:?}:", machine.spec.name, machine.spec.firmware));
+        let seen = ssh::look_around(port, key, Duration::from_secs(180))
+            .await
+            .with_context(|| format!("logging in to {name}"))?;
+        show.line(&format!(
+            "{name} on {} ({address}), {:?}:",
+            machine.spec.name, machine.spec.firmware
+        ));
         for (what, value) in seen.rows() {
             show.line(&format!("    {what:<22} {value}"));
         }
-        ensure!(seen.hostname == name, "the host name is {}, not {name}: the user data did not arrive", seen.hostname);
-        ensure!(seen.addresses.contains(&address.to_string()), "{address} is not among the machine's addresses: {}", seen.addresses);
+        ensure!(
+            seen.hostname == name,
+            "the host name is {}, not {name}: the user data did not arrive",
+            seen.hostname
+        );
+        ensure!(
+            seen.addresses.contains(&address.to_string()),
+            "{address} is not among the machine's addresses: {}",
+            seen.addresses
+        );
         all.push(seen);
     }
     Ok(all)
@@ -305,7 +392,9 @@ async fn log_in(client: &Client, observer: &Observer, machines: &[Machine], key:
 async fn evidence(client: &Client, show: &Show) -> Result<()> {
     for hardware in Api::<BareMetalHardware>::all(client.clone()).list(&Default::default()).await?.items {
         let name = hardware.name_any();
-        let Some(erase) = hardware.status.and_then(|s| s.last_erase) else { bail!("{name} has no erase evidence") };
+        let Some(erase) = hardware.status.and_then(|s| s.last_erase) else {
+            bail!("{name} has no erase evidence")
+        };
         show.line(&format!(
             "{name}: {:?} by {} in {:.1} s; {} blocks sampled, {} canaries gone (order {}, claim {})",
             erase.strength,

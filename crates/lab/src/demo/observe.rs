@@ -9,7 +9,8 @@ use std::{
 use agent_protocol::identity::MacAddress;
 use anyhow::{Context, Result, bail};
 use api::{
-    BareMetalDiscovery, BareMetalHardware, BareMetalInstance, BareMetalInstanceStatus, HardwarePhase, InstancePhase, instance::RunningEvidence,
+    BareMetalDiscovery, BareMetalHardware, BareMetalInstance, BareMetalInstanceStatus, HardwarePhase, InstancePhase,
+    instance::RunningEvidence,
 };
 use futures::StreamExt;
 use kube::{
@@ -38,12 +39,16 @@ pub struct World {
 impl World {
     /// Number of machines in a phase.
     pub fn hardware_in(&self, phase: HardwarePhase) -> usize {
-        self.hardware.values().filter(|h| h.status.as_ref().is_some_and(|s| s.phase == phase)).count()
+        self.hardware
+            .values()
+            .filter(|h| h.status.as_ref().is_some_and(|s| s.phase == phase))
+            .count()
     }
 
     /// Number of instances that run by the word of their own system, which is the strongest evidence.
     pub fn instances_reported(&self) -> usize {
-        let reported = |s: &BareMetalInstanceStatus| s.phase == InstancePhase::Running && s.evidence == Some(RunningEvidence::GuestReported);
+        let reported =
+            |s: &BareMetalInstanceStatus| s.phase == InstancePhase::Running && s.evidence == Some(RunningEvidence::GuestReported);
         self.instances.values().filter(|i| i.status.as_ref().is_some_and(reported)).count()
     }
 
@@ -55,7 +60,11 @@ impl World {
     /// Whether some machine has erase evidence for that claim, and nobody claims it.
     pub fn erased_for(&self, claim_uid: &str) -> bool {
         self.hardware.values().any(|h| {
-            let erased = h.status.as_ref().and_then(|s| s.last_erase.as_ref()).is_some_and(|e| e.claim_uid == claim_uid);
+            let erased = h
+                .status
+                .as_ref()
+                .and_then(|s| s.last_erase.as_ref())
+                .is_some_and(|e| e.claim_uid == claim_uid);
             erased && h.spec.claim_ref.is_none()
         })
     }
@@ -80,7 +89,11 @@ impl World {
             let s = i.status.clone().unwrap_or_default();
             lines.push(format!("  {name}: {:?} {} {}", s.phase, s.reason, s.message));
         }
-        if lines.is_empty() { "  no machine has appeared".to_owned() } else { lines.join("\n") }
+        if lines.is_empty() {
+            "  no machine has appeared".to_owned()
+        } else {
+            lines.join("\n")
+        }
     }
 }
 
@@ -98,7 +111,11 @@ fn lock(world: &Mutex<World>) -> MutexGuard<'_, World> {
 impl Observer {
     /// Starts the watches.
     pub async fn start(client: Client, show: Show) -> Result<Self> {
-        let mut observer = Self { world: Arc::default(), changed: Arc::default(), tasks: tokio::task::JoinSet::new() };
+        let mut observer = Self {
+            world: Arc::default(),
+            changed: Arc::default(),
+            tasks: tokio::task::JoinSet::new(),
+        };
         observer.follow::<BareMetalDiscovery>(Api::all(client.clone()), |w| &mut w.discoveries, {
             let show = show.clone();
             move |w, name, object| {
@@ -121,27 +138,40 @@ impl Observer {
                 let phases = w.phases.entry(label.clone()).or_default();
                 if phases.last().is_none_or(|(p, _)| *p != phase) {
                     phases.push((phase.clone(), Instant::now()));
-                    let why = if h.message.is_empty() { String::new() } else { format!(" ({})", h.message) };
+                    let why = if h.message.is_empty() {
+                        String::new()
+                    } else {
+                        format!(" ({})", h.message)
+                    };
                     show.line(&format!("{label}: {phase}{why}"));
                 }
             }
         });
         let seen: Mutex<BTreeMap<String, InstancePhase>> = Mutex::default();
-        observer.follow::<BareMetalInstance>(Api::all(client), |w| &mut w.instances, move |w, name, object| {
-            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(instance) = object else {
-                if seen.remove(name).is_some() {
-                    show.line(&format!("instance {name}: gone"));
+        observer.follow::<BareMetalInstance>(
+            Api::all(client),
+            |w| &mut w.instances,
+            move |w, name, object| {
+                let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                let Some(instance) = object else {
+                    if seen.remove(name).is_some() {
+                        show.line(&format!("instance {name}: gone"));
+                    }
+                    return;
+                };
+                let status = instance.status.clone().unwrap_or_default();
+                if seen.insert(name.to_owned(), status.phase) != Some(status.phase) {
+                    let on = instance
+                        .spec
+                        .hardware_name
+                        .as_deref()
+                        .map(|h| format!(" on {}", w.label(h)))
+                        .unwrap_or_default();
+                    let evidence = status.evidence.map(|e| format!(" ({e:?})")).unwrap_or_default();
+                    show.line(&format!("instance {name}: {:?}{on}{evidence}", status.phase));
                 }
-                return;
-            };
-            let status = instance.status.clone().unwrap_or_default();
-            if seen.insert(name.to_owned(), status.phase) != Some(status.phase) {
-                let on = instance.spec.hardware_name.as_deref().map(|h| format!(" on {}", w.label(h))).unwrap_or_default();
-                let evidence = status.evidence.map(|e| format!(" ({e:?})")).unwrap_or_default();
-                show.line(&format!("instance {name}: {:?}{on}{evidence}", status.phase));
-            }
-        });
+            },
+        );
         Ok(observer)
     }
 
@@ -191,7 +221,11 @@ impl Observer {
 
     /// UIDs of the present claims.
     pub fn claims(&self) -> Vec<String> {
-        lock(&self.world).hardware.values().filter_map(|h| Some(h.spec.claim_ref.as_ref()?.uid.clone())).collect()
+        lock(&self.world)
+            .hardware
+            .values()
+            .filter_map(|h| Some(h.spec.claim_ref.as_ref()?.uid.clone()))
+            .collect()
     }
 
     /// Waits until something is so.
@@ -222,8 +256,15 @@ impl Observer {
     pub fn times(&self) -> Vec<(String, Vec<(String, Duration)>)> {
         let world = lock(&self.world);
         let table = |phases: &[(String, Instant)]| {
-            phases.windows(2).map(|pair| (pair[0].0.clone(), pair[1].1.duration_since(pair[0].1))).collect::<Vec<_>>()
+            phases
+                .windows(2)
+                .map(|pair| (pair[0].0.clone(), pair[1].1.duration_since(pair[0].1)))
+                .collect::<Vec<_>>()
         };
-        world.phases.iter().map(|(machine, phases)| (machine.clone(), table(phases))).collect()
+        world
+            .phases
+            .iter()
+            .map(|(machine, phases)| (machine.clone(), table(phases)))
+            .collect()
     }
 }

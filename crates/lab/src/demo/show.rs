@@ -28,8 +28,17 @@ struct Bar {
 impl Show {
     /// A screen.
     pub fn new(plain: bool) -> Self {
-        let target = if plain { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        Self { start: Instant::now(), plain, bars: MultiProgress::with_draw_target(target), by_machine: Arc::default() }
+        let target = if plain {
+            ProgressDrawTarget::hidden()
+        } else {
+            ProgressDrawTarget::stderr()
+        };
+        Self {
+            start: Instant::now(),
+            plain,
+            bars: MultiProgress::with_draw_target(target),
+            by_machine: Arc::default(),
+        }
     }
 
     fn stamp(&self) -> String {
@@ -39,7 +48,11 @@ impl Show {
 
     /// A new chapter.
     pub fn headline(&self, text: &str) {
-        if self.plain { self.print(&format!("\n== {text}")) } else { self.print(&format!("\n\x1b[1m== {text}\x1b[0m")) }
+        if self.plain {
+            self.print(&format!("\n== {text}"))
+        } else {
+            self.print(&format!("\n\x1b[1m== {text}\x1b[0m"))
+        }
     }
 
     /// One line with the time since the start.
@@ -64,7 +77,11 @@ impl Show {
                 old.bar.finish_and_clear();
             }
             let known = total > 0;
-            let bar = self.bars.add(if known { ProgressBar::new(total) } else { ProgressBar::new_spinner() });
+            let bar = self.bars.add(if known {
+                ProgressBar::new(total)
+            } else {
+                ProgressBar::new_spinner()
+            });
             let style = ProgressStyle::with_template(if known {
                 "       {prefix:<22} [{bar:32}] {bytes:>10}/{total_bytes:<10} {bytes_per_sec}"
             } else {
@@ -72,7 +89,14 @@ impl Show {
             });
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
             bar.set_prefix(format!("{machine} {step}"));
-            bars.insert(machine.to_owned(), Bar { step: step.to_owned(), bar, printed: 0 });
+            bars.insert(
+                machine.to_owned(),
+                Bar {
+                    step: step.to_owned(),
+                    bar,
+                    printed: 0,
+                },
+            );
         }
         let Some(entry) = bars.get_mut(machine) else { return };
         let mib = |b: u64| b >> 20;
@@ -98,20 +122,33 @@ impl Show {
 
     /// Removes all bars.
     pub fn finish(&self) {
-        let names: Vec<String> = self.by_machine.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
+        let names: Vec<String> = self
+            .by_machine
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .keys()
+            .cloned()
+            .collect();
         names.iter().for_each(|n| self.done(n));
     }
 
     /// The time of each phase of each machine.
     pub fn table(&self, times: &[(String, Vec<(String, Duration)>)]) {
         let mut table = comfy_table::Table::new();
-        table.load_style(if self.plain { presets::ASCII_MARKDOWN } else { presets::UTF8_FULL_CONDENSED });
+        table.load_style(if self.plain {
+            presets::ASCII_MARKDOWN
+        } else {
+            presets::UTF8_FULL_CONDENSED
+        });
         table.set_header(["machine", "phase", "seconds"]);
         for (machine, phases) in times {
             for (phase, time) in phases {
                 table.add_row([machine.clone(), phase.clone(), format!("{:.1}", time.as_secs_f64())]);
             }
         }
-        self.print(&format!("\n{table}\n\nThe whole life of both machines took {:.0} s.", self.start.elapsed().as_secs_f64()));
+        self.print(&format!(
+            "\n{table}\n\nThe whole life of both machines took {:.0} s.",
+            self.start.elapsed().as_secs_f64()
+        ));
     }
 }

@@ -1,6 +1,9 @@
 //! Logging in with the stock OpenSSH client.
 
-use std::{path::{Path, PathBuf}, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use tokio::{
@@ -18,7 +21,11 @@ pub struct Key {
 /// Makes a key pair.
 pub async fn generate_key(folder: &Path) -> Result<Key> {
     let private = folder.join("id_ed25519");
-    let output = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "demo", "-f"]).arg(&private).output().await;
+    let output = Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-C", "demo", "-f"])
+        .arg(&private)
+        .output()
+        .await;
     let output = output.context("running ssh-keygen")?;
     ensure!(output.status.success(), "ssh-keygen: {}", String::from_utf8_lossy(&output.stderr));
     let public = std::fs::read_to_string(private.with_extension("pub"))?.trim().to_owned();
@@ -68,7 +75,16 @@ pub async fn look_around(port: u16, key: &Key, patience: Duration) -> Result<See
     let deadline = Instant::now() + patience;
     loop {
         let output = Command::new("ssh")
-            .args(["-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"])
+            .args([
+                "-o",
+                "BatchMode=yes",
+                "-o",
+                "StrictHostKeyChecking=no",
+                "-o",
+                "UserKnownHostsFile=/dev/null",
+                "-o",
+                "LogLevel=ERROR",
+            ])
             .args(["-o", "ConnectTimeout=20", "-o", "IdentitiesOnly=yes", "-i"])
             .arg(&key.private)
             .args(["-p", &port.to_string(), "debian@127.0.0.1", LOOK])
@@ -94,7 +110,12 @@ pub async fn look_around(port: u16, key: &Key, patience: Duration) -> Result<See
 
 fn parse(text: &str) -> Result<Seen> {
     let mut lines = text.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" "));
-    let mut next = |what: &str| lines.next().filter(|l| !l.is_empty()).with_context(|| format!("the machine did not tell its {what}: {text}"));
+    let mut next = |what: &str| {
+        lines
+            .next()
+            .filter(|l| !l.is_empty())
+            .with_context(|| format!("the machine did not tell its {what}: {text}"))
+    };
     Ok(Seen {
         hostname: next("host name")?,
         machine_id: next("machine-id")?,

@@ -36,7 +36,20 @@ impl Accelerator {
 
 async fn proven() -> bool {
     let guest = Command::new("qemu-system-x86_64")
-        .args(["-accel", "kvm", "-machine", "q35", "-cpu", "max", "-m", "64", "-display", "none", "-nodefaults", "-no-reboot"])
+        .args([
+            "-accel",
+            "kvm",
+            "-machine",
+            "q35",
+            "-cpu",
+            "max",
+            "-m",
+            "64",
+            "-display",
+            "none",
+            "-nodefaults",
+            "-no-reboot",
+        ])
         .args(["-chardev", "stdio,id=dbg", "-device", "isa-debugcon,iobase=0x402,chardev=dbg"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

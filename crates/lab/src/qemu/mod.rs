@@ -93,7 +93,8 @@ impl Machine {
             let path = machine.disk_path(index);
             if !path.exists() {
                 let file = std::fs::File::create(&path).map_err(LabError::file("cannot create", &path))?;
-                file.set_len(machine.spec.disks[index].size_bytes).map_err(LabError::file("cannot size", &path))?;
+                file.set_len(machine.spec.disks[index].size_bytes)
+                    .map_err(LabError::file("cannot size", &path))?;
             }
         }
         if machine.spec.firmware == Firmware::Uefi {
@@ -104,8 +105,11 @@ impl Machine {
             }
         }
         let json = machine.folder.join("machine.json");
-        let text = serde_json::to_vec_pretty(&machine.spec)
-            .map_err(|e| LabError::File { what: "cannot write", path: json.display().to_string(), source: e.into() })?;
+        let text = serde_json::to_vec_pretty(&machine.spec).map_err(|e| LabError::File {
+            what: "cannot write",
+            path: json.display().to_string(),
+            source: e.into(),
+        })?;
         std::fs::write(&json, text).map_err(LabError::file("cannot write", &json))?;
         Ok(machine)
     }
@@ -117,9 +121,15 @@ impl Machine {
     pub fn open(folder: &Path) -> Result<Self, LabError> {
         let json = folder.join("machine.json");
         let text = std::fs::read(&json).map_err(LabError::file("cannot read", &json))?;
-        let spec = serde_json::from_slice(&text)
-            .map_err(|e| LabError::File { what: "cannot read", path: json.display().to_string(), source: e.into() })?;
-        Ok(Self { spec, folder: folder.to_owned() })
+        let spec = serde_json::from_slice(&text).map_err(|e| LabError::File {
+            what: "cannot read",
+            path: json.display().to_string(),
+            source: e.into(),
+        })?;
+        Ok(Self {
+            spec,
+            folder: folder.to_owned(),
+        })
     }
 
     /// The image file of a disk.
@@ -175,15 +185,25 @@ impl Machine {
                     what: "qemu-system-x86_64".to_owned(),
                     apt: "sudo apt-get install --no-install-recommends qemu-system-x86".to_owned(),
                 },
-                _ => LabError::File { what: "cannot start", path: "qemu-system-x86_64".to_owned(), source: e },
+                _ => LabError::File {
+                    what: "cannot start",
+                    path: "qemu-system-x86_64".to_owned(),
+                    source: e,
+                },
             })?;
         let deadline = Instant::now() + Duration::from_secs(20);
         while !(self.folder.join("qmp.sock").exists() && self.pid().is_some()) {
-            let ended = child.try_wait().map_err(LabError::file("cannot wait for", Path::new("qemu-system-x86_64")))?;
+            let ended = child
+                .try_wait()
+                .map_err(LabError::file("cannot wait for", Path::new("qemu-system-x86_64")))?;
             if ended.is_some() || Instant::now() > deadline {
                 let log = std::fs::read_to_string(&log_path).unwrap_or_default();
                 let problem = ended.map_or("did not open its monitor within 20 s".to_owned(), |s| format!("ended with {s}"));
-                return Err(LabError::Qemu { machine: self.spec.name.clone(), problem, log });
+                return Err(LabError::Qemu {
+                    machine: self.spec.name.clone(),
+                    problem,
+                    log,
+                });
             }
             sleep(Duration::from_millis(20)).await;
         }
@@ -206,7 +226,11 @@ impl Machine {
         while self.pid().is_some() {
             if Instant::now() > deadline {
                 let problem = format!("(process {pid}) did not end within 10 s of SIGKILL");
-                return Err(LabError::Qemu { machine: self.spec.name.clone(), problem, log: String::new() });
+                return Err(LabError::Qemu {
+                    machine: self.spec.name.clone(),
+                    problem,
+                    log: String::new(),
+                });
             }
             sleep(Duration::from_millis(20)).await;
         }
@@ -227,10 +251,18 @@ impl Machine {
     /// [`LabError::Monitor`] when QEMU refuses, e.g. because the port is taken.
     pub async fn forward(&self, host_port: u16, guest: std::net::SocketAddrV4) -> Result<(), LabError> {
         let line = format!("hostfwd_add n0 tcp:127.0.0.1:{host_port}-{}:{}", guest.ip(), guest.port());
-        let answer = self.monitor().await?.execute("human-monitor-command", serde_json::json!({ "command-line": line })).await?;
+        let answer = self
+            .monitor()
+            .await?
+            .execute("human-monitor-command", serde_json::json!({ "command-line": line }))
+            .await?;
         match answer.as_str() {
             None | Some("") => Ok(()),
-            Some(words) => Err(LabError::Monitor { machine: self.spec.name.clone(), command: line, answer: words.trim().to_owned() }),
+            Some(words) => Err(LabError::Monitor {
+                machine: self.spec.name.clone(),
+                command: line,
+                answer: words.trim().to_owned(),
+            }),
         }
     }
 
@@ -255,16 +287,38 @@ impl Machine {
         let mut args: Vec<String> = Vec::new();
         let mut push = |items: &[&str]| args.extend(items.iter().map(|i| (*i).to_owned()));
         push(&["-name", &s.name, "-machine", "q35", "-accel", accel.argument(), "-cpu", "max"]);
-        push(&["-m", &s.memory_mib.to_string(), "-smp", &s.cpus.to_string(), "-uuid", &s.uuid.to_string()]);
+        push(&[
+            "-m",
+            &s.memory_mib.to_string(),
+            "-smp",
+            &s.cpus.to_string(),
+            "-uuid",
+            &s.uuid.to_string(),
+        ]);
         push(&["-display", "none", "-nodefaults", "-vga", "std", "-pidfile", &at("pid")]);
         push(&["-qmp", &format!("unix:{},server=on,wait=off", at("qmp.sock"))]);
-        let console = format!("socket,id=con,path={},server=on,wait=off,logfile={},logappend=on", at("console.sock"), at("console.log"));
+        let console = format!(
+            "socket,id=con,path={},server=on,wait=off,logfile={},logappend=on",
+            at("console.sock"),
+            at("console.log")
+        );
         push(&["-chardev", &console, "-serial", "chardev:con"]);
-        push(&["-object", "rng-random,id=rng0,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng0"]);
+        push(&[
+            "-object",
+            "rng-random,id=rng0,filename=/dev/urandom",
+            "-device",
+            "virtio-rng-pci,rng=rng0",
+        ]);
         let mut netdev = format!("user,id=n0,bootfile={}", s.boot_url);
         let mut nic = format!("virtio-net-pci,netdev=n0,mac={}", s.mac);
         // A BIOS keeps no boot order of its own. UEFI does: QEMU's wish would overrule, at each boot, the order that the agent sets.
-        let boot_index = |index: usize| if s.firmware == Firmware::Bios { format!(",bootindex={index}") } else { String::new() };
+        let boot_index = |index: usize| {
+            if s.firmware == Firmware::Bios {
+                format!(",bootindex={index}")
+            } else {
+                String::new()
+            }
+        };
         nic.push_str(&boot_index(1));
         if s.firmware == Firmware::Uefi {
             let (code, _) = host::ovmf()?;
@@ -278,8 +332,14 @@ impl Machine {
         for (index, disk) in s.disks.iter().enumerate() {
             let discard = if disk.honest_discard { "unmap" } else { "ignore" };
             let path = self.disk_path(index);
-            push(&["-drive", &format!("if=none,id=d{index},file={},format=raw,discard={discard}", path.display())]);
-            push(&["-device", &format!("virtio-blk-pci,drive=d{index},serial={}{}", disk.serial, boot_index(index + 2))]);
+            push(&[
+                "-drive",
+                &format!("if=none,id=d{index},file={},format=raw,discard={discard}", path.display()),
+            ]);
+            push(&[
+                "-device",
+                &format!("virtio-blk-pci,drive=d{index},serial={}{}", disk.serial, boot_index(index + 2)),
+            ]);
         }
         Ok(args)
     }

@@ -27,8 +27,13 @@ impl Monitor {
     /// # Errors
     /// [`LabError::File`] when the socket is not there, [`LabError::Monitor`] when QEMU does not answer.
     pub async fn connect(machine: &str, socket: &Path) -> Result<Self, LabError> {
-        let stream = UnixStream::connect(socket).await.map_err(LabError::file("cannot reach QEMU's monitor at", socket))?;
-        let mut monitor = Self { machine: machine.to_owned(), stream: BufReader::new(stream) };
+        let stream = UnixStream::connect(socket)
+            .await
+            .map_err(LabError::file("cannot reach QEMU's monitor at", socket))?;
+        let mut monitor = Self {
+            machine: machine.to_owned(),
+            stream: BufReader::new(stream),
+        };
         monitor.read("greeting").await?;
         monitor.execute("qmp_capabilities", json!({})).await?;
         Ok(monitor)
@@ -64,6 +69,10 @@ impl Monitor {
     }
 
     fn refused(&self, command: &str, answer: String) -> LabError {
-        LabError::Monitor { machine: self.machine.clone(), command: command.to_owned(), answer }
+        LabError::Monitor {
+            machine: self.machine.clone(),
+            command: command.to_owned(),
+            answer,
+        }
     }
 }

@@ -112,7 +112,10 @@ impl Store {
     /// A fresh read.
     pub(crate) async fn discovery(&self, name: &str) -> Result<BareMetalDiscovery, Error> {
         self.metrics.reads.inc();
-        let fresh = self.call("get BareMetalDiscovery", name, self.discoveries.get(name)).await.map(slim);
+        let fresh = self
+            .call("get BareMetalDiscovery", name, self.discoveries.get(name))
+            .await
+            .map(slim);
         match &fresh {
             Ok(found) => self.cache.apply_discovery(found.clone()),
             Err(error) if error.is_not_found() => self.cache.remove_discovery(name),
