@@ -145,16 +145,21 @@ pub fn image_result<'a>(discovery: Option<&'a BareMetalDiscovery>, claim_uid: &s
     (ours && proven).then_some(result)
 }
 
-/// Whether the order that the machine accepted last erases its disk: from then on nothing that stood there is to be booted, whatever an older view of the
-/// hardware says. Not so an erase that did not serve this claim and was refused, or whose machine has shown since that the installation stands.
-pub fn erase_was_accepted(discovery: Option<&BareMetalDiscovery>, claim_uid: &str) -> bool {
+/// Whether the order that the machine accepted last takes away what stood there for a claim, by erasing it or by writing for another claim: then nothing of it is to
+/// be booted, whatever an older view of the hardware says. Not so the order that wrote it (`written_by`), nor one for another claim that was refused, or whose
+/// machine has shown since that the installation stands.
+pub fn was_taken_away(discovery: Option<&BareMetalDiscovery>, claim_uid: &str, written_by: Option<&str>) -> bool {
     let Some(seen) = seen(discovery) else {
         return false;
     };
-    let Some(accepted) = seen.accepted_order.as_ref().filter(|a| a.kind == OrderKind::Erase) else {
+    let Some(accepted) = seen.accepted_order.as_ref().filter(|a| a.kind.is_destructive()) else {
         return false;
     };
-    if accepted.claim_uid == claim_uid {
+    let ours = accepted.claim_uid == claim_uid;
+    if accepted.kind == OrderKind::Image && (ours || written_by == Some(accepted.id.as_str())) {
+        return false;
+    }
+    if ours {
         return true;
     }
     let refused = result_of(discovery, &accepted.id).is_some_and(|r| r.outcome == Outcome::Refused);
@@ -167,12 +172,12 @@ pub fn is_installed(hardware: &BareMetalHardware, discovery: Option<&BareMetalDi
     let Some(claim) = &hardware.spec.claim_ref else {
         return false;
     };
-    if erase_was_accepted(discovery, &claim.uid) {
+    let status = hardware.status.as_ref();
+    let installed = status.and_then(|s| s.installed.as_ref()).filter(|i| i.claim_uid == claim.uid);
+    if was_taken_away(discovery, &claim.uid, installed.map(|i| i.order_id.as_str())) {
         return false;
     }
-    let status = hardware.status.as_ref();
-    let by_operator = status.and_then(|s| s.installed.as_ref()).is_some_and(|i| i.claim_uid == claim.uid);
-    by_operator || image_result(discovery, &claim.uid).is_some()
+    installed.is_some() || image_result(discovery, &claim.uid).is_some()
 }
 
 /// Whether the present claim is being released, or has been.

@@ -116,8 +116,19 @@ fn an_accepted_erase_speaks_louder_than_an_old_view_of_the_hardware() {
     let order = world.poll();
     assert_eq!(order.kind, agent_protocol::order::OrderKind::Erase);
     // A replica whose cache still says that the instance's installation stands.
-    world.hardware = old;
+    let present = std::mem::replace(&mut world.hardware, old.clone());
     let known = Match::Known(NAME.to_owned());
+    let answer = ask(&world, &known, true, UnacceptedPolicy::Hold, false);
+    assert_eq!(answer.answer, BootAnswer::Agent, "{answer:?}");
+
+    // And one that slept through all of it, while the machine is written for the next instance.
+    world.hardware = present;
+    world.obey(&order);
+    world.settle();
+    world.instances.push(instance("next", "uid-2"));
+    world.settle();
+    assert_eq!(world.poll().kind, agent_protocol::order::OrderKind::Image);
+    world.hardware = old;
     let answer = ask(&world, &known, true, UnacceptedPolicy::Hold, false);
     assert_eq!(answer.answer, BootAnswer::Agent, "{answer:?}");
 }

@@ -159,9 +159,6 @@ fn settle_hardware(hw: &mut BareMetalHardware) {
     if let Some(erase) = &mut status.last_erase {
         erase.order_id.clear();
     }
-    if let Some(installed) = &mut status.installed {
-        installed.order_id.clear();
-    }
 }
 
 fn settle_instance(inst: &mut BareMetalInstance) {
