@@ -45,7 +45,6 @@ fn run(shared: &Shared, disk: Disk, mut jobs: mpsc::Receiver<Job>) {
             }
         }
         if !group.finish(&disk) {
-            shared.failed.store(true, Ordering::SeqCst);
             break;
         }
     }
@@ -177,6 +176,8 @@ impl<'a> Group<'a> {
         });
         if let Err(error) = disk.commit(self.revision, changes) {
             tracing::error!(%error, "the object store could not commit; it takes no more writes");
+            // Before anybody is told: whoever hears of the failure must find the store unhealthy.
+            self.shared.failed.store(true, Ordering::SeqCst);
             for reply in self
                 .accepted
                 .into_iter()
