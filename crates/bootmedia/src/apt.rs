@@ -46,7 +46,8 @@ pub fn download(package: &str, version: Option<&str>, folder: &Path) -> Result<P
         problem,
     };
     let wanted = version.map_or_else(|| package.to_owned(), |v| format!("{package}={v}"));
-    let output = run("apt-get", &["download", "--print-uris", &wanted], folder)?;
+    // Not in `folder`: apt-get prints nothing where the file is there already.
+    let output = run("apt-get", &["download", "--print-uris", &wanted], Path::new("/"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     // 'http://...' file_version_arch.deb SIZE SHA256:...
     let name = text

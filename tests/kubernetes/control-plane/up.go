@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -35,20 +36,21 @@ func up() int {
 	dir := flags.String("dir", "", "folder for state, keys, logs and the kubeconfig (made when it is missing)")
 	fsync := flags.Bool("fsync", true, "let etcd write through to the disk; off for functional tests")
 	audit := flags.Bool("audit", false, "write an audit log to DIR/audit.log")
+	whileInput := flags.Bool("until-stdin-closes", false, "end when standard input closes, so that whoever started it need not live to end it")
 	if err := flags.Parse(os.Args[1:]); err != nil {
 		return 2
 	}
 	if *dir == "" {
 		fail("control-plane up: --dir is missing: name a folder for its state")
 	}
-	if err := run(*dir, *fsync, *audit); err != nil {
+	if err := run(*dir, *fsync, *audit, *whileInput); err != nil {
 		fmt.Fprintln(os.Stderr, "control-plane up:", err)
 		return 1
 	}
 	return 0
 }
 
-func run(dir string, fsync, audit bool) error {
+func run(dir string, fsync, audit, whileInput bool) error {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return err
@@ -70,6 +72,13 @@ func run(dir string, fsync, audit bool) error {
 	runtime.LockOSThread()
 	stop, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer cancel()
+	if whileInput {
+		go func() {
+			// Whatever ends the input is the end.
+			_, _ = io.Copy(io.Discard, os.Stdin)
+			cancel()
+		}()
+	}
 	ended := make(chan error, 3)
 	start := func(part string, arguments ...string) (*exec.Cmd, error) { return startPart(dir, part, arguments, ended) }
 
