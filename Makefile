@@ -11,8 +11,8 @@ AGENT := $(TARGET)/agent/x86_64-unknown-linux-gnu/agent/kube-baremetal-agent
 MEDIA := $(TARGET)/bootmedia
 IMAGE := $(TARGET)/images/debian.raw.zst
 CONTROL_PLANE := $(TARGET)/kubernetes/control-plane
-# kubectl 1.36, for hosts without one. Not yet the one the tests use: one session of them (edit, patch, scale) fails with it, passes with 1.32.
-KBM_KUBECTL := $(TARGET)/kubernetes/kubectl
+# kubectl 1.36, for hosts without one; the tests use it too.
+KUBECTL := $(TARGET)/kubernetes/kubectl
 
 .PHONY: help
 help: ## Show the targets
@@ -47,7 +47,7 @@ image: setup ## Build the Debian disk image (kept by content)
 control-plane: ## Build a real Kubernetes control plane and kubectl from their Go modules, for the tests (kept by content)
 	@scripts/setup --go
 	@PATH=$(HOME)/.cache/kube-baremetal/go/bin:$$PATH scripts/cached control-plane $(CONTROL_PLANE) $(wildcard tests/kubernetes/control-plane/*) -- tests/kubernetes/control-plane/build OUT
-	@ln -sf control-plane $(KBM_KUBECTL)
+	@ln -sf control-plane $(KUBECTL)
 
 .PHONY: demo
 demo: build bootmedia image ## Show the whole life of two machines in QEMU
