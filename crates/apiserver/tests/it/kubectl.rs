@@ -37,9 +37,9 @@ impl Kubectl {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let (input, shown) = (input.to_owned(), args.join(" "));
         tokio::task::spawn_blocking(move || {
-            let mut child = command.spawn().unwrap_or_else(|error| {
-                panic!("kubectl {shown} does not start ({error}); KBM_KUBECTL names another one")
-            });
+            let mut child = command
+                .spawn()
+                .unwrap_or_else(|error| panic!("kubectl {shown} does not start ({error}); KBM_KUBECTL names another one"));
             child
                 .stdin
                 .take()
