@@ -212,9 +212,8 @@ async fn slow_and_silent_clients_are_dropped_and_do_not_take_every_place() {
                 if stream.write_all(b"y").await.is_err() {
                     break;
                 }
-                match tokio::time::timeout(Duration::from_millis(100), stream.read(&mut byte)).await {
-                    Ok(Ok(0) | Err(_)) => break,
-                    Ok(Ok(_)) | Err(_) => {}
+                if let Ok(Ok(0) | Err(_)) = tokio::time::timeout(Duration::from_millis(100), stream.read(&mut byte)).await {
+                    break;
                 }
             }
         });

@@ -124,14 +124,21 @@ pub enum Ending {
 const INVENTED: u8 = 200;
 
 type Planted = Option<Mutant>;
+/// The last three: session, salt of a new order, and which of two instances was created first.
+type OperatorKey = (Planted, View, (u8, u8, u8));
+type TendKey = (Planted, [Option<Id>; 3], (Option<u8>, u8));
+/// A machine with its session, its hardware and its discovery.
+type MachineKey = (Planted, (usize, u8), Option<Id>, Option<Id>);
+/// The hardware as written, and the erase evidence stored with it: salt of its order, and the claim.
+type Operated = (BareMetalHardware, Option<(u8, Option<u8>)>);
 
 thread_local! {
     static HARDWARE: Memo<Id, HardwareSays> = RefCell::default();
     static INSTANCES: Memo<Id, InstanceSays> = RefCell::default();
-    static OPERATED: Memo<(Planted, View, (u8, u8, u8)), Option<HardwareWrite>> = RefCell::default();
-    static TENDED: Memo<(Planted, [Option<Id>; 3], (Option<u8>, u8)), Option<InstanceWrite>> = RefCell::default();
-    static POLLED: Memo<(Planted, (usize, u8), Option<Id>, Option<Id>), Told> = RefCell::default();
-    static BOOTED: Memo<(Planted, (usize, u8), Option<Id>, Option<Id>), BootTold> = RefCell::default();
+    static OPERATED: Memo<OperatorKey, Option<HardwareWrite>> = RefCell::default();
+    static TENDED: Memo<TendKey, Option<InstanceWrite>> = RefCell::default();
+    static POLLED: Memo<MachineKey, Told> = RefCell::default();
+    static BOOTED: Memo<MachineKey, BootTold> = RefCell::default();
     static GUESTS: Memo<(Option<Id>, usize), bool> = RefCell::default();
     static ANSWERS: Memo<(Id, Id), bool> = RefCell::default();
     static BEGUN: Memo<(Id, Id), Beginning> = RefCell::default();
@@ -236,14 +243,7 @@ pub fn hardware(planted: Planted, view: View, session: u8, salt: u8, older: u8) 
     })
 }
 
-fn ask_hardware(
-    mutant: Planted,
-    stored: &BareMetalHardware,
-    view: View,
-    session: u8,
-    salt: u8,
-    older: u8,
-) -> Option<(BareMetalHardware, Option<(u8, Option<u8>)>)> {
+fn ask_hardware(mutant: Planted, stored: &BareMetalHardware, view: View, session: u8, salt: u8, older: u8) -> Option<Operated> {
     let mut hw = stored.clone();
     let name = hw.metadata.name.clone().unwrap_or_default();
     let mut disc = view.disc.map(|d| (*object::<BareMetalDiscovery>(d)).clone());
@@ -444,7 +444,7 @@ fn ask_instance(mutant: Planted, inst: Id, hw: Option<Id>, disc: Option<Id>, pla
     let stored = object::<BareMetalInstance>(inst);
     let mut seen = (*stored).clone();
     let mut hw = hw.map(|h| (*object::<BareMetalHardware>(h)).clone());
-    let disc = disc.map(|d| object::<BareMetalDiscovery>(d));
+    let disc = disc.map(object::<BareMetalDiscovery>);
     match mutant {
         Some(Mutant::LetsGoUnseen) => {
             if let Some(status) = &mut seen.status
@@ -618,7 +618,7 @@ fn ask_boot(mutant: Planted, m: usize, session: u8, disc: Option<Id>, hw: Option
 /// Whether the guest helper of an instance is told to come back to the agent.
 pub fn wanted_back(hw: Option<Id>, i: usize) -> bool {
     remembered(&GUESTS, (hw, i), || {
-        let hw = hw.map(|h| object::<BareMetalHardware>(h));
+        let hw = hw.map(object::<BareMetalHardware>);
         agent::guest_action(hw.as_deref(), &objects::uid(i)) == GuestAction::RebootToAgent
     })
 }
