@@ -12,8 +12,8 @@ pub mod schema;
 pub mod server;
 pub mod store;
 
-pub use server::auth::{Authorizer, Identity};
-pub use server::{ApiServer, Config};
+pub use server::identity::Identity;
+pub use server::{ApiServer, Bearer, Config};
 
 /// What can go wrong when a server is opened or serves.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +34,12 @@ pub enum Error {
     Tls {
         /// What was tried.
         what: &'static str,
+        /// Why it failed.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The key that signs service account tokens.
+    #[error("cannot read or make sa.key in the data directory; if it was damaged, move it away and every token becomes worthless")]
+    TokenKey {
         /// Why it failed.
         source: Box<dyn std::error::Error + Send + Sync>,
     },

@@ -1,7 +1,9 @@
 //! The `kube-baremetal` command: argument parsing and wiring. Everything that does something lives in the other crates.
 
+mod account;
 mod crds;
 mod die;
+mod install;
 mod lab;
 mod logging;
 mod media;

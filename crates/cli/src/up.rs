@@ -8,17 +8,14 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::{api::core::v1::Namespace, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition};
-use kube::{
-    Api, Client, ResourceExt,
-    api::{Patch, PatchParams},
-    runtime::{conditions, wait::await_condition},
-};
+use kube::Client;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-const OPERATOR_NAMESPACE: &str = "kube-baremetal-system";
-const NETBOOT_NAMESPACE: &str = "kube-baremetal-netboot";
+use crate::{
+    account,
+    install::{self, NETBOOT, NETBOOT_NAMESPACE, OPERATOR, OPERATOR_NAMESPACE},
+};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -96,8 +93,11 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     let kubeconfig = arguments.kubeconfig.clone().unwrap_or_else(|| data_dir.join("kubeconfig"));
     let serve = api.serve_tls(listener, stop.child_token());
     parts.spawn(async move { serve.await.context("serving the API") });
-    let client = Client::new(api.router(apiserver::Identity::admin()), "default");
-    install(&client).await?;
+    let admin = Client::new(api.router(apiserver::Identity::admin()), "default");
+    install::everything(&admin).await?;
+    // Each part is its own service account, with the rights that it has in a cluster and no others.
+    let netboot_client = account::client(&api, &admin, NETBOOT_NAMESPACE, NETBOOT, &mut parts, stop.child_token()).await?;
+    let operator_client = account::client(&api, &admin, OPERATOR_NAMESPACE, OPERATOR, &mut parts, stop.child_token()).await?;
 
     let decisions = lifecycle::config::Config {
         unaccepted: match arguments.unaccepted {
@@ -110,7 +110,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         local_boot_confirmed_after: jiff::SignedDuration::from_secs(arguments.local_boot_confirmed_after.into()),
         ..lifecycle::config::Config::default()
     };
-    let mut netboot = netboot::Config::new(client.clone(), "up");
+    let mut netboot = netboot::Config::new(netboot_client, "up");
     netboot.namespace = NETBOOT_NAMESPACE.to_owned();
     netboot.http = arguments.http_listen;
     netboot.tls = arguments.agent_listen;
@@ -134,7 +134,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         .iter()
         .map(|host| format!("https://{}:{}", bracketed(host), addresses.tls.port()))
         .collect();
-    let mut operator = operator::Config::new(client, servers);
+    let mut operator = operator::Config::new(operator_client, servers);
     operator.operator_namespace = OPERATOR_NAMESPACE.to_owned();
     operator.netboot_namespace = NETBOOT_NAMESPACE.to_owned();
     operator.lifecycle = decisions;
@@ -189,36 +189,6 @@ async fn signalled() -> Result<()> {
         result = tokio::signal::ctrl_c() => result.context("listening for SIGINT"),
         _ = terminate.recv() => Ok(()),
     }
-}
-
-/// The CRDs and the two namespaces, in the state that this version needs.
-async fn install(client: &Client) -> Result<()> {
-    let how = PatchParams::apply("kube-baremetal").force();
-    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
-    for crd in api::crds::all() {
-        let name = crd.name_any();
-        definitions
-            .patch(&name, &how, &Patch::Apply(&crd))
-            .await
-            .with_context(|| format!("installing {name}"))?;
-    }
-    for crd in api::crds::all() {
-        let name = crd.name_any();
-        let ready = await_condition(definitions.clone(), &name, conditions::is_crd_established());
-        tokio::time::timeout(Duration::from_secs(30), ready)
-            .await
-            .with_context(|| format!("{name} was not established within 30 s"))?
-            .with_context(|| format!("waiting for {name}"))?;
-    }
-    let namespaces: Api<Namespace> = Api::all(client.clone());
-    for name in [OPERATOR_NAMESPACE, NETBOOT_NAMESPACE] {
-        let namespace = serde_json::json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } });
-        namespaces
-            .patch(name, &how, &Patch::Apply(&namespace))
-            .await
-            .with_context(|| format!("creating namespace {name}"))?;
-    }
-    Ok(())
 }
 
 fn default_data_dir() -> Result<PathBuf> {

@@ -124,6 +124,22 @@ impl Columns {
                 made("Age", age),
             ],
             ("" | "events.k8s.io", "Event") => events(),
+            ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {
+                let wide = |name: &str, cell| Column {
+                    priority: 1,
+                    ..made(name, cell)
+                };
+                vec![
+                    made("Name", name),
+                    made("Role", |o, _| {
+                        json!(format!("{}/{}", word(o, "/roleRef/kind"), word(o, "/roleRef/name")))
+                    }),
+                    made("Age", age),
+                    wide("Users", |o, _| subjects(o, "User")),
+                    wide("Groups", |o, _| subjects(o, "Group")),
+                    wide("ServiceAccounts", |o, _| subjects(o, "ServiceAccount")),
+                ]
+            }
             ("apiextensions.k8s.io", "CustomResourceDefinition") => {
                 vec![
                     made("Name", name),
@@ -218,6 +234,24 @@ fn at(obj: &Value, pointer: &str) -> Value {
 
 fn text_at(obj: &Value, pointer: &str) -> Value {
     obj.pointer(pointer).filter(|v| v.is_string()).cloned().unwrap_or_else(|| json!(""))
+}
+
+fn word<'a>(obj: &'a Value, pointer: &str) -> &'a str {
+    obj.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// The subjects of a binding that are of one kind.
+fn subjects(obj: &Value, kind: &str) -> Value {
+    let list = obj.get("subjects").and_then(Value::as_array).into_iter().flatten();
+    let names = list.filter(|subject| word(subject, "/kind") == kind).map(|subject| {
+        let name = word(subject, "/name");
+        if kind == "ServiceAccount" {
+            format!("{}/{name}", word(subject, "/namespace"))
+        } else {
+            name.to_owned()
+        }
+    });
+    json!(names.collect::<Vec<_>>().join(", "))
 }
 
 fn count(obj: &Value, pointers: &[&str]) -> Value {

@@ -9,27 +9,30 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, Method, header};
 use serde_json::{Value, json};
 
-use super::auth::{Attempt, Authorizer, Identity, is_public};
+use super::access::caller::Caller;
+use super::access::rules::Attempt;
 use super::body;
 use super::core::{Core, view};
 use super::delete::{DeleteOptions, Deleted};
 use super::discovery;
+use super::identity::tokens::ISSUER;
+use super::identity::{Identity, bearer, impersonation, is_public, request_token};
 use super::metrics::{RequestLabels, VerbLabels};
 use super::output::{self, Show};
 use super::patching::{self, Patch};
 use super::registry::{ResourceInfo, Special};
-use super::request::{Accept, Query, ResourcePath, Verb, WriteOptions, verb_of};
+use super::request::{Accept, Query, ResourcePath, Verb, WriteOptions, percent_decode, verb_of};
 use super::scale;
+use super::selector::FieldSelector;
 use super::status::{ApiError, ApiResult};
 use super::watch::Selection;
 use super::write::{Change, Outcome, Part};
+use crate::schema::names::path_segment;
 
 /// What the surface needs besides the core.
 pub struct Surface {
     /// The core.
     pub core: Arc<Core>,
-    /// Who may do what.
-    pub authorizer: Arc<dyn Authorizer>,
     /// Generated OpenAPI documents.
     pub openapi: super::openapi::Documents,
     /// `host:port` for discovery.
@@ -41,9 +44,8 @@ impl Surface {
     pub async fn handle(self: Arc<Self>, request: Request) -> Response {
         let started = Instant::now();
         let path = request.uri().path().to_owned();
-        let identity = request.extensions().get::<Identity>().cloned();
         let mut labels = ("other", String::new());
-        let answer = match self.route(request, &path, identity.as_ref(), &mut labels).await {
+        let answer = match self.route(request, &path, &mut labels).await {
             Ok(response) => response,
             Err(error) => error.into_response(),
         };
@@ -64,23 +66,15 @@ impl Surface {
         answer
     }
 
-    async fn route(
-        self: &Arc<Self>,
-        request: Request,
-        path: &str,
-        identity: Option<&Identity>,
-        labels: &mut (&'static str, String),
-    ) -> ApiResult<Response> {
+    async fn route(self: &Arc<Self>, request: Request, path: &str, labels: &mut (&'static str, String)) -> ApiResult<Response> {
         if is_public(path) {
             return self.public(path, request.method());
         }
-        let Some(identity) = identity else {
-            return Err(ApiError::new(401, "Unauthorized", "Unauthorized"));
-        };
+        let identity = Arc::new(self.identify(&request)?);
         let query = Query::parse(request.uri().query())?;
         let resource = ResourcePath::parse(path).filter(|_| path.starts_with("/api"));
         let Some(resource) = resource else {
-            return self.plain(path, request.method(), request.headers(), identity, &query);
+            return self.plain(path, request.method(), request.headers(), &identity);
         };
         let Some(verb) = verb_of(request.method(), &resource, &query) else {
             return Err(ApiError::new(
@@ -90,42 +84,37 @@ impl Surface {
             ));
         };
         labels.0 = verb.as_str();
-        let attempt = Attempt::Resource {
-            verb,
-            group: &resource.group,
-            resource: &resource.resource,
-            subresource: &resource.subresource,
-            namespace: &resource.namespace,
-            name: &resource.name,
-        };
-        self.authorizer.authorize(identity, &attempt).map_err(|why| {
-            let what = if resource.subresource.is_empty() {
-                resource.resource.clone()
-            } else {
-                format!("{}/{}", resource.resource, resource.subresource)
-            };
-            let scope = if resource.namespace.is_empty() {
-                "at the cluster scope".to_owned()
-            } else {
-                format!("in the namespace \"{}\"", resource.namespace)
-            };
-            let why = if why.is_empty() { why } else { format!(": {why}") };
-            let text = format!(
-                "User \"{}\" cannot {} resource \"{what}\" in API group \"{}\" {scope}{why}",
-                identity.user,
-                verb.as_str(),
-                resource.group
-            );
-            ApiError::forbidden(&resource.group, &resource.resource, &resource.name, &text)
-        })?;
+        let name = asked_name(&resource, verb, &query);
+        self.core.access.authorize(&identity, &attempt(&resource, verb, &name))?;
         if let Some(review) = super::reviews::route(&resource, verb) {
-            return super::reviews::answer(self.authorizer.as_ref(), identity, review, request).await;
+            return super::reviews::answer(&self.core, &identity, review, &resource.namespace, request).await;
         }
         let Some(info) = self.core.registry().get(&resource.group, &resource.version, &resource.resource) else {
             return Err(ApiError::no_route());
         };
         labels.1 = info.qualified();
-        self.resource(request, &info, &resource, verb, &query).await
+        let caller = Caller::new(self.core.access.clone(), identity, &resource.name);
+        self.resource(request, &info, &resource, verb, &query, &caller).await
+    }
+
+    /// Who sends a request, and for whom.
+    fn identify(&self, request: &Request) -> ApiResult<Identity> {
+        let requestor = match request.extensions().get::<Identity>() {
+            Some(identity) => identity.clone(),
+            None => {
+                let unauthorized = || ApiError::new(401, "Unauthorized", "Unauthorized");
+                let token = bearer(request.headers()).ok_or_else(unauthorized)?;
+                let core = &self.core;
+                core.tokens
+                    .authenticate(&core.store, token, &[ISSUER.to_owned()], jiff::Timestamp::now())
+                    .map_err(|why| {
+                        tracing::debug!(why, "a request's token is worth nothing");
+                        unauthorized()
+                    })?
+                    .0
+            }
+        };
+        impersonation::resolve(&self.core.access, requestor, request.headers())
     }
 
     fn public(&self, path: &str, method: &Method) -> ApiResult<Response> {
@@ -150,19 +139,16 @@ impl Surface {
             .into_response())
     }
 
-    fn plain(&self, path: &str, method: &Method, headers: &HeaderMap, identity: &Identity, _query: &Query) -> ApiResult<Response> {
+    fn plain(&self, path: &str, method: &Method, headers: &HeaderMap, identity: &Identity) -> ApiResult<Response> {
         let verb = method.as_str().to_lowercase();
-        self.authorizer
-            .authorize(identity, &Attempt::Path { verb: &verb, path })
-            .map_err(|why| {
-                let why = if why.is_empty() { why } else { format!(": {why}") };
-                ApiError::forbidden(
-                    "",
-                    "",
-                    "",
-                    &format!("User \"{}\" cannot {verb} path \"{path}\"{why}", identity.user),
-                )
-            })?;
+        let decoded = percent_decode(path).ok_or_else(|| ApiError::bad_request(format!("invalid URL escape in path: {path:?}")))?;
+        self.core.access.authorize(
+            identity,
+            &Attempt::Path {
+                verb: &verb,
+                path: &decoded,
+            },
+        )?;
         if !matches!(*method, Method::GET | Method::HEAD) {
             return Err(ApiError::new(
                 405,
@@ -187,9 +173,17 @@ impl Surface {
             ["api", version] => discovery::resources(&registry, "", version).ok_or_else(ApiError::no_route)?,
             ["apis", group] => discovery::one_group(&registry, group).ok_or_else(ApiError::no_route)?,
             ["apis", group, version] => discovery::resources(&registry, group, version).ok_or_else(ApiError::no_route)?,
+            [".well-known", "openid-configuration"] => json!({
+                "issuer": ISSUER, "jwks_uri": format!("https://{}/openid/v1/jwks", self.address), "response_types_supported": ["id_token"],
+                "subject_types_supported": ["public"], "id_token_signing_alg_values_supported": ["ES256"],
+            }),
+            ["openid", "v1", "jwks"] => {
+                return Ok(tagged(headers, self.core.tokens.key_set().to_string(), "application/jwk-set+json"));
+            }
             ["openapi", rest @ ..] => return self.openapi.serve(&registry, rest, headers),
             [] | [""] => {
                 let mut paths: Vec<String> = [
+                    "/.well-known/openid-configuration",
                     "/api",
                     "/api/v1",
                     "/apis",
@@ -197,6 +191,7 @@ impl Surface {
                     "/livez",
                     "/openapi/v2",
                     "/openapi/v3",
+                    "/openid/v1/jwks",
                     "/readyz",
                     "/version",
                 ]
@@ -222,6 +217,7 @@ impl Surface {
         path: &ResourcePath,
         verb: Verb,
         query: &Query,
+        caller: &Caller,
     ) -> ApiResult<Response> {
         let core = &self.core;
         let unsupported = || ApiError::method_not_supported(&info.group, &info.resource, verb.as_str());
@@ -230,6 +226,15 @@ impl Surface {
         }
         if !info.namespaced && !path.namespace.is_empty() {
             return Err(ApiError::no_route());
+        }
+        if info.special == Special::ServiceAccount && path.subresource == "token" {
+            if verb != Verb::Create {
+                return Err(unsupported());
+            }
+            let options = WriteOptions::parse(query, request.headers(), "CreateOptions")?;
+            let wanted = decoded(request, true).await?.value;
+            let value = request_token::answer(core, info, &path.namespace, &path.name, wanted, options.dry_run)?;
+            return Ok(output::respond_value(201, &value, false, &[]));
         }
         let part = match (path.subresource.as_str(), info.special) {
             ("", _) => Part::Main,
@@ -275,7 +280,7 @@ impl Surface {
                 if !path.name.is_empty() {
                     return Err(unsupported());
                 }
-                let options = WriteOptions::parse(query, request.headers(), "CreateOptions")?;
+                let options = WriteOptions::parse(query, request.headers(), "CreateOptions")?.of(caller);
                 let decoded = decoded(request, !info.custom()).await?;
                 let outcome = core
                     .create(info, &path.namespace, decoded.value, &decoded.duplicates, &options, &mut warnings)
@@ -286,7 +291,7 @@ impl Surface {
                 if path.name.is_empty() {
                     return Err(unsupported());
                 }
-                let options = WriteOptions::parse(query, request.headers(), "UpdateOptions")?;
+                let options = WriteOptions::parse(query, request.headers(), "UpdateOptions")?.of(caller);
                 let decoded = decoded(request, !info.custom()).await?;
                 let change = Change::Replace(&decoded.value, &decoded.duplicates);
                 let (outcome, created) = core
@@ -298,7 +303,7 @@ impl Surface {
                 if path.name.is_empty() || part == Part::Finalize {
                     return Err(unsupported());
                 }
-                let options = WriteOptions::parse(query, request.headers(), "PatchOptions")?;
+                let options = WriteOptions::parse(query, request.headers(), "PatchOptions")?.of(caller);
                 let media_type = body::media_type(request.headers());
                 // Refuse before reading what cannot be used.
                 patching::accepts(info, &media_type)?;
@@ -457,6 +462,35 @@ impl Surface {
             show.accept.yaml,
             warnings,
         ))
+    }
+}
+
+/// The name that a request is about: a list of one object, chosen by its name, is about that one.
+fn asked_name(path: &ResourcePath, verb: Verb, query: &Query) -> String {
+    if path.name.is_empty() && !path.watch_prefix && matches!(verb, Verb::List | Verb::Watch) {
+        let selector = FieldSelector::parse(query.get("fieldSelector"), &|_| true).unwrap_or_default();
+        let name = selector.pinned_name().unwrap_or_default();
+        if path_segment(name, false).is_empty() {
+            return name.to_owned();
+        }
+    }
+    path.name.clone()
+}
+
+/// What a request tries, as roles see it.
+fn attempt<'a>(path: &'a ResourcePath, verb: Verb, name: &'a str) -> Attempt<'a> {
+    Attempt::Resource {
+        verb: verb.as_str(),
+        group: &path.group,
+        resource: &path.resource,
+        subresource: &path.subresource,
+        // A namespace lies in itself: a role in it can allow to read it.
+        namespace: if path.resource == "namespaces" && path.namespace.is_empty() {
+            &path.name
+        } else {
+            &path.namespace
+        },
+        name,
     }
 }
 

@@ -29,6 +29,7 @@ pub fn normalize(info: &ResourceInfo, value: &mut Value) {
     // What the Go types write even when it is empty.
     let fields: &[(&str, Value)] = match info.special {
         Special::Lease => &[("spec", json!({}))],
+        Special::RoleBinding | Special::ClusterRoleBinding => &[("roleRef", json!({}))],
         Special::CoreEvent => &[
             ("involvedObject", json!({})),
             ("source", json!({})),

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
+use super::access::Access;
 use super::events;
+use super::identity::tokens::Tokens;
 use super::registry::{Registry, ResourceInfo, Special};
 use crate::schema::PruneOptions;
 use crate::store::{Key, Object, Store};
@@ -65,6 +67,10 @@ pub struct Core {
     pub garbage: Queue,
     /// Namespaces that may need care.
     pub namespaces: Queue,
+    /// The roles in force.
+    pub access: Arc<Access>,
+    /// Issues and verifies service account tokens.
+    pub tokens: Tokens,
     /// Counters.
     pub metrics: super::metrics::Metrics,
     /// Ends every watch and every controller.
@@ -73,13 +79,15 @@ pub struct Core {
 
 impl Core {
     /// A server's core over a store, serving the core kinds.
-    pub fn new(store: Store) -> Core {
+    pub fn new(store: Store, tokens: Tokens) -> Core {
         Core {
             store,
             registry: RwLock::new(Arc::new(Registry::new(Vec::new(), Vec::new(), 0))),
             registry_changed: watch::Sender::new(0),
             garbage: Queue::default(),
             namespaces: Queue::default(),
+            access: Arc::default(),
+            tokens,
             metrics: super::metrics::Metrics::default(),
             stop: tokio_util::sync::CancellationToken::new(),
         }

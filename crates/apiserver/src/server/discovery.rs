@@ -4,7 +4,8 @@ use http::{HeaderMap, header};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::registry::{Registry, ResourceInfo, Versions};
+use super::registry::{Registry, ResourceInfo, Special, Versions};
+use super::reviews::Review;
 
 /// The wanted form of `/api` and `/apis`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,7 +128,17 @@ pub fn resources(registry: &Registry, group: &str, version: &str) -> Option<Valu
         list.push(
             json!({ "name": "namespaces/finalize", "singularName": "", "namespaced": false, "kind": "Namespace", "verbs": ["update"] }),
         );
+        list.push(json!({
+            "name": "serviceaccounts/token", "singularName": "", "namespaced": true, "kind": "TokenRequest", "verbs": ["create"],
+            "group": "authentication.k8s.io", "version": "v1",
+        }));
     }
+    list.extend(Review::of(group).filter(|_| version == "v1").map(|review| {
+        json!({
+            "name": review.resource(), "singularName": review.kind().to_lowercase(), "namespaced": review.namespaced(),
+            "kind": review.kind(), "verbs": ["create"],
+        })
+    }));
     let group_version = if group.is_empty() {
         version.to_owned()
     } else {
@@ -157,7 +168,8 @@ pub fn aggregated(registry: &Registry, core: bool, version: &str) -> Value {
             let versions: Vec<Value> = versions
                 .iter()
                 .map(|(version, infos)| {
-                    let resources: Vec<Value> = infos.iter().map(|info| aggregated_resource(info)).collect();
+                    let reviews = Review::of(name).filter(|_| version == "v1").map(aggregated_review);
+                    let resources: Vec<Value> = infos.iter().map(|info| aggregated_resource(info)).chain(reviews).collect();
                     json!({ "version": version, "resources": resources, "freshness": "Current" })
                 })
                 .collect();
@@ -169,6 +181,16 @@ pub fn aggregated(registry: &Registry, core: bool, version: &str) -> Value {
         })
         .collect();
     json!({ "kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"), "metadata": {}, "items": items })
+}
+
+fn aggregated_review(review: Review) -> Value {
+    json!({
+        "resource": review.resource(),
+        "responseKind": { "group": review.group(), "version": "v1", "kind": review.kind() },
+        "scope": if review.namespaced() { "Namespaced" } else { "Cluster" },
+        "singularResource": review.kind().to_lowercase(),
+        "verbs": ["create"],
+    })
 }
 
 fn aggregated_resource(info: &ResourceInfo) -> Value {
@@ -197,7 +219,11 @@ fn aggregated_resource(info: &ResourceInfo) -> Value {
             json!({ "subresource": name, "responseKind": response, "verbs": ["get", "patch", "update"] })
         })
         .collect();
-    if info.special == super::registry::Special::Namespace {
+    if info.special == Special::ServiceAccount {
+        let response = kind("authentication.k8s.io", "v1", "TokenRequest");
+        subs.push(json!({ "subresource": "token", "responseKind": response, "verbs": ["create"] }));
+    }
+    if info.special == Special::Namespace {
         subs.push(json!({ "subresource": "finalize", "responseKind": kind("", "v1", "Namespace"), "verbs": ["update"] }));
     }
     if !subs.is_empty() {

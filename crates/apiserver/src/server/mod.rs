@@ -1,10 +1,10 @@
 //! The server: requests, controllers, TLS.
 //!
-//! Everything here works on the store's committed objects and on the registry of what is served. It does not authorise
-//! beyond the seam in [`auth`], schedule anything, or convert between versions by webhook.
+//! Everything here works on the store's committed objects and on the registry of what is served. Who asks is found out in
+//! [`identity`], what they may do in [`access`]. It does not schedule anything, or convert between versions by webhook.
 
+pub mod access;
 pub mod api;
-pub mod auth;
 pub mod body;
 pub mod builtin;
 pub mod core;
@@ -13,6 +13,7 @@ pub mod delete;
 pub mod discovery;
 pub mod events;
 pub mod gc;
+pub mod identity;
 pub mod metadata;
 pub mod metrics;
 pub mod namespaces;
@@ -38,13 +39,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::Router;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, header};
+use prometheus_client::metrics::counter::Counter;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use self::api::Surface;
-use self::auth::{AllowAll, Authorizer, Identity};
 use self::core::Core;
+use self::identity::Identity;
+use self::identity::tokens::Tokens;
 use crate::store::{Limits, Store};
 use crate::{Error, Result};
 
@@ -68,19 +72,42 @@ pub struct Config {
     pub names: Vec<String>,
     /// Bounds of the store.
     pub limits: Limits,
-    /// Who may do what.
-    pub authorizer: Arc<dyn Authorizer>,
 }
 
 impl Config {
-    /// A server for a directory, for loopback, everything allowed to everybody who is authenticated.
+    /// A server for a directory, for loopback.
     pub fn new(data_dir: impl Into<PathBuf>) -> Config {
         Config {
             data_dir: data_dir.into(),
             names: Vec::new(),
             limits: Limits::default(),
-            authorizer: Arc::new(AllowAll),
         }
+    }
+}
+
+/// A token that can be replaced while clients use it. Clones share it.
+#[derive(Clone, Default)]
+pub struct Bearer(Arc<Mutex<Option<HeaderValue>>>);
+
+impl std::fmt::Debug for Bearer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Bearer")
+    }
+}
+
+impl Bearer {
+    /// Uses this token from now on. False, and nothing changes, when it cannot stand in a header.
+    pub fn set(&self, token: &str) -> bool {
+        let Ok(mut value) = HeaderValue::try_from(format!("Bearer {token}")) else {
+            return false;
+        };
+        value.set_sensitive(true);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+        true
+    }
+
+    fn header(&self) -> Option<HeaderValue> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -124,30 +151,37 @@ impl ApiServer {
         ApiServer::open_on(store, config).await
     }
 
-    /// Starts a server on an opened store; the directory of the configuration holds the certificate authority only.
+    /// Starts a server on an opened store; the directory of the configuration holds the keys only.
     pub async fn open_on(store: Store, config: Config) -> Result<ApiServer> {
         let authority = Arc::new(tls::Authority::open(&config.data_dir)?);
-        let core = Arc::new(Core::new(store));
+        let core = Arc::new(Core::new(store, Tokens::open(&config.data_dir)?));
+        core.access.load(&core.store);
         let observer = Arc::downgrade(&core);
         core.store.observe(Box::new(move |events| {
             if let Some(core) = observer.upgrade() {
+                core.access.observe(events);
                 gc::observe(&core, events);
             }
         }));
         // What definitions say is served before the first request.
         definitions::start(&core).await;
         gc::seed(&core);
-        namespaces::ensure(&core).await.map_err(|error| Error::Start(error.message))?;
+        let start = async {
+            namespaces::ensure(&core).await?;
+            access::bootstrap::ensure(&core).await?;
+            access::aggregate::gather(&core).await
+        };
+        start.await.map_err(|error| Error::Start(error.message))?;
         let mut tasks = JoinSet::new();
         supervise(&mut tasks, &core, "definitions", definitions::run);
         supervise(&mut tasks, &core, "garbage collector", gc::run);
         supervise(&mut tasks, &core, "namespaces", namespaces::run);
+        supervise(&mut tasks, &core, "aggregated roles", access::aggregate::run);
         let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
         names.extend(["kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(str::to_owned));
         names.extend(config.names);
         let surface = Arc::new(Surface {
             core,
-            authorizer: config.authorizer,
             openapi: openapi::Documents::default(),
             address: "127.0.0.1:6443".to_owned(),
         });
@@ -161,23 +195,11 @@ impl ApiServer {
 
     fn bare_router(&self) -> Router {
         let surface = self.surface.clone();
-        let panics = self.surface.core.metrics.panics.clone();
-        Router::new()
-            .fallback(move |request: Request| {
-                let surface = surface.clone();
-                async move { surface.handle(request).await }
-            })
-            .layer(CatchPanicLayer::custom(move |cause: Box<dyn Any + Send + 'static>| -> Response {
-                panics.inc();
-                let text = cause
-                    .downcast_ref::<String>()
-                    .cloned()
-                    .or_else(|| cause.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-                let text = text.unwrap_or_else(|| "unknown cause".to_owned());
-                tracing::error!(cause = text, "a request panicked; the server goes on");
-                let message = "This request caused apiserver to panic. Look in the logs for details.";
-                status::ApiError::new(500, "InternalError", message).into_response()
-            }))
+        let router = Router::new().fallback(move |request: Request| {
+            let surface = surface.clone();
+            async move { surface.handle(request).await }
+        });
+        survive_panics(router, self.surface.core.metrics.panics.clone())
     }
 
     /// A router that acts as an identity: for `kube::Client::new` in the same process.
@@ -185,7 +207,20 @@ impl ApiServer {
         self.bare_router().layer(axum::Extension(identity))
     }
 
-    /// Serves TLS on a listener until cancelled. Who a client is comes from its certificate.
+    /// A router that sends a token with each request and knows nobody otherwise, as over TLS: for `kube::Client::new` in the same process.
+    pub fn token_router(&self, bearer: Bearer) -> Router {
+        self.bare_router().layer(axum::middleware::map_request(move |mut request: Request| {
+            let value = bearer.header();
+            async move {
+                if let Some(value) = value {
+                    request.headers_mut().insert(header::AUTHORIZATION, value);
+                }
+                request
+            }
+        }))
+    }
+
+    /// Serves TLS on a listener until cancelled. Who a client is comes from its certificate or its token.
     pub fn serve_tls(
         &self,
         listener: tokio::net::TcpListener,
@@ -285,4 +320,48 @@ where
             }
         }
     });
+}
+
+/// A request that panics is answered, counted and logged, and the server goes on.
+fn survive_panics(router: Router, panics: Counter) -> Router {
+    router.layer(CatchPanicLayer::custom(move |cause: Box<dyn Any + Send + 'static>| -> Response {
+        panics.inc();
+        let text = cause
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| cause.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        let text = text.unwrap_or_else(|| "unknown cause".to_owned());
+        tracing::error!(cause = text, "a request panicked; the server goes on");
+        let message = "This request caused apiserver to panic. Look in the logs for details.";
+        status::ApiError::new(500, "InternalError", message).into_response()
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_answered_and_counted() {
+        let counter = Counter::default();
+        let router = Router::new().fallback(|request: Request| async move {
+            assert!(request.uri().path() != "/planted", "planted");
+            "fine"
+        });
+        let router = survive_panics(router, counter.clone());
+        let ask = async |path: &str| {
+            let request = Request::builder().uri(path).body(axum::body::Body::empty()).expect("a request");
+            let answer = router.clone().oneshot(request).await.expect("an answer");
+            let code = answer.status().as_u16();
+            (code, answer.into_body().collect().await.expect("a body").to_bytes())
+        };
+        let (code, body) = ask("/planted").await;
+        let status: Value = serde_json::from_slice(&body).expect("a Status");
+        assert_eq!((code, &status["reason"]), (500, &json!("InternalError")));
+        assert_eq!(counter.get(), 1);
+        assert_eq!(ask("/other").await.0, 200);
+    }
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::core::Core;
 use super::delete::DeleteOptions;
 use super::registry::{NAMESPACES, ResourceInfo};
-use super::request::{FieldValidation, WriteOptions};
+use super::request::WriteOptions;
 use super::status::{ApiError, ApiResult};
 use crate::store::Key;
 
@@ -23,13 +23,7 @@ fn info(core: &Core) -> ApiResult<Arc<ResourceInfo>> {
 /// Creates the initial namespaces that are missing.
 pub async fn ensure(core: &Core) -> ApiResult<()> {
     let info = info(core)?;
-    let options = WriteOptions {
-        dry_run: false,
-        field_validation: FieldValidation::Ignore,
-        manager: "kube-apiserver".to_owned(),
-        manager_given: true,
-        force: None,
-    };
+    let options = WriteOptions::internal("kube-apiserver");
     for name in INITIAL {
         if core.store.get(&core.key(&info, "", name)).is_none() {
             match core

@@ -220,6 +220,43 @@ static ACCESS_SPEC: [Field; 5] = [
 static ACCESS: [Field; 2] = [one(1, "metadata", Is::Message(&META)), one(2, "spec", Is::Message(&ACCESS_SPEC))];
 static RULES_SPEC: [Field; 1] = [text(1, "namespace")];
 static RULES: [Field; 2] = [one(1, "metadata", Is::Message(&META)), one(2, "spec", Is::Message(&RULES_SPEC))];
+static REQUIREMENT: [Field; 3] = [text(1, "key"), text(2, "operator"), many(3, "values", Is::Text)];
+static LABEL_SELECTOR: [Field; 2] = [
+    one(1, "matchLabels", Is::Texts),
+    many(2, "matchExpressions", Is::Message(&REQUIREMENT)),
+];
+static RULE: [Field; 5] = [
+    many(1, "verbs", Is::Text),
+    many(2, "apiGroups", Is::Text),
+    many(3, "resources", Is::Text),
+    many(4, "resourceNames", Is::Text),
+    many(5, "nonResourceURLs", Is::Text),
+];
+static AGGREGATION: [Field; 1] = [many(1, "clusterRoleSelectors", Is::Message(&LABEL_SELECTOR))];
+static ROLE: [Field; 3] = [
+    one(1, "metadata", Is::Message(&META)),
+    many(2, "rules", Is::Message(&RULE)),
+    one(3, "aggregationRule", Is::Message(&AGGREGATION)),
+];
+static SUBJECT: [Field; 4] = [text(1, "kind"), text(2, "apiGroup"), text(3, "name"), text(4, "namespace")];
+static ROLE_REF: [Field; 3] = [text(1, "apiGroup"), text(2, "kind"), text(3, "name")];
+static BINDING: [Field; 3] = [
+    one(1, "metadata", Is::Message(&META)),
+    many(2, "subjects", Is::Message(&SUBJECT)),
+    one(3, "roleRef", Is::Message(&ROLE_REF)),
+];
+static BOUND_OBJECT: [Field; 4] = [text(1, "kind"), text(2, "apiVersion"), text(3, "name"), text(4, "uid")];
+static TOKEN_SPEC: [Field; 3] = [
+    many(1, "audiences", Is::Text),
+    one(3, "boundObjectRef", Is::Message(&BOUND_OBJECT)),
+    one(4, "expirationSeconds", NUMBER),
+];
+static TOKEN_REQUEST: [Field; 2] = [one(1, "metadata", Is::Message(&META)), one(2, "spec", Is::Message(&TOKEN_SPEC))];
+static TOKEN_REVIEW_SPEC: [Field; 2] = [text(1, "token"), many(2, "audiences", Is::Text)];
+static TOKEN_REVIEW: [Field; 2] = [
+    one(1, "metadata", Is::Message(&META)),
+    one(2, "spec", Is::Message(&TOKEN_REVIEW_SPEC)),
+];
 static BARE: [Field; 1] = [one(1, "metadata", Is::Message(&META))];
 static TYPE: [Field; 2] = [text(1, "apiVersion"), text(2, "kind")];
 
@@ -236,6 +273,10 @@ fn table(api_version: &str, kind: &str) -> Option<&'static [Field]> {
         ("authorization.k8s.io/v1", "SelfSubjectAccessReview" | "SubjectAccessReview" | "LocalSubjectAccessReview") => &ACCESS,
         ("authorization.k8s.io/v1", "SelfSubjectRulesReview") => &RULES,
         ("authentication.k8s.io/v1", "SelfSubjectReview") => &BARE,
+        ("authentication.k8s.io/v1", "TokenRequest") => &TOKEN_REQUEST,
+        ("authentication.k8s.io/v1", "TokenReview") => &TOKEN_REVIEW,
+        ("rbac.authorization.k8s.io/v1", "Role" | "ClusterRole") => &ROLE,
+        ("rbac.authorization.k8s.io/v1", "RoleBinding" | "ClusterRoleBinding") => &BINDING,
         _ => return None,
     })
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::Value;
 
+use super::access::index;
 use super::status::qualified;
 use crate::schema::metadata::NameRule;
 use crate::schema::table::Columns;
@@ -53,6 +54,24 @@ pub enum Special {
     Lease,
     /// ServiceAccount.
     ServiceAccount,
+    /// Role.
+    Role,
+    /// ClusterRole.
+    ClusterRole,
+    /// RoleBinding.
+    RoleBinding,
+    /// ClusterRoleBinding.
+    ClusterRoleBinding,
+}
+
+impl Special {
+    /// Whether such objects hand out rights.
+    pub fn grants(self) -> bool {
+        matches!(
+            self,
+            Special::Role | Special::ClusterRole | Special::RoleBinding | Special::ClusterRoleBinding
+        )
+    }
 }
 
 /// The `scale` subresource of a definition.
@@ -144,7 +163,7 @@ impl ResourceInfo {
 
     /// Whether a PUT may create.
     pub fn create_on_update(&self) -> bool {
-        matches!(self.special, Special::Lease | Special::CoreEvent | Special::Event)
+        matches!(self.special, Special::Lease | Special::CoreEvent | Special::Event) || self.special.grants()
     }
 
     /// Whether a field can be selected on.
@@ -192,6 +211,13 @@ impl Registry {
         };
         for info in builtins().into_iter().chain(custom) {
             registry.add(Arc::new(info));
+        }
+        // Nothing is stored there, but questions are answered.
+        for group in ["authentication.k8s.io", "authorization.k8s.io"] {
+            let versions = registry.groups.entry(group.to_owned()).or_default();
+            if versions.iter().all(|(version, _)| version != "v1") {
+                versions.push(("v1".to_owned(), Vec::new()));
+            }
         }
         for versions in registry.groups.values_mut() {
             versions.sort_by(|(a, _), (b, _)| version_priority(b).cmp(&version_priority(a)).then_with(|| a.cmp(b)));
@@ -276,6 +302,7 @@ pub fn prefix(api_version: &str, kind: &str) -> Bytes {
     ))
 }
 
+#[derive(Clone, Copy)]
 struct Core {
     group: &'static str,
     version: &'static str,
@@ -329,6 +356,11 @@ fn builtins() -> Vec<ResourceInfo> {
         name_rule: NameRule::Subdomain,
         special: Special::ConfigMap,
         selectable: &[],
+    };
+    let rbac = Core {
+        group: "rbac.authorization.k8s.io",
+        name_rule: NameRule::PathSegment,
+        ..base
     };
     let cores = [
         Core {
@@ -392,6 +424,36 @@ fn builtins() -> Vec<ResourceInfo> {
             storage: "coordination.k8s.io/leases",
             special: Special::Lease,
             ..base
+        },
+        Core {
+            kind: "Role",
+            resource: "roles",
+            storage: index::ROLES,
+            special: Special::Role,
+            ..rbac
+        },
+        Core {
+            kind: "RoleBinding",
+            resource: "rolebindings",
+            storage: index::ROLE_BINDINGS,
+            special: Special::RoleBinding,
+            ..rbac
+        },
+        Core {
+            kind: "ClusterRole",
+            resource: "clusterroles",
+            namespaced: false,
+            storage: index::CLUSTER_ROLES,
+            special: Special::ClusterRole,
+            ..rbac
+        },
+        Core {
+            kind: "ClusterRoleBinding",
+            resource: "clusterrolebindings",
+            namespaced: false,
+            storage: index::CLUSTER_ROLE_BINDINGS,
+            special: Special::ClusterRoleBinding,
+            ..rbac
         },
         Core {
             group: "apiextensions.k8s.io",
@@ -466,6 +528,6 @@ mod tests {
 
     #[test]
     fn every_core_kind_has_a_schema() {
-        assert_eq!(builtins().len(), 8);
+        assert_eq!(builtins().len(), 12);
     }
 }

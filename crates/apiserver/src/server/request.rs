@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use http::{HeaderMap, Method, header};
 
+use super::access::caller::Caller;
 use super::status::{ApiError, ApiResult};
 use crate::schema::FieldError;
 
@@ -211,9 +212,31 @@ pub struct WriteOptions {
     pub manager_given: bool,
     /// Server-side apply: take fields from other managers.
     pub force: Option<bool>,
+    /// Who sends it; nobody when the server itself writes.
+    pub caller: Option<Caller>,
 }
 
 impl WriteOptions {
+    /// A write of the server itself.
+    pub fn internal(manager: &str) -> WriteOptions {
+        WriteOptions {
+            dry_run: false,
+            field_validation: FieldValidation::Ignore,
+            manager: manager.to_owned(),
+            manager_given: true,
+            force: None,
+            caller: None,
+        }
+    }
+
+    /// Sent by somebody.
+    pub fn of(self, caller: &Caller) -> WriteOptions {
+        WriteOptions {
+            caller: Some(caller.clone()),
+            ..self
+        }
+    }
+
     /// Reads and checks them; `kind` is e.g. `CreateOptions`, for the error text.
     pub fn parse(query: &Query, headers: &HeaderMap, kind: &str) -> ApiResult<WriteOptions> {
         let mut errors = Vec::new();
@@ -274,6 +297,7 @@ impl WriteOptions {
             manager,
             manager_given: !given.is_empty(),
             force,
+            caller: None,
         })
     }
 }
@@ -356,7 +380,7 @@ impl Accept {
 pub fn verb_of(method: &Method, path: &ResourcePath, query: &Query) -> Option<Verb> {
     let collection = path.name.is_empty();
     Some(match *method {
-        Method::GET | Method::HEAD if path.watch_prefix || (path.subresource.is_empty() && query.flag("watch")) => Verb::Watch,
+        Method::GET | Method::HEAD if path.watch_prefix || (collection && query.flag("watch")) => Verb::Watch,
         Method::GET | Method::HEAD if collection => Verb::List,
         Method::GET | Method::HEAD => Verb::Get,
         Method::POST => Verb::Create,

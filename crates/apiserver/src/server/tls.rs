@@ -1,7 +1,7 @@
 //! TLS: the server's own certificate authority, client certificates as identities, and the kubeconfig file.
 //!
 //! The authority lives in the data directory (mode 0600) and is made once; the server's certificate is made at each start
-//! and never stored. A client is who its certificate says: common name the user, organisations the groups.
+//! and never stored. A client with a certificate is who that says: common name the user, organisations the groups.
 
 use std::fs;
 use std::io::Write as _;
@@ -24,11 +24,12 @@ use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::auth::Identity;
+use super::identity::{AUTHENTICATED, CREDENTIAL, Identity};
 use crate::{Error, Result};
 
 /// A client that does not finish its handshake or its headers in this time is dropped.
@@ -52,7 +53,7 @@ fn tls_error(what: &'static str) -> impl Fn(rcgen::Error) -> Error {
     }
 }
 
-fn file_error(path: &Path) -> impl Fn(std::io::Error) -> Error + '_ {
+pub(crate) fn file_error(path: &Path) -> impl Fn(std::io::Error) -> Error + '_ {
     move |source| Error::File {
         path: path.to_owned(),
         source,
@@ -117,7 +118,7 @@ impl Authority {
             .groups
             .iter()
             .map(String::as_str)
-            .filter(|group| *group != "system:authenticated")
+            .filter(|group| *group != AUTHENTICATED)
             .collect();
         if groups.len() > 1 {
             return Err(Error::Groups {
@@ -230,8 +231,11 @@ fn identity_of(certificate: &CertificateDer<'_>) -> Option<Identity> {
         .filter_map(|attribute| attribute.as_str().ok())
         .map(str::to_owned)
         .collect();
-    groups.push("system:authenticated".to_owned());
-    Some(Identity { user, groups })
+    groups.push(AUTHENTICATED.to_owned());
+    let mut identity = Identity::new(user, groups);
+    let digest = hex::encode(Sha256::digest(certificate));
+    identity.extra.insert(CREDENTIAL.to_owned(), vec![format!("X509SHA256={digest}")]);
+    Some(identity)
 }
 
 /// Serves a router over TLS until cancelled; then lets open requests end.

@@ -316,10 +316,16 @@ impl Core {
                 metadata::set(&mut value, "name", json!(generated(&prefix)));
             }
             if attempt == 0 {
+                if let Some(caller) = &options.caller {
+                    caller.may_grant(info, namespace, &value, None)?;
+                }
                 if !applied {
                     apply::track_update(&info.schema, None, &mut value, &params(info, Part::Main, options));
                 }
                 validate(info, &value, None, Part::Main)?;
+                if let Some(caller) = &options.caller {
+                    caller.may_insert(info, namespace)?;
+                }
                 warnings.extend(builtin::warnings(info, &value, None));
             }
             let name = text(&value, "name").to_owned();
@@ -591,6 +597,9 @@ impl Core {
             && let Some(generation) = old.pointer("/metadata/generation").and_then(Value::as_i64)
         {
             metadata::set(&mut new, "generation", json!(generation + 1));
+        }
+        if let Some(caller) = &options.caller {
+            caller.may_grant(info, text(old, "namespace"), &new, Some(old))?;
         }
         if !matches!(change, Change::Apply(..)) {
             apply::track_update(&info.schema, Some(old), &mut new, &params(info, part, options));

@@ -7,5 +7,6 @@ mod common;
 mod crash;
 mod kubectl;
 mod lifecycle;
+mod rbac;
 mod requests;
 mod watching;

@@ -1,13 +1,7 @@
 //! The protocol, request by request, through the router.
 
-use std::sync::Arc;
-
-use apiserver::server::auth::Attempt;
-use apiserver::{ApiServer, Authorizer, Config, Identity};
-use axum::body::Body;
-use http::{Method, Request, header};
+use http::{Method, header};
 use serde_json::{Value, json};
-use tower::ServiceExt;
 
 use crate::common::*;
 
@@ -707,53 +701,4 @@ async fn a_definition_with_taken_names_is_not_served() {
         server.get("/apis/example.com/v1/gizmos").await.code == 200
     })
     .await;
-}
-
-/// Denies Secrets, and panics when asked about leases.
-struct Picky;
-
-impl Authorizer for Picky {
-    fn authorize(&self, identity: &Identity, attempt: &Attempt<'_>) -> Result<(), String> {
-        match attempt {
-            Attempt::Resource { resource: "secrets", .. } if identity.user != "root" => Err(String::new()),
-            Attempt::Resource { resource: "leases", .. } => panic!("planted"),
-            _ => Ok(()),
-        }
-    }
-}
-
-#[tokio::test]
-async fn the_authoriser_is_asked_and_a_panic_is_caught_and_counted() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let api = ApiServer::open(Config {
-        authorizer: Arc::new(Picky),
-        ..Config::new(directory.path())
-    })
-    .await
-    .expect("opens");
-    let get = async |user: &str, path: &str| {
-        let request = Request::builder()
-            .uri(path)
-            .header(header::ACCEPT, "application/json")
-            .body(Body::empty())
-            .expect("a request");
-        answer(
-            api.router(Identity::new(user, ["people"]))
-                .oneshot(request)
-                .await
-                .expect("an answer"),
-        )
-        .await
-    };
-    let denied = get("eve", "/api/v1/namespaces/default/secrets").await.expect(403);
-    assert_eq!(
-        denied["message"],
-        "secrets is forbidden: User \"eve\" cannot list resource \"secrets\" in API group \"\" in the namespace \"default\""
-    );
-    get("root", "/api/v1/namespaces/default/secrets").await.expect(200);
-    let broken = get("eve", "/apis/coordination.k8s.io/v1/leases").await.expect(500);
-    assert_eq!(broken["reason"], "InternalError");
-    assert_eq!(api.panics(), 1);
-    get("eve", "/api/v1/namespaces").await.expect(200);
-    api.shutdown().await;
 }

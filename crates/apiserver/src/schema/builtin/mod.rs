@@ -4,6 +4,7 @@
 //! real server's defaults and texts.
 
 mod crd;
+mod rbac;
 mod rules;
 mod schemas;
 

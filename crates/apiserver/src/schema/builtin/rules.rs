@@ -3,7 +3,7 @@
 //! The server calls, in this order: [`canonicalize`] and [`default`] when it decodes, [`prepare_create`] or
 //! [`prepare_update`] before it stores, and [`validate`].
 
-use super::crd;
+use super::{crd, rbac};
 use crate::apply::ResetFields;
 use crate::schema::error::FieldError;
 use crate::schema::gofmt;
@@ -19,7 +19,7 @@ const MAX_DATA: usize = 1024 * 1024;
 pub fn name_rule(group: &str, kind: &str) -> NameRule {
     match (group, kind) {
         ("", "Namespace") => NameRule::Label,
-        ("", "Event") => NameRule::PathSegment,
+        ("", "Event") | (rbac::GROUP, _) => NameRule::PathSegment,
         _ => NameRule::Subdomain,
     }
 }
@@ -65,6 +65,7 @@ pub fn default(group: &str, kind: &str, obj: &mut Value) {
         }
         ("", "Namespace") => default_namespace(obj),
         ("apiextensions.k8s.io", "CustomResourceDefinition") => crd::default(obj),
+        (rbac::GROUP, "RoleBinding" | "ClusterRoleBinding") => rbac::default(obj),
         _ => {}
     }
 }
@@ -163,6 +164,7 @@ pub fn validate(group: &str, kind: &str, new: &Value, old: Option<&Value>, subre
         ("events.k8s.io", "Event") => event(new, old, false, &mut errors),
         ("apiextensions.k8s.io", "CustomResourceDefinition") if subresource == "status" => crd::validate_status(new, &mut errors),
         ("apiextensions.k8s.io", "CustomResourceDefinition") => crd::validate(new, old, &mut errors),
+        (rbac::GROUP, _) => rbac::validate(kind, new, old, &mut errors),
         _ => {}
     }
     errors

@@ -172,6 +172,20 @@ pub(super) fn all() -> Vec<Kind> {
             status: false,
             schema: lease(),
         },
+        rbac("Role", "roles", true, role(false)),
+        rbac(
+            "RoleBinding",
+            "rolebindings",
+            true,
+            binding("A role's rights for some, in the binding's namespace."),
+        ),
+        rbac("ClusterRole", "clusterroles", false, role(true)),
+        rbac(
+            "ClusterRoleBinding",
+            "clusterrolebindings",
+            false,
+            binding("A role's rights for some, in every namespace."),
+        ),
         Kind {
             group: "apiextensions.k8s.io",
             version: "v1",
@@ -315,6 +329,78 @@ fn lease() -> Value {
         }),
         "A lease, for leader election and heartbeats.",
     )
+}
+
+fn rbac(kind: &'static str, plural: &'static str, namespaced: bool, schema: Value) -> Kind {
+    Kind {
+        group: "rbac.authorization.k8s.io",
+        version: "v1",
+        kind,
+        plural,
+        namespaced,
+        status: false,
+        schema,
+    }
+}
+
+fn role(gathers: bool) -> Value {
+    let rule = json!({"type": "object", "required": ["verbs"], "description": "What may be done to what.", "properties": {
+        "apiGroups": atomic_texts("Groups of the resources; * is every group."),
+        "nonResourceURLs": atomic_texts("Paths beside the resources; a trailing * stands for anything."),
+        "resourceNames": atomic_texts("Only objects of these names; empty is every name."),
+        "resources": atomic_texts("Resources and subresources; * is all of them."),
+        "verbs": atomic_texts("What may be done; * is everything.")
+    }});
+    let mut properties = json!({
+        "rules": {"type": "array", "x-kubernetes-list-type": "atomic", "items": rule, "description": "All rules of the role."}
+    });
+    if gathers {
+        let requirement = json!({"type": "object", "required": ["key", "operator"], "properties": {
+            "key": text("Key of the label."),
+            "operator": text("In, NotIn, Exists or DoesNotExist."),
+            "values": atomic_texts("Values for In and NotIn.")
+        }});
+        properties["aggregationRule"] = json!({"type": "object", "description": "Whose rules this role gathers; its own are overwritten.", "properties": {
+            "clusterRoleSelectors": {
+                "type": "array", "x-kubernetes-list-type": "atomic", "description": "A role is gathered that any of them selects.",
+                "items": {"type": "object", "x-kubernetes-map-type": "atomic", "properties": {
+                    "matchExpressions": {"type": "array", "x-kubernetes-list-type": "atomic", "items": requirement, "description": "Requirements on labels."},
+                    "matchLabels": text_map("Labels and their values.")
+                }}
+            }
+        }});
+    }
+    kind(
+        properties,
+        if gathers {
+            "Rights that can be bound in one namespace or in all."
+        } else {
+            "Rights within one namespace."
+        },
+    )
+}
+
+fn binding(description: &str) -> Value {
+    let mut schema = kind(
+        json!({
+            "roleRef": {"type": "object", "required": ["kind", "name"], "x-kubernetes-map-type": "atomic", "description": "The role; cannot be changed.",
+                "properties": {
+                    "apiGroup": text("rbac.authorization.k8s.io."),
+                    "kind": text("Role or ClusterRole."),
+                    "name": text("Name of the role.")
+                }},
+            "subjects": {"type": "array", "x-kubernetes-list-type": "atomic", "description": "To whom the rights are given.",
+                "items": {"type": "object", "required": ["kind", "name"], "x-kubernetes-map-type": "atomic", "properties": {
+                    "apiGroup": text("Empty for service accounts, rbac.authorization.k8s.io for users and groups."),
+                    "kind": text("User, Group or ServiceAccount."),
+                    "name": text("Name of the subject."),
+                    "namespace": text("Namespace of a service account.")
+                }}}
+        }),
+        description,
+    );
+    schema["required"] = json!(["roleRef"]);
+    schema
 }
 
 fn names(description: &str) -> Value {
