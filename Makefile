@@ -105,6 +105,26 @@ generate: build ## Write the generated files again
 deny: ## Check licences, advisories and duplicate crates (needs cargo-deny)
 	$(CARGO) deny check
 
+HELM := $(TARGET)/kubernetes/helm
+
+.PHONY: helm
+helm: ## Build the real helm from its Go module, for the tests (kept by content)
+	@scripts/setup --go
+	@PATH=$(HOME)/.cache/kube-baremetal/go/bin:$$PATH scripts/cached helm $(HELM) $(wildcard tests/kubernetes/helm/*) -- tests/kubernetes/helm/build OUT
+
+.PHONY: chart
+chart: helm ## Write the kustomize files again, which are the chart's
+	@$(HELM) template kube-baremetal deploy/helm/kube-baremetal --namespace kube-baremetal-system --set 'servers={https://192.0.2.10:8443}' \
+	  --set crds.install=false --set rbac.create=false --set netboot.createNamespace=false > deploy/kustomize/workloads.yaml
+
+.PHONY: bench-api-cost
+bench-api-cost: control-plane helm ## Requests to a real API server per machine, counted from its audit log with 800 simulated machines
+	$(CARGO) test --workspace --features cli/long-tests --test api_cost -- --nocapture
+
+.PHONY: replicas
+replicas: control-plane helm ## Kill operators and netboot replicas at random under 1000 simulated machines on a real API server
+	$(CARGO) test --workspace --features cli/long-tests --test replicas -- --nocapture
+
 .PHONY: clean
 clean: ## Remove everything that was built (kept downloads stay in ~/.cache/kube-baremetal)
 	$(CARGO) clean

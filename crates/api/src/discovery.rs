@@ -109,7 +109,7 @@ pub struct AgentSession {
     pub uuid: Option<SystemUuid>,
     /// Address it came from.
     pub address: String,
-    /// Netboot replica that opened it.
+    /// Netboot replica that its agent asks.
     pub replica: String,
     /// When it was opened.
     pub opened_at: Time,

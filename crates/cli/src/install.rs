@@ -14,10 +14,6 @@ use kube::{
     runtime::{conditions, wait::await_condition},
 };
 
-/// Namespace of the operator and of the credentials that it uses.
-pub const OPERATOR_NAMESPACE: &str = "kube-baremetal-system";
-/// Namespace of netboot, its keys and the sealed seeds.
-pub const NETBOOT_NAMESPACE: &str = "kube-baremetal-netboot";
 /// The operator's service account in its namespace.
 pub const OPERATOR: &str = "kube-baremetal-operator";
 /// Netboot's service account in its namespace.
@@ -77,6 +73,7 @@ fn rights() -> Result<Vec<DynamicObject>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::roles::{NETBOOT_NAMESPACE, OPERATOR_NAMESPACE};
 
     #[test]
     fn the_rights_name_the_accounts_and_namespaces_that_are_used() {

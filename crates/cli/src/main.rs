@@ -7,6 +7,8 @@ mod install;
 mod lab;
 mod logging;
 mod media;
+mod monitor;
+mod roles;
 mod swarm;
 mod up;
 
@@ -33,6 +35,10 @@ struct Arguments {
 enum Command {
     /// Run the whole system in this process: embedded Kubernetes API, operator, boot server.
     Up(Box<up::Arguments>),
+    /// Run the operator against a Kubernetes API. Any number of replicas; one of them works at a time.
+    Operator(Box<roles::operator::Arguments>),
+    /// Run the boot server against a Kubernetes API. Any number of replicas, which all work.
+    Netboot(Box<roles::netboot::Arguments>),
     /// Print the CustomResourceDefinitions as YAML.
     Crds,
     /// Build what machines boot from the network.
@@ -64,6 +70,8 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Crds => crds::print(),
         Command::Bootmedia { command } => media::run(command),
         Command::Up(up) => runtime()?.block_on(up::run(*up)),
+        Command::Operator(operator) => runtime()?.block_on(roles::operator::run(*operator)),
+        Command::Netboot(netboot) => runtime()?.block_on(roles::netboot::run(*netboot)),
         Command::Lab { command } => runtime()?.block_on(lab::run(command)),
     }
 }

@@ -79,6 +79,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         machines: arguments.machines as usize,
         plan,
         timing: Timing::default(),
+        apart: None,
         ramp: Duration::from_secs_f64(arguments.ramp),
         patience: Duration::from_secs_f64(arguments.patience),
         log: arguments.server_log,

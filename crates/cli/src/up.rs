@@ -1,11 +1,6 @@
 //! `kube-baremetal up`: the embedded API, the operator and netboot in one process.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use kube::Client;
@@ -14,7 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     account,
-    install::{self, NETBOOT, NETBOOT_NAMESPACE, OPERATOR, OPERATOR_NAMESPACE},
+    install::{self, NETBOOT, OPERATOR},
+    roles::{Decisions, NETBOOT_NAMESPACE, OPERATOR_NAMESPACE, bracketed, signalled},
 };
 
 #[derive(Debug, clap::Args)]
@@ -38,33 +34,19 @@ pub struct Arguments {
     #[arg(long)]
     advertise: Vec<String>,
     /// Folder with the boot media (`kube-baremetal bootmedia build`).
-    #[arg(long, default_value = "target/bootmedia")]
+    #[arg(long, env = "KBM_MEDIA_DIR", default_value = "target/bootmedia")]
     media_dir: PathBuf,
     /// Folder whose image files are served below /images/.
     #[arg(long)]
     image_dir: Option<PathBuf>,
-    /// What a machine that nobody accepted gets.
-    #[arg(long, value_enum, default_value = "inventory")]
-    unaccepted: Unaccepted,
-    /// Seconds for which a machine that was told to boot its disk must not ask again to count as running, where no guest helper reports.
-    #[arg(long, default_value_t = 180, value_parser = clap::value_parser!(u32).range(1..=86_400))]
-    local_boot_confirmed_after: u32,
+    #[command(flatten)]
+    decisions: Decisions,
     /// Reckon with so many machines of a lab that all come from one address: wide quotas for one address. Not for a network with strangers.
     #[arg(long, value_name = "MACHINES", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     lab_machines: Option<u32>,
     /// For crash tests: end like by `kill -9` before or after the so manieth write of the API, as in `before:17`. Each write is then committed alone.
     #[arg(long, hide = true)]
     die_at: Option<crate::die::At>,
-}
-
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-pub enum Unaccepted {
-    /// Its own disk, at once.
-    Ignore,
-    /// An inventory, some minutes to be accepted, then its own disk.
-    Inventory,
-    /// The agent, until somebody decides.
-    Hold,
 }
 
 /// Runs until SIGINT or SIGTERM, or until a part of the system ends.
@@ -99,17 +81,8 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     let netboot_client = account::client(&api, &admin, NETBOOT_NAMESPACE, NETBOOT, &mut parts, stop.child_token()).await?;
     let operator_client = account::client(&api, &admin, OPERATOR_NAMESPACE, OPERATOR, &mut parts, stop.child_token()).await?;
 
-    let decisions = lifecycle::config::Config {
-        unaccepted: match arguments.unaccepted {
-            Unaccepted::Ignore => lifecycle::config::UnacceptedPolicy::Ignore,
-            Unaccepted::Inventory => lifecycle::config::UnacceptedPolicy::Inventory,
-            Unaccepted::Hold => lifecycle::config::UnacceptedPolicy::Hold,
-        },
-        // One machine, one LAN, no BMC: nobody could prove an identity here. Each use is told in an event.
-        allow_asserted_identity: true,
-        local_boot_confirmed_after: jiff::SignedDuration::from_secs(arguments.local_boot_confirmed_after.into()),
-        ..lifecycle::config::Config::default()
-    };
+    // One machine, one LAN, no BMC: nobody could prove an identity here. Each use is told in an event.
+    let decisions = arguments.decisions.config(true);
     let mut netboot = netboot::Config::new(netboot_client, "up");
     netboot.namespace = NETBOOT_NAMESPACE.to_owned();
     netboot.http = arguments.http_listen;
@@ -183,14 +156,6 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     ended
 }
 
-async fn signalled() -> Result<()> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).context("listening for SIGTERM")?;
-    tokio::select! {
-        result = tokio::signal::ctrl_c() => result.context("listening for SIGINT"),
-        _ = terminate.recv() => Ok(()),
-    }
-}
-
 fn default_data_dir() -> Result<PathBuf> {
     let base = match std::env::var_os("XDG_DATA_HOME") {
         Some(path) => PathBuf::from(path),
@@ -222,11 +187,4 @@ fn advertised(arguments: &Arguments) -> Result<Vec<String>> {
         "--advertise was not given, and only the loopback was found: say by which address machines reach this host"
     );
     Ok(vec![address.to_string()])
-}
-
-fn bracketed(host: &str) -> String {
-    match host.parse::<IpAddr>() {
-        Ok(IpAddr::V6(address)) => format!("[{address}]"),
-        _ => host.to_owned(),
-    }
 }

@@ -14,6 +14,7 @@ async fn forty_machines_with_every_fault_come_to_running_and_back() {
         machines: 40,
         plan: Plan::many(20),
         timing: Timing::default(),
+        apart: None,
         ramp: Duration::from_secs(1),
         patience: Duration::from_secs(120),
         log: "warn".to_owned(),

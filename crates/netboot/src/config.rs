@@ -4,6 +4,9 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use crate::error::Error;
 
+/// Most URLs that an agent is told besides that of the replica which booted it.
+const MAX_SERVERS: usize = 15;
+
 /// Bounds on what strangers can make this replica do.
 #[derive(Debug, Clone)]
 pub struct Quotas {
@@ -90,6 +93,8 @@ pub struct Config {
     pub advertise: Vec<String>,
     /// Port that machines dial for TLS, where it is not the one listened on (NAT, load balancer).
     pub advertise_tls_port: Option<u16>,
+    /// Base URLs (`https://host:port`) of all replicas. Agents are told of the replica that booted them first and of these after it, to be tried when it fails.
+    pub servers: Vec<String>,
     /// Folder with `vmlinuz` and `initramfs.zst` (or `initramfs`).
     pub media_dir: Option<PathBuf>,
     /// Folder whose regular files are served as `/images/<name>`.
@@ -127,6 +132,7 @@ impl Config {
             tls: SocketAddr::from(([0, 0, 0, 0], 8443)),
             advertise: Vec::new(),
             advertise_tls_port: None,
+            servers: Vec::new(),
             media_dir: None,
             image_dir: None,
             kernel_arguments: Vec::new(),
@@ -155,6 +161,21 @@ impl Config {
                     format!("{host:?} is neither an IP address nor a DNS name (without port)"),
                 );
             }
+        }
+        for url in &self.servers {
+            let authority = url.strip_prefix("https://");
+            if authority.and_then(crate::boot::host::Host::parse_with_port).is_none() {
+                return refuse(
+                    "servers",
+                    format!("{url:?} is not https://host:port with an IP address or a DNS name"),
+                );
+            }
+        }
+        if self.servers.len() > MAX_SERVERS {
+            return refuse(
+                "servers",
+                format!("at most {MAX_SERVERS}: the kernel command line of an agent has no room for more"),
+            );
         }
         for word in &self.kernel_arguments {
             let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.,:=/@+".contains(&b);

@@ -1,4 +1,7 @@
-//! Machines that fall silent, and that are heard again: one write each way.
+//! Machines that fall silent, that are heard again, and that come over from another replica: one write each time.
+//!
+//! The session names the replica that its agent asks. A replica says of its own machines only that they fell silent, so that one which was restarted, or cut off, raises no alarm about
+//! machines that have long gone over to another one.
 
 use std::{
     sync::Arc,
@@ -21,7 +24,8 @@ async fn write(shared: &Shared, discovery: Arc<BareMetalDiscovery>, session: &st
             let mut new = current.clone();
             let status = new.status.get_or_insert_default();
             let same_session = status.session.as_ref().is_some_and(|s| s.id == session);
-            if !same_session || conditions::is_true(&status.conditions, conditions::AGENT_CONNECTED) == connected {
+            let ours = status.session.as_ref().is_some_and(|s| s.replica == shared.config.replica);
+            if !same_session || (!connected && !ours) || conditions::is_true(&status.conditions, conditions::AGENT_CONNECTED) == connected {
                 return Ok(Change::Keep(()));
             }
             let now = Time(Timestamp::now());
@@ -45,6 +49,26 @@ async fn write(shared: &Shared, discovery: Arc<BareMetalDiscovery>, session: &st
 /// A machine that was lost asks again.
 pub(crate) async fn regained(shared: &Shared, discovery: &Arc<BareMetalDiscovery>, session: &str) {
     write(shared, discovery.clone(), session, true, "HeardAgain", "The agent asks again").await;
+}
+
+/// An agent that another replica served asks here: that one failed, or cannot be reached.
+pub(crate) async fn moved(shared: &Shared, discovery: &Arc<BareMetalDiscovery>, session: &str) {
+    let written = shared
+        .store
+        .update(discovery.clone(), |current| {
+            let mut new = current.clone();
+            let present = new.status.as_mut().and_then(|s| s.session.as_mut());
+            match present.filter(|s| s.id == session && s.replica != shared.config.replica) {
+                Some(present) => present.replica.clone_from(&shared.config.replica),
+                None => return Ok(Change::Keep(())),
+            }
+            Ok(Change::Write(Box::new(new), ()))
+        })
+        .await;
+    if let Err(refusal) = written {
+        // It is tried again with the agent's next poll.
+        tracing::warn!(?refusal, "the move of an agent to this replica could not be written");
+    }
 }
 
 /// Looks for silent machines until the process ends.

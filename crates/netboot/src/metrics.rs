@@ -67,6 +67,8 @@ pub struct Metrics {
     pub stale_orders: Counter,
     /// Progress hints dropped because a newer one replaced them.
     pub progress_dropped: Counter,
+    /// Progress hints that were sent to the API.
+    pub progress_written: Counter,
     /// Connections turned away because of a quota.
     pub connections_refused: Counter,
     /// Requests turned away because of a rate limit.
@@ -107,6 +109,7 @@ impl Metrics {
                 "Progress hints replaced by newer ones before they were written",
                 Counter
             ),
+            progress_written: register!("progress_written", "Progress hints that were sent to the Kubernetes API", Counter),
             connections_refused: register!("connections_refused", "Connections turned away by a quota", Counter),
             rate_limited: register!("rate_limited", "Requests turned away by a rate limit", Counter),
             machines: register!("machines", "Machines whose agent asks this replica", Gauge),

@@ -118,6 +118,7 @@ async fn write(store: &Store, cache: &Cache, metrics: &Metrics, machine: &str, h
         return;
     }
     status.progress = Some(hint.progress);
+    metrics.progress_written.inc();
     if let Err(error) = store.replace_discovery(&new).await {
         if error.is_conflict() {
             metrics.conflicts.inc();

@@ -170,7 +170,8 @@ async fn replicas_share_their_keys_and_any_of_them_serves_any_machine() {
     machine.connect(&one.pin()).await;
     assert_eq!(machine.order("").await.expect("known here too").order.kind, OrderKind::Wait);
     let session = one.discovery(&name).await.status.unwrap().session.unwrap();
-    assert_eq!(session.replica, "replica-1");
+    assert_eq!(session.replica, "replica-0", "the move was written down");
+    assert_eq!(one.netboot.machines(), 1);
     // Both meet a new machine at once: one object.
     let mut other = one.machine(HONEST);
     let mut twin = two.machine(HONEST);

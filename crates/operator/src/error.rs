@@ -49,15 +49,9 @@ pub enum Error {
         /// Which part of its metadata.
         field: &'static str,
     },
-    /// The Lease was lost or could not be taken.
-    #[error("leader election by Lease {name} failed")]
-    Lease {
-        /// Name of the Lease.
-        name: String,
-        /// Why.
-        #[source]
-        source: Box<kube_lease_manager::LeaseManagerError>,
-    },
+    /// The Lease was lost.
+    #[error("the Lease {0} was lost: this process ends, so that nothing it remembers outlives its turn, and must be started again")]
+    Deposed(String),
     /// A part of the operator ended although nobody asked it to.
     #[error("the {0} ended unexpectedly; the process must be started again")]
     Ended(String),

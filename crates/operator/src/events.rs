@@ -1,7 +1,7 @@
 //! Events (`events.k8s.io/v1`): one per meaningful transition, for people.
 //!
 //! Writing them never holds up a decision: they go through a bounded channel to one task. The same event about the same object within ten minutes is not
-//! written again; it counts into the series of the first, which is patched at most once in that time. When the channel is full, events are dropped and counted.
+//! written again, only counted; said after that time, it is written anew with the count as its series. An event is never changed, so creating is all that is needed. When the channel is full, events are dropped and counted.
 //! A normal event waits a second, and a later one about the same object takes its place: a thousand machines that pass three steps in a second are told of by the last step. Warnings
 //! are always written, and at once.
 
@@ -20,7 +20,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client,
-    api::{ObjectMeta, Patch, PatchParams, PostParams},
+    api::{ObjectMeta, PostParams},
 };
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -78,13 +78,10 @@ impl Recorder {
     }
 }
 
-/// What was written, and how often it was said since.
+/// When it was written, and how often it was said since.
 struct Written {
-    name: String,
-    namespace: String,
     first: Instant,
     count: i32,
-    told: i32,
 }
 
 #[derive(Default)]
@@ -171,33 +168,16 @@ async fn write_one(client: &Client, memory: &mut Memory, notice: Notice, instanc
         notice.reason.clone(),
         notice.note.clone(),
     );
+    let mut series = None;
     if let Some(written) = memory.written.get_mut(&key) {
         if written.first.elapsed() < WINDOW {
             written.count += 1;
             return;
         }
-        if written.count > written.told {
-            let series = EventSeries {
-                count: written.count,
-                last_observed_time: MicroTime(k8s_openapi::jiff::Timestamp::now()),
-            };
-            let api: Api<Event> = Api::namespaced(client.clone(), &written.namespace);
-            let patch = Patch::Merge(serde_json::json!({ "series": series }));
-            match api.patch(&written.name, &PatchParams::default(), &patch).await {
-                Ok(_) => {
-                    metrics.requested("Event", "patch", "ok");
-                    written.count += 1;
-                    written.told = written.count;
-                    written.first = Instant::now();
-                    return;
-                }
-                Err(error) => {
-                    // Events expire; a new one is made below.
-                    metrics.requested("Event", "patch", "error");
-                    tracing::debug!(%error, "could not continue an event's series");
-                }
-            }
-        }
+        series = Some(EventSeries {
+            count: written.count + 1,
+            last_observed_time: MicroTime(k8s_openapi::jiff::Timestamp::now()),
+        });
         memory.written.remove(&key);
         memory.order.retain(|k| *k != key);
     }
@@ -208,7 +188,7 @@ async fn write_one(client: &Client, memory: &mut Memory, notice: Notice, instanc
     );
     let event = Event {
         metadata: ObjectMeta {
-            name: Some(name.clone()),
+            name: Some(name),
             namespace: Some(namespace.clone()),
             ..ObjectMeta::default()
         },
@@ -218,6 +198,7 @@ async fn write_one(client: &Client, memory: &mut Memory, notice: Notice, instanc
         reason: Some(notice.reason),
         regarding: Some(notice.regarding),
         related: notice.related,
+        series,
         reporting_controller: Some(CONTROLLER.to_owned()),
         reporting_instance: Some(instance.to_owned()),
         type_: Some(if notice.warning { "Warning" } else { "Normal" }.to_owned()),
@@ -228,11 +209,8 @@ async fn write_one(client: &Client, memory: &mut Memory, notice: Notice, instanc
         Ok(_) => {
             metrics.requested("Event", "create", "ok");
             let written = Written {
-                name,
-                namespace,
                 first: Instant::now(),
                 count: 1,
-                told: 1,
             };
             memory.remember(key, written);
         }
@@ -272,11 +250,8 @@ mod tests {
         for n in 0..REMEMBERED + 10 {
             let key = (n.to_string(), String::new(), String::new());
             let written = Written {
-                name: String::new(),
-                namespace: String::new(),
                 first: Instant::now(),
                 count: 1,
-                told: 1,
             };
             memory.remember(key, written);
         }

@@ -7,6 +7,7 @@
 //! | [`queue`] | keyed work: bounded, serialised per key, retried, panics caught |
 //! | [`world`] | the verbs with which anything is written: compare and swap |
 //! | `discovery`, `hardware`, `instance`, `image`, `endpoint`, `address` | one controller each: gather, decide, act |
+//! | [`lease`] | whose turn it is, where there is more than one operator |
 //! | [`secrets`], [`keys`] | the only places where Secrets are read |
 //! | [`events`], [`metrics`] | what it tells people and monitors |
 //!
@@ -14,14 +15,21 @@
 //! * It keeps nothing that is not in an object, but for caches that may be lost at any time. It may be killed between any two requests.
 //! * It decides nothing about a machine's life: no phase, order or claim is made up here.
 //! * Two operators at once are safe (every deciding write is a compare and swap); leader election only avoids wasted work.
+//! * A process leads once. One that lost its turn ends, so that nothing it remembers outlives the turn.
 //!
 //! It does not talk to machines (netboot does), links no disk code, and lists or watches no Secret.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use kube::Client;
-use kube_lease_manager::{LeaseCreateMode, LeaseManagerBuilder};
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 mod address;
@@ -35,6 +43,7 @@ mod hardware;
 mod image;
 mod instance;
 pub mod keys;
+pub mod lease;
 pub mod metrics;
 pub mod queue;
 pub mod secrets;
@@ -52,8 +61,29 @@ use world::{Queues, World};
 pub struct LeaderElection {
     /// Name of the Lease in the operator's namespace.
     pub lease: String,
-    /// Who we are; must differ between replicas.
+    /// Who we are; must differ between replicas, and between runs of one.
     pub identity: String,
+    /// How long things take.
+    pub times: lease::Times,
+}
+
+/// What a health check asks.
+#[derive(Debug, Default)]
+pub struct Health {
+    ready: AtomicBool,
+    leading: AtomicBool,
+}
+
+impl Health {
+    /// Whether every cache holds a complete list: this replica works, or could at once.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// Whether this replica is the one that works, where they take turns.
+    pub fn is_leading(&self) -> bool {
+        self.leading.load(Ordering::Acquire)
+    }
 }
 
 /// How to run.
@@ -85,6 +115,8 @@ pub struct Config {
     pub replica: String,
     /// Where figures are counted; register it where they are to be shown.
     pub metrics: Arc<Metrics>,
+    /// What a health check asks.
+    pub health: Arc<Health>,
 }
 
 impl std::fmt::Debug for Config {
@@ -116,6 +148,7 @@ impl Config {
             event_hold: Duration::from_secs(1),
             replica: "kube-baremetal".to_owned(),
             metrics: Arc::new(Metrics::new()),
+            health: Arc::default(),
         }
     }
 }
@@ -128,7 +161,7 @@ impl Operator {
     /// Runs until `stop`, then lets what is being written end.
     ///
     /// # Errors
-    /// [`Error::Lease`] when leader election fails for good, [`Error::Ended`] when a part of the operator ended by itself.
+    /// [`Error::Deposed`] when its turn ended before it was told to stop, [`Error::Ended`] when a part of the operator ended by itself.
     pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
         let (world, notices) = World::new(config);
         wiring::listen(&world);
@@ -179,59 +212,60 @@ async fn lead(world: &Arc<World>, stop: &CancellationToken) -> Result<()> {
         () = stop.cancelled() => return Ok(()),
         () = wiring::wait_ready(world) => {}
     }
+    world.config.health.ready.store(true, Ordering::Release);
     let Some(election) = world.config.leader_election.clone() else {
         return work(world, stop.clone()).await;
     };
-    let lease_error = |source| Error::Lease {
-        name: format!("{}/{}", world.config.operator_namespace, election.lease),
-        source: Box::new(source),
-    };
-    let manager = LeaseManagerBuilder::new(world.config.client.clone(), election.lease.clone())
-        .with_namespace(world.config.operator_namespace.clone())
-        .with_identity(election.identity.clone())
-        .with_create_mode(LeaseCreateMode::AutoCreate)
-        // Takeover within 20 s after a leader died.
-        .with_duration(15)
-        .with_grace(5)
-        .build()
-        .await
-        .map_err(lease_error)?;
-    let (mut leading, manager) = manager.watch().await;
-    let outcome = loop {
-        let elected = tokio::select! {
-            () = stop.cancelled() => break Ok(()),
-            elected = leading.wait_for(|l| *l) => elected.is_ok(),
-        };
-        if !elected {
-            break Err(Error::Ended("leader election".to_owned()));
-        }
-        tracing::info!(lease = election.lease, identity = election.identity, "leading");
-        let term = stop.child_token();
-        let working = work(world, term.clone());
-        let mut working = std::pin::pin!(working);
-        let outcome = tokio::select! {
-            outcome = &mut working => outcome,
-            // Only whether the channel still lives is kept: its guard must not be held across an await.
-            lost = async { leading.wait_for(|l| !*l).await.map(drop) } => {
-                tracing::warn!(lease = election.lease, "no longer leading");
-                term.cancel();
-                let outcome = working.await;
-                if lost.is_err() { Err(Error::Ended("leader election".to_owned())) } else { outcome }
-            }
-        };
-        if stop.is_cancelled() || outcome.is_err() {
-            break outcome;
-        }
-    };
-    // Dropping the channel makes the manager release the Lease, so that the next leader need not wait for its end.
-    drop(leading);
-    match tokio::time::timeout(Duration::from_secs(3), manager).await {
-        Ok(Ok(Ok(_))) => {}
-        other => {
-            tracing::warn!(outcome = ?other.map(|r| r.map(|r| r.map(|_| ()))), "the Lease was not released; the next leader waits until it expires")
-        }
+    let (sender, mut leading) = watch::channel(false);
+    let end = CancellationToken::new();
+    let candidate = lease::Candidate::new(
+        world.config.client.clone(),
+        &world.config.operator_namespace,
+        election.lease.clone(),
+        election.identity.clone(),
+        election.times,
+    );
+    let candidate = tokio::spawn(candidate.run(sender, end.clone()));
+    let outcome = term(world, stop, &election, &mut leading).await;
+    world.config.health.leading.store(false, Ordering::Release);
+    // Given back only now that nothing of this term is at work any more, so that the next leader need not wait for its end.
+    end.cancel();
+    if candidate.await.is_err() {
+        tracing::warn!(
+            lease = election.lease,
+            "leader election failed; the next leader waits until the Lease ends"
+        );
     }
     outcome
+}
+
+/// Waits for its turn, and works until `stop`, or until the turn ends.
+async fn term(world: &Arc<World>, stop: &CancellationToken, election: &LeaderElection, leading: &mut watch::Receiver<bool>) -> Result<()> {
+    tracing::info!(lease = election.lease, identity = election.identity, "waiting to lead");
+    tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        // Only whether the channel still lives is kept: its guard must not be held across an await.
+        elected = async { leading.wait_for(|l| *l).await.map(drop) } => {
+            elected.map_err(|_| Error::Ended("leader election".to_owned()))?;
+        }
+    }
+    tracing::info!(lease = election.lease, identity = election.identity, "leading");
+    world.config.health.leading.store(true, Ordering::Release);
+    world.metrics.set_leading(true);
+    let term = stop.child_token();
+    let mut working = std::pin::pin!(work(world, term.clone()));
+    tokio::select! {
+        outcome = &mut working => outcome,
+        _ = async { leading.wait_for(|l| !*l).await.map(drop) } => {
+            term.cancel();
+            // What is being written may end; what hangs is cut off before anybody else may begin.
+            let margin = election.times.duration.saturating_sub(election.times.deadline) / 2;
+            if tokio::time::timeout(margin, working).await.is_err() {
+                tracing::warn!("work was cut off");
+            }
+            Err(Error::Deposed(election.lease.clone()))
+        }
+    }
 }
 
 fn spawn<F, R>(

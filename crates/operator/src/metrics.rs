@@ -53,7 +53,9 @@ pub struct Metrics {
     queue_depth: Family<Kind, Gauge<i64, AtomicI64>>,
     events_dropped: Counter<u64, AtomicU64>,
     progress_deferred: Counter<u64, AtomicU64>,
+    progress_written: Counter<u64, AtomicU64>,
     watch_errors: Family<Kind, Counter>,
+    leading: Gauge<i64, AtomicI64>,
 }
 
 impl fmt::Debug for Metrics {
@@ -81,7 +83,9 @@ impl Metrics {
             queue_depth: Family::default(),
             events_dropped: Counter::default(),
             progress_deferred: Counter::default(),
+            progress_written: Counter::default(),
             watch_errors: Family::default(),
+            leading: Gauge::default(),
         }
     }
 
@@ -120,9 +124,19 @@ impl Metrics {
             self.progress_deferred.clone(),
         );
         registry.register(
+            "progress_written",
+            "Progress writes that were sent to the Kubernetes API",
+            self.progress_written.clone(),
+        );
+        registry.register(
             "watch_errors",
             "Errors of watches, which are opened again",
             self.watch_errors.clone(),
+        );
+        registry.register(
+            "leading",
+            "Whether this replica is the one that works, where they take turns: 1 or 0",
+            self.leading.clone(),
         );
     }
 
@@ -169,8 +183,16 @@ impl Metrics {
         self.progress_deferred.inc();
     }
 
+    pub(crate) fn progress_written(&self) {
+        self.progress_written.inc();
+    }
+
     pub(crate) fn watch_failed(&self, kind: &str) {
         self.watch_errors.get_or_create(&Kind { kind: kind.to_owned() }).inc();
+    }
+
+    pub(crate) fn set_leading(&self, leading: bool) {
+        self.leading.set(leading.into());
     }
 
     pub(crate) fn set_phase(&self, kind: &str, phase: &str, count: usize) {

@@ -4,7 +4,13 @@
 //! * A test that needs the control plane fails without it; nothing here skips.
 //! * Whatever ends the test, the control plane ends too: it runs until its standard input closes.
 //!
-//! It runs no pods, and it is no part of the product.
+//! It runs no pods, and it is no part of the product. Instead of pods, tests start the product's own programs ([`roles`]) with tokens of the service accounts that the pods would have
+//! ([`accounts`]); [`helm`] installs charts; [`audit`] says what was asked of the API, and whether the roles fit.
+
+pub mod accounts;
+pub mod audit;
+pub mod helm;
+pub mod roles;
 
 use std::{
     io::{BufRead, BufReader, Read},

@@ -97,16 +97,16 @@ pub type OnAnswer = Arc<dyn Fn(usize, Point) -> BoxFuture<'static, Delivery> + S
 
 /// What all machines share.
 pub struct Network {
-    /// Where boot scripts are asked for.
-    pub boot: SocketAddr,
+    /// Where boot scripts are asked for: of one of them at random, and of the next where one cannot be reached.
+    pub boot: Vec<SocketAddr>,
     /// Called with each answer, where somebody wants to interfere.
     pub on_answer: Option<OnAnswer>,
     pins: Mutex<HashMap<String, Arc<rustls::ClientConfig>>>,
 }
 
 impl Network {
-    /// A network whose DHCP names the boot server at `boot`.
-    pub fn new(boot: SocketAddr, on_answer: Option<OnAnswer>) -> Self {
+    /// A network whose DHCP names the boot servers at `boot`.
+    pub fn new(boot: Vec<SocketAddr>, on_answer: Option<OnAnswer>) -> Self {
         Self {
             boot,
             on_answer,
@@ -167,8 +167,18 @@ struct Wire<'a> {
 
 impl Wire<'_> {
     async fn boot(&self, path: &str) -> Option<Answer> {
-        let mut connection = over(connect(self.from, self.network.boot).await?).await?;
-        let host = self.network.boot.to_string();
+        let servers = &self.network.boot;
+        let first = rand::random_range(0..servers.len().max(1));
+        let mut reached = None;
+        for server in servers.iter().cycle().skip(first).take(servers.len()) {
+            if let Some(stream) = connect(self.from, *server).await {
+                reached = Some((stream, server));
+                break;
+            }
+        }
+        let (stream, server) = reached?;
+        let mut connection = over(stream).await?;
+        let host = server.to_string();
         exchange(&mut connection, Request::get(path).header("host", host).body(Full::default()).ok()?).await
     }
 

@@ -350,7 +350,7 @@ async fn lived(options: &Options, setup: &Setup, interfere: OnAnswer, folder: &P
     let start = Instant::now();
     let mut judge = Judge::start(&client, start);
     let ledger = Arc::new(Ledger::new(start));
-    let network = Arc::new(Network::new(setup.boot(), Some(interfere)));
+    let network = Arc::new(Network::new(vec![setup.boot()], Some(interfere)));
     // Its disk holds something at first, so that the first cleaning is part of the life.
     let plan = Plan {
         foreign: 1.0,

@@ -204,7 +204,9 @@ pub enum Fact {
 
 /// What RAM holds while the agent runs.
 struct Agent {
-    server: String,
+    /// Tried in this order, round and round; one that answers is kept.
+    servers: Vec<String>,
+    server: usize,
     pin: String,
     token: String,
     key: SigningKey,
@@ -405,7 +407,14 @@ impl Machine {
             };
         };
         let (server, pin) = match (&self.agent, &self.running, &self.system) {
-            (Some(agent), _, _) => (agent.server.clone(), agent.pin.clone()),
+            (Some(agent), _, _) => {
+                let server = agent
+                    .servers
+                    .get(agent.server % agent.servers.len().max(1))
+                    .cloned()
+                    .unwrap_or_default();
+                (server, agent.pin.clone())
+            }
             (None, Some(run), Some(system)) => {
                 let servers = &system.config.servers;
                 let server = servers.get(run.server % servers.len().max(1)).cloned().unwrap_or_default();
@@ -605,6 +614,9 @@ impl Machine {
         if let Some(run) = &mut self.running {
             run.server = run.server.wrapping_add(1);
         }
+        if let Some(agent) = &mut self.agent {
+            agent.server = agent.server.wrapping_add(1);
+        }
         self.wait(wait, Then::Again(point))
     }
 
@@ -731,7 +743,8 @@ impl Machine {
         };
         let (sealing, sealing_public) = sealing_key_from(&self.random.bytes());
         self.agent = Some(Agent {
-            server,
+            servers: server.split(',').map(str::to_owned).collect(),
+            server: 0,
             pin,
             token,
             key: SigningKey::from_bytes(&self.random.bytes()),

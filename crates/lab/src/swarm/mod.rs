@@ -25,7 +25,7 @@ pub mod server;
 pub mod tenant;
 
 use std::{
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -33,6 +33,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use api::HardwarePhase;
+use jiff::Timestamp;
 use kube::Client;
 
 use self::{
@@ -43,6 +44,9 @@ use self::{
     report::Report,
     server::{Server, Setup},
 };
+
+/// Events are held back for a second, and progress is written when there is time.
+const SETTLE: Duration = Duration::from_secs(3);
 
 /// How a swarm is run.
 #[derive(Debug, Clone)]
@@ -57,6 +61,8 @@ pub struct Options {
     pub plan: Plan,
     /// How long things take on a machine.
     pub timing: Timing,
+    /// Instances are asked for only when every machine is Ready and was idle for so long, so that the ways can be told apart.
+    pub apart: Option<Duration>,
     /// Over which time the machines are switched on.
     pub ramp: Duration,
     /// Longest time for each of the two ways, there and back.
@@ -87,30 +93,52 @@ pub async fn run(options: &Options) -> Result<Report> {
     setup.log.clone_from(&options.log);
     let mut server = setup.start(&[])?;
     let client = server.ready().await?;
-    tenant::prepare(&client).await?;
-    let revision = revision(&client).await?;
+    let report = drive(options, &client, vec![setup.boot()], &server).await?;
+    server.alive()?;
+    server.stop().await?;
+    Ok(report)
+}
+
+/// What runs the system under test, as far as the swarm looks at it.
+pub trait Subject {
+    /// Memory and processor time of all its processes; nothing when one of them is gone.
+    fn usage(&self) -> Option<server::Usage>;
+}
+
+impl Subject for Server {
+    fn usage(&self) -> Option<server::Usage> {
+        Server::usage(self)
+    }
+}
+
+/// Runs a swarm against a system that is there already: `client` is an administrator's, `boot` where machines ask what to boot. Nothing of the swarm's may be in the API yet.
+///
+/// # Errors
+/// What was found, by the judge too, in words for a person.
+pub async fn drive(options: &Options, client: &Client, boot: Vec<SocketAddr>, subject: &dyn Subject) -> Result<Report> {
+    tenant::prepare(client).await?;
+    let revision = revision(client).await?;
 
     let start = Instant::now();
-    let mut judge = Judge::start(&client, start);
+    let mut judge = Judge::start(client, start);
     let ledger = Arc::new(Ledger::new(start));
-    let network = Arc::new(Network::new(setup.boot(), None));
+    let network = Arc::new(Network::new(boot, None));
     let machines: Vec<Machine> = (0..options.machines)
         .map(|i| Machine::new(i, options.plan.seed, options.plan.of_machine(i), options.timing))
         .collect();
     let macs: Vec<[u8; 6]> = machines.iter().map(|m| m.body.mac.0).collect();
+    let began = Timestamp::now();
     let swarm = Swarm::start(machines, options.ramp, network, ledger.clone());
-    let lives = there_and_back(options, &client, &judge, &swarm, &ledger, &server).await;
-    let (to_running, running, to_released) = match lives {
-        Ok(times) => times,
+    let lives = there_and_back(options, client, &judge, &swarm, &ledger, subject).await;
+    let lives = match lives {
+        Ok(lives) => lives,
         Err(problem) => {
             write_down(&options.state, &judge.records(), &ledger.entries())?;
             return Err(problem);
         }
     };
-    server.alive()?;
-
-    let end = server.usage().unwrap_or_default();
-    let writes = self::revision(&client).await?.saturating_sub(revision);
+    let end = subject.usage().unwrap_or_default();
+    let writes = self::revision(client).await?.saturating_sub(revision);
     swarm.stop().await;
     // What was committed last has still to reach the judge.
     judge
@@ -122,7 +150,6 @@ pub async fn run(options: &Options) -> Result<Report> {
     let (records, entries, gaps) = (judge.records(), ledger.entries(), judge.look(|p| p.gaps));
     let mut found = judge::judge(&records, &entries);
     found.extend(judge::complete(&records, &macs));
-    server.stop().await?;
     if !found.is_empty() {
         write_down(&options.state, &records, &entries)?;
         let count = found.len();
@@ -132,12 +159,14 @@ pub async fn run(options: &Options) -> Result<Report> {
     Ok(Report {
         machines: options.machines,
         struck: entries.iter().filter(|e| matches!(e.fact, Fact::Struck { .. })).count(),
-        to_running,
-        to_released,
+        marks: std::iter::once(began).chain(lives.marks).collect(),
+        to_ready: lives.to_ready,
+        to_running: lives.to_running,
+        to_released: lives.to_released,
         phases: report::phases(&records, &entries),
         requests: ledger.requests(),
         writes,
-        running,
+        running: lives.running,
         end,
         own_cpu: server::usage(std::process::id()).unwrap_or_default().cpu,
         gaps,
@@ -175,22 +204,46 @@ fn write_down(folder: &Path, records: &[Record], entries: &[Entry]) -> Result<()
     )
 }
 
+/// How long the ways took.
+struct Lives {
+    marks: Vec<Timestamp>,
+    to_ready: Option<Duration>,
+    to_running: Duration,
+    running: server::Usage,
+    to_released: Duration,
+}
+
 async fn there_and_back(
     options: &Options,
     client: &Client,
     judge: &Judge,
     swarm: &Swarm,
     ledger: &Ledger,
-    server: &Server,
-) -> Result<(Duration, server::Usage, Duration)> {
+    subject: &dyn Subject,
+) -> Result<Lives> {
+    let begun = Instant::now();
+    let (mut to_ready, mut marks) = (None, Vec::new());
+    if let Some(idle) = options.apart {
+        let ready = |p: &judge::Present| p.hardware_in(HardwarePhase::Ready);
+        reach(options, judge, swarm, ledger, subject, "Ready", ready).await?;
+        to_ready = Some(begun.elapsed());
+        tokio::time::sleep(SETTLE).await;
+        marks.push(Timestamp::now());
+        tokio::time::sleep(idle).await;
+        marks.push(Timestamp::now());
+    }
     let begun = Instant::now();
     tenant::create(client, options.machines).await?;
-    reach(options, judge, swarm, ledger, server, "Running", |p| p.running()).await?;
-    let (to_running, running) = (begun.elapsed(), server.usage().unwrap_or_default());
+    reach(options, judge, swarm, ledger, subject, "Running", |p| p.running()).await?;
+    let (to_running, running) = (begun.elapsed(), subject.usage().unwrap_or_default());
+    if options.apart.is_some() {
+        tokio::time::sleep(SETTLE).await;
+        marks.push(Timestamp::now());
+    }
 
     let begun = Instant::now();
     tenant::delete(client, options.machines).await?;
-    reach(options, judge, swarm, ledger, server, "erased and Ready, instances gone", |p| {
+    reach(options, judge, swarm, ledger, subject, "erased and Ready, instances gone", |p| {
         let left = p.instances();
         if left == 0 {
             p.erased()
@@ -199,7 +252,18 @@ async fn there_and_back(
         }
     })
     .await?;
-    Ok((to_running, running, begun.elapsed()))
+    let to_released = begun.elapsed();
+    if options.apart.is_some() {
+        tokio::time::sleep(SETTLE).await;
+        marks.push(Timestamp::now());
+    }
+    Ok(Lives {
+        marks,
+        to_ready,
+        to_running,
+        running,
+        to_released,
+    })
 }
 
 /// Waits until all machines got somewhere; tells how far they are.
@@ -208,7 +272,7 @@ async fn reach(
     judge: &Judge,
     swarm: &Swarm,
     ledger: &Ledger,
-    server: &Server,
+    subject: &dyn Subject,
     what: &str,
     count: impl Fn(&judge::Present) -> usize,
 ) -> Result<()> {
@@ -220,7 +284,7 @@ async fn reach(
         if judge.until(next, |p| count(p) == options.machines).await {
             return Ok(());
         }
-        let usage = server.usage().context("the server is gone")?;
+        let usage = subject.usage().context("the server is gone")?;
         if options.verbose {
             let (there, ready) = judge.look(|p| (count(p), p.hardware_in(HardwarePhase::Ready)));
             eprintln!(

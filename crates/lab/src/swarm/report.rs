@@ -45,7 +45,11 @@ pub struct Report {
     pub machines: usize,
     /// Faults that struck.
     pub struck: usize,
-    /// From the first power-on to the last Running.
+    /// When the first machine was switched on; then, where the ways were told apart, when the first, the idle time, the second and the third were over and what they left behind had settled.
+    pub marks: Vec<jiff::Timestamp>,
+    /// From the first power-on to the last Ready, where the ways were told apart.
+    pub to_ready: Option<Duration>,
+    /// From the first power-on (or, where the ways were told apart, the first instance) to the last Running.
     pub to_running: Duration,
     /// From the first deletion to the last machine free and erased, the last instance gone.
     pub to_released: Duration,
@@ -201,9 +205,22 @@ impl fmt::Display for Report {
         writeln!(f, "{table}")?;
         let (there, back) = (self.to_running, self.to_released);
         writeln!(f, "{} machines, {} faults struck", self.machines, self.struck)?;
+        if let Some(ready) = self.to_ready {
+            writeln!(
+                f,
+                "first boot to all Ready       {:>8.1} s  {:>7.0} machines a minute",
+                ready.as_secs_f64(),
+                per_minute(ready)
+            )?;
+        }
         writeln!(
             f,
-            "first boot to all Running     {:>8.1} s  {:>7.0} machines a minute",
+            "{}     {:>8.1} s  {:>7.0} machines a minute",
+            if self.to_ready.is_some() {
+                "instances to all Running "
+            } else {
+                "first boot to all Running"
+            },
             there.as_secs_f64(),
             per_minute(there)
         )?;

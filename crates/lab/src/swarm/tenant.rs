@@ -7,11 +7,14 @@ use anyhow::{Context, Result};
 use api::{
     BareMetalDiscoveryPolicy, BareMetalDiscoveryPolicySpec, BareMetalImage, BareMetalImageSpec, BareMetalInstance, BareMetalInstanceSpec,
     BareMetalNetwork, BareMetalNetworkSpec,
-    common::NetworkRef,
+    common::{LocalSecretKey, NetworkRef},
     network::{AddressPlan, AddressRange},
 };
 use futures::{StreamExt, TryStreamExt, stream};
-use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::api::resource::Quantity};
+use k8s_openapi::{
+    api::core::v1::{Namespace, Secret},
+    apimachinery::pkg::api::resource::Quantity,
+};
 use kube::{
     Api, Client,
     api::{DeleteParams, ObjectMeta, PostParams},
@@ -19,6 +22,8 @@ use kube::{
 
 /// Namespace of the instances.
 const NAMESPACE: &str = "swarm";
+/// The tenant's Secret.
+const USER_DATA: &str = "user-data";
 /// Requests of the tenant at a time.
 const AT_ONCE: usize = 16;
 
@@ -43,6 +48,15 @@ pub async fn prepare(client: &Client) -> Result<()> {
         .create(&how, &namespace)
         .await
         .context("creating the namespace")?;
+    let secret = Secret {
+        metadata: named(USER_DATA),
+        string_data: Some(BTreeMap::from([("user-data".to_owned(), "#cloud-config\n{}\n".to_owned())])),
+        ..Secret::default()
+    };
+    Api::namespaced(client.clone(), NAMESPACE)
+        .create(&how, &secret)
+        .await
+        .context("creating the Secret with user data")?;
     let network = BareMetalNetwork {
         metadata: named("swarm"),
         spec: BareMetalNetworkSpec {
@@ -105,6 +119,11 @@ fn instance(index: usize) -> BareMetalInstance {
             image: "simulated".to_owned(),
             requests: requests.iter().map(|(k, v)| ((*k).to_owned(), Quantity((*v).to_owned()))).collect(),
             ssh_keys: vec!["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA swarm".to_owned()],
+            // One of them is enough to see that it is read.
+            user_data: (index == 0).then(|| LocalSecretKey {
+                name: USER_DATA.to_owned(),
+                key: "user-data".to_owned(),
+            }),
             running: true,
             guest_helper: true,
             config_drive: true,

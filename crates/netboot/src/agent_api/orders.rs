@@ -73,6 +73,9 @@ async fn wait_for_order(shared: &Arc<Shared>, caller: Caller, after: &str) -> Re
     let waiter = shared.wakes.wait_for(&caller.name);
     let _polling = shared.presence.polling(&caller.name, &caller.session.id);
     let session = caller.session.id.as_str();
+    if caller.session.replica != shared.config.replica {
+        crate::lost::moved(shared, &caller.discovery, session).await;
+    }
     let mut stale_reads = 0u32;
     loop {
         let news = waiter.next();

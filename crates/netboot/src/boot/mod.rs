@@ -180,6 +180,7 @@ fn agent(shared: &Shared, peer: &Peer, request: &BootRequest, headers: &HeaderMa
     Some(Script::agent(&AgentBoot {
         host: &host,
         tls_port: shared.config.advertise_tls_port.unwrap_or(shared.tls_port),
+        servers: &shared.config.servers,
         pin: keys.pin(),
         token: &keys.issue_boot(&claims),
         request,

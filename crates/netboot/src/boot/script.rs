@@ -18,6 +18,8 @@ pub(crate) struct Script(String);
 pub(crate) struct AgentBoot<'a> {
     pub host: &'a Host,
     pub tls_port: u16,
+    /// URLs of all replicas. Checked when the configuration was read.
+    pub servers: &'a [String],
     /// 64 hexadecimal digits, made by us.
     pub pin: &'a str,
     /// Base64url and dots, made by us.
@@ -51,10 +53,12 @@ impl Script {
     /// Loads the agent.
     pub(crate) fn agent(boot: &AgentBoot<'_>) -> Self {
         let mac = boot.request.mac.to_string().replace(':', "-");
+        let own = format!("https://{}:{}", boot.host, boot.tls_port);
+        let others = boot.servers.iter().filter(|s| **s != own).map(|s| plain(s));
+        let servers: Vec<String> = std::iter::once(own.clone()).chain(others).collect();
         let mut line = format!(
-            "kernel /boot/media/vmlinuz kbm.server=https://{}:{} kbm.ca={} kbm.token={} BOOTIF=01-{mac} initrd=initramfs console=tty0 console=ttyS0,115200 quiet",
-            boot.host,
-            boot.tls_port,
+            "kernel /boot/media/vmlinuz kbm.server={} kbm.ca={} kbm.token={} BOOTIF=01-{mac} initrd=initramfs console=tty0 console=ttyS0,115200 quiet",
+            servers.join(","),
             plain(boot.pin),
             plain(boot.token),
         );
@@ -107,7 +111,7 @@ fn retry(text: &mut String, request: &BootRequest) {
 /// The last line of defence for values that were made or checked elsewhere: whatever is not plain is left out.
 fn plain(text: &str) -> String {
     text.chars()
-        .filter(|c| c.is_ascii_alphanumeric() || "-_.,:=/@+".contains(*c))
+        .filter(|c| c.is_ascii_alphanumeric() || "-_.,:=/@+[]".contains(*c))
         .collect()
 }
 
@@ -120,6 +124,7 @@ mod tests {
         Script::agent(&AgentBoot {
             host,
             tls_port: 8443,
+            servers: &["https://10.0.2.2:8443".to_owned(), "https://10.0.2.3:8443".to_owned()],
             pin: "00",
             token: "kbm1.a.b",
             request,
@@ -135,7 +140,7 @@ mod tests {
         let text = agent_with(&request, &Host::parse("10.0.2.2").unwrap(), &["debug=1".to_owned()]);
         assert!(text.starts_with("#!ipxe\n"));
         assert!(text.contains(
-            "kernel /boot/media/vmlinuz kbm.server=https://10.0.2.2:8443 kbm.ca=00 kbm.token=kbm1.a.b BOOTIF=01-52-54-00-12-34-56 initrd=initramfs console=tty0 console=ttyS0,115200 quiet debug=1 ||"
+            "kernel /boot/media/vmlinuz kbm.server=https://10.0.2.2:8443,https://10.0.2.3:8443 kbm.ca=00 kbm.token=kbm1.a.b BOOTIF=01-52-54-00-12-34-56 initrd=initramfs console=tty0 console=ttyS0,115200 quiet debug=1 ||"
         ));
         assert!(text.contains("initrd --name initramfs /boot/media/initramfs"));
     }

@@ -14,7 +14,7 @@ use api::{
     BareMetalAddress, BareMetalEndpoint, BareMetalEndpointStatus, BareMetalInstance, BareMetalNetwork, conditions,
     endpoint::EndpointAddress,
 };
-use kube::ResourceExt;
+use kube::{ResourceExt, api::ListParams};
 use lifecycle::address::{AddressError, allocate, object};
 
 use crate::{
@@ -172,8 +172,10 @@ async fn take(world: &World, wanted: &BareMetalAddress) -> Result<bool> {
         Err(error) => return Err(error),
     };
     // Ours after all: created just before this process started, or by an attempt whose answer was lost.
-    let found = BareMetalAddress::api(world.client(), "").get_opt(&wanted.name_any()).await;
-    match found {
+    // Listed by name, because listing is allowed anyway: a right of its own would serve this rare case only.
+    let name = ListParams::default().fields(&format!("metadata.name={}", wanted.name_any()));
+    let found = BareMetalAddress::everywhere(world.client()).list(&name).await;
+    match found.map(|list| list.items.into_iter().find(|a| a.name_any() == wanted.name_any())) {
         Ok(Some(found)) => {
             let ours = found.spec == wanted.spec && found.metadata.deletion_timestamp.is_none();
             world.addresses.absorb(found);

@@ -136,7 +136,7 @@ async fn gather(world: &World, instance: &BareMetalInstance, hardware: &BareMeta
             nonce: format!("{:016x}{:016x}", rand::random::<u64>(), rand::random::<u64>()),
         };
         Some(GuestConfig {
-            servers: world.config.servers.clone(),
+            servers: in_turn(&world.config.servers, &uid),
             ca: keys.ca_pin.clone(),
             instance_uid: uid,
             token: keys.tokens.issue_guest(&claims),
@@ -146,6 +146,17 @@ async fn gather(world: &World, instance: &BareMetalInstance, hardware: &BareMeta
         None
     };
     Ok(Ok(Input { user_data, guest }))
+}
+
+/// The servers in an order that differs between instances: they are tried in order, and the first must not get all guests.
+fn in_turn(servers: &[String], uid: &str) -> Vec<String> {
+    let mut servers = servers.to_vec();
+    if !servers.is_empty() {
+        let spread = uid.bytes().fold(0usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+        let first = spread % servers.len();
+        servers.rotate_left(first);
+    }
+    servers
 }
 
 /// Whether a seed is wanted at all now.

@@ -219,6 +219,7 @@ impl Pacer {
         }
         if urgency == Urgency::Hint {
             world.progress.take()?;
+            world.metrics.progress_written();
         }
         let mut written = self.lock();
         // What is settled needs no pace any more.

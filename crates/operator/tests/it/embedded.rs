@@ -108,6 +108,7 @@ async fn one_of_two_operators_leads_and_the_other_takes_over() {
         config.leader_election = Some(operator::LeaderElection {
             lease: "operator".to_owned(),
             identity: identity.to_owned(),
+            times: operator::lease::Times::default(),
         });
         let metrics = std::sync::Arc::clone(&config.metrics);
         let stop = tokio_util::sync::CancellationToken::new();

@@ -4,5 +4,6 @@ mod binding;
 mod crashes;
 mod embedded;
 mod faults;
+mod leases;
 mod life;
 mod support;

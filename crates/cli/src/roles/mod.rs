@@ -1,0 +1,105 @@
+//! The roles as processes of their own, beside each other on any Kubernetes API: `kube-baremetal operator` and `kube-baremetal netboot`.
+//!
+//! What they share they share through the API: objects, and the Secrets in netboot's namespace. Neither knows of the other, but for the URLs by which machines reach netboot.
+
+pub mod netboot;
+pub mod operator;
+
+use std::{net::IpAddr, path::PathBuf};
+
+use anyhow::{Context, Result};
+use kube::{
+    Client,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+
+/// Where the operator's Secrets and its Lease are.
+pub const OPERATOR_NAMESPACE: &str = "kube-baremetal-system";
+/// Where netboot's keys and the sealed seeds are.
+pub const NETBOOT_NAMESPACE: &str = "kube-baremetal-netboot";
+
+/// Which Kubernetes API.
+#[derive(Debug, clap::Args)]
+pub struct Cluster {
+    /// Kubeconfig of the Kubernetes API. Default: $KUBECONFIG, else ~/.kube/config, else the service account of the pod.
+    #[arg(long)]
+    kubeconfig: Option<PathBuf>,
+}
+
+impl Cluster {
+    /// A client of it.
+    pub async fn client(&self) -> Result<Client> {
+        let config = match &self.kubeconfig {
+            Some(path) => {
+                let read = Kubeconfig::read_from(path).with_context(|| format!("--kubeconfig: reading {}", path.display()))?;
+                kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
+                    .await
+                    .with_context(|| format!("--kubeconfig: {} cannot be used", path.display()))?
+            }
+            None => kube::Config::infer()
+                .await
+                .context("no Kubernetes API: give --kubeconfig, or run as a pod with a service account")?,
+        };
+        Client::try_from(config).context("making a client of the Kubernetes API")
+    }
+}
+
+/// Choices that operator and netboot must agree on.
+#[derive(Debug, clap::Args)]
+pub struct Decisions {
+    /// What a machine that nobody accepted gets.
+    #[arg(long, value_enum, env = "KBM_UNACCEPTED", default_value = "inventory")]
+    unaccepted: Unaccepted,
+    /// Seconds for which a machine that was told to boot its disk must not ask again to count as running, where no guest helper reports.
+    #[arg(long, env = "KBM_LOCAL_BOOT_CONFIRMED_AFTER", default_value_t = 180, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    local_boot_confirmed_after: u32,
+}
+
+/// What a machine that nobody accepted gets.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum Unaccepted {
+    /// Its own disk, at once.
+    Ignore,
+    /// An inventory, some minutes to be accepted, then its own disk.
+    Inventory,
+    /// The agent, until somebody decides.
+    Hold,
+}
+
+impl Decisions {
+    /// As the decisions take it.
+    pub fn config(&self, allow_asserted_identity: bool) -> lifecycle::config::Config {
+        lifecycle::config::Config {
+            unaccepted: match self.unaccepted {
+                Unaccepted::Ignore => lifecycle::config::UnacceptedPolicy::Ignore,
+                Unaccepted::Inventory => lifecycle::config::UnacceptedPolicy::Inventory,
+                Unaccepted::Hold => lifecycle::config::UnacceptedPolicy::Hold,
+            },
+            allow_asserted_identity,
+            local_boot_confirmed_after: jiff::SignedDuration::from_secs(self.local_boot_confirmed_after.into()),
+            ..lifecycle::config::Config::default()
+        }
+    }
+}
+
+/// A host as it stands in a URL.
+pub fn bracketed(host: &str) -> String {
+    match host.parse::<IpAddr>() {
+        Ok(IpAddr::V6(address)) => format!("[{address}]"),
+        _ => host.to_owned(),
+    }
+}
+
+/// Waits for SIGINT or SIGTERM.
+pub async fn signalled() -> Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).context("listening for SIGTERM")?;
+    tokio::select! {
+        result = tokio::signal::ctrl_c() => result.context("listening for SIGINT"),
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+/// This process among its replicas, where nobody named it: the host's name, which is the pod's.
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}

@@ -1,0 +1,174 @@
+//! The chart in a real API server, and the two roles beside it with exactly the rights of the chart's service accounts.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::{
+    Api, Client, ResourceExt,
+    runtime::{conditions, wait::await_condition},
+};
+use lab::swarm::{Subject, server};
+use rig::{
+    ControlPlane, Options, accounts,
+    helm::Helm,
+    roles::{Plan, Process, free_ports},
+};
+
+/// Namespace of the release, and the operator's service account there.
+pub const SYSTEM: (&str, &str) = ("kube-baremetal-system", "kube-baremetal-operator");
+/// Netboot's namespace and service account.
+pub const NETBOOT: (&str, &str) = ("kube-baremetal-netboot", "kube-baremetal-netboot");
+
+/// The chart's folder.
+pub fn chart() -> PathBuf {
+    deploy().join("helm/kube-baremetal")
+}
+
+/// The folder `deploy`.
+pub fn deploy() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy")
+}
+
+/// A control plane with the chart in it.
+pub struct Cluster {
+    pub plane: ControlPlane,
+    pub client: Client,
+    pub helm: Helm,
+    pub dir: tempfile::TempDir,
+    /// URLs of the netboot replicas that may be started.
+    pub servers: Vec<String>,
+    ports: Vec<[u16; 3]>,
+}
+
+impl Cluster {
+    /// Starts a control plane with an audit log and installs the chart with further arguments. Of the netboot replicas there will be at most `netboots`.
+    pub async fn start(netboots: usize, fsync: bool, values: &[&str]) -> Result<Self> {
+        let plane = ControlPlane::start(Options {
+            audit: true,
+            fsync,
+            ..Options::default()
+        })
+        .await?;
+        let client = plane.client().await?;
+        let dir = tempfile::Builder::new().prefix("kbm-chart.").tempdir()?;
+        let free = free_ports(netboots * 3)?;
+        let ports: Vec<[u16; 3]> = free.chunks_exact(3).map(|p| [p[0], p[1], p[2]]).collect();
+        let servers = ports.iter().map(|[_, agent, _]| format!("https://127.0.0.1:{agent}")).collect();
+        let this = Self {
+            helm: Helm::new(dir.path(), Some(plane.kubeconfig())),
+            plane,
+            client,
+            dir,
+            servers,
+            ports,
+        };
+        this.helm_release("install", values)?;
+        for crd in api::crds::all() {
+            let name = crd.name_any();
+            let definitions: Api<CustomResourceDefinition> = Api::all(this.client.clone());
+            let ready = await_condition(definitions, &name, conditions::is_crd_established());
+            tokio::time::timeout(Duration::from_secs(60), ready)
+                .await
+                .with_context(|| format!("{name} was not established"))??;
+        }
+        Ok(this)
+    }
+
+    /// `helm install` or `helm upgrade` of the chart, as somebody would, with further arguments.
+    pub fn helm_release(&self, verb: &str, further: &[&str]) -> Result<String> {
+        let chart = chart();
+        let servers = format!("servers={{{}}}", self.servers.join(","));
+        let mut arguments = vec![verb, "kube-baremetal", chart.to_str().context("a path that is no text")?];
+        arguments.extend(["--namespace", SYSTEM.0, "--create-namespace", "--set", servers.as_str()]);
+        arguments.extend(["--set", "allowAssertedIdentity=true"]);
+        arguments.extend(further);
+        self.helm.must(&arguments)
+    }
+
+    async fn kubeconfig(&self, (namespace, name): (&str, &str)) -> Result<PathBuf> {
+        let path = self.dir.path().join(format!("{name}.kubeconfig"));
+        accounts::kubeconfig(&self.client, &self.plane.kubeconfig(), namespace, name, &path).await?;
+        Ok(path)
+    }
+
+    /// Starts so many operators and netboot replicas, and waits until they are ready.
+    pub async fn fleet(&self, operators: usize, netboots: usize, machines: usize) -> Result<Fleet> {
+        let program = Path::new(env!("CARGO_BIN_EXE_kube-baremetal"));
+        let logs = self.dir.path();
+        let account = self.kubeconfig(SYSTEM).await?;
+        let mut plans = Vec::new();
+        for (index, monitor) in free_ports(operators)?.into_iter().enumerate() {
+            let name = format!("operator-{index}");
+            plans.push(Plan::operator(program, &name, &account, &self.servers, monitor, logs));
+        }
+        let account = self.kubeconfig(NETBOOT).await?;
+        for (index, ports) in self.ports.iter().take(netboots).enumerate() {
+            let name = format!("netboot-{index}");
+            plans.push(Plan::netboot(program, &name, &account, &self.servers, *ports, machines, logs));
+        }
+        let mut processes = plans.iter().map(Plan::start).collect::<Result<Vec<_>>>()?;
+        for process in &mut processes {
+            process.ready().await?;
+        }
+        Ok(Fleet {
+            processes: Mutex::new(processes),
+        })
+    }
+
+    /// Where machines ask what to boot.
+    pub fn boot(&self, netboots: usize) -> Vec<SocketAddr> {
+        let ports = self.ports.iter().take(netboots);
+        ports.map(|[http, ..]| SocketAddr::from((Ipv4Addr::LOCALHOST, *http))).collect()
+    }
+
+    /// What the swarm is told.
+    pub fn swarm(&self, machines: usize) -> lab::swarm::Options {
+        lab::swarm::Options {
+            program: PathBuf::new(),
+            state: self.dir.path().to_owned(),
+            machines,
+            plan: lab::swarm::faults::Plan::none(1),
+            timing: lab::swarm::machine::Timing::default(),
+            apart: None,
+            ramp: Duration::ZERO,
+            patience: Duration::from_secs(600),
+            log: String::new(),
+            verbose: true,
+        }
+    }
+}
+
+/// The running processes: operators first.
+pub struct Fleet {
+    processes: Mutex<Vec<Process>>,
+}
+
+impl Fleet {
+    /// All of them.
+    pub fn lock(&self) -> MutexGuard<'_, Vec<Process>> {
+        self.processes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The monitors of all, by which they are asked from outside.
+    pub fn plans(&self) -> Vec<Plan> {
+        self.lock().iter().map(|p| p.plan.clone()).collect()
+    }
+}
+
+impl Subject for Fleet {
+    fn usage(&self) -> Option<server::Usage> {
+        let mut sum = server::Usage::default();
+        for one in self.lock().iter().filter_map(|p| server::usage(p.pid())) {
+            sum.resident += one.resident;
+            sum.peak += one.peak;
+            sum.cpu += one.cpu;
+        }
+        Some(sum)
+    }
+}
