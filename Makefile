@@ -125,6 +125,62 @@ bench-api-cost: control-plane helm ## Requests to a real API server per machine,
 replicas: control-plane helm ## Kill operators and netboot replicas at random under 1000 simulated machines on a real API server
 	$(CARGO) test --workspace --features cli/long-tests --test replicas -- --nocapture
 
+# The container image. Its program is linked statically: a flag for every crate, so it has a target folder of its own. `STATIC_PROFILE=dev` builds faster and bigger.
+STATIC_PROFILE ?= release
+STATIC := $(TARGET)/static
+OCI_NAME ?= ghcr.io/kube-baremetal/kube-baremetal:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+OCI_ARCHIVE ?= $(TARGET)/oci/kube-baremetal.tar
+# `OCI_ARM64=PATH` adds an image for arm64 with that program.
+OCI_ARM64 ?=
+# The boot media that become part of it; empty: none.
+OCI_MEDIA ?= $(MEDIA)
+
+.PHONY: static
+static: setup ## Build the static kube-baremetal command for the container image
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build -p cli --bin kube-baremetal --target x86_64-unknown-linux-gnu --profile $(STATIC_PROFILE) --target-dir $(STATIC)
+	@ln -sf x86_64-unknown-linux-gnu/$(if $(filter dev,$(STATIC_PROFILE)),debug,$(STATIC_PROFILE))/kube-baremetal $(STATIC)/kube-baremetal-amd64
+
+.PHONY: oci-image
+oci-image: static bootmedia ## Write the container image as an OCI archive (needs no container engine)
+	@$(MAKE) --no-print-directory oci-archive
+
+.PHONY: oci-archive
+oci-archive: ## Only pack it, from the static command and boot media that are there
+	$(CARGO) build --workspace --bin oci-image
+	@# Debian's own list of authorities, not the host's: the host may trust more than others should.
+	$(TARGET)/debug/oci-image --name $(OCI_NAME) --program amd64=$(STATIC)/kube-baremetal-amd64 $(if $(OCI_ARM64),--program arm64=$(OCI_ARM64)) \
+	  --certificates /usr/share/ca-certificates/mozilla $(if $(OCI_MEDIA),--media $(OCI_MEDIA)) --created $$(git log -1 --format=%ct 2>/dev/null || echo 0) \
+	  --label org.opencontainers.image.title=kube-baremetal --label org.opencontainers.image.licenses=Apache-2.0 \
+	  --label org.opencontainers.image.version=$(lastword $(subst :, ,$(OCI_NAME))) --label org.opencontainers.image.revision=$$(git rev-parse HEAD 2>/dev/null || echo unknown) \
+	  --output $(OCI_ARCHIVE)
+
+.PHONY: test-oci
+test-oci: ## Let skopeo and umoci judge the container image, and run its program in its root (needs `make oci-image`; root, for the chroot)
+	scripts/test-oci $(OCI_ARCHIVE)
+
+.PHONY: ansible
+ansible: ## Create a lab of libvirt machines kube-baremetal-0, ... (qemu:///session; ANSIBLE_ARGS='-e lab_state=absent' removes it)
+	@scripts/setup --libvirt
+	ansible-playbook -i localhost, deploy/ansible/lab.yml $(ANSIBLE_ARGS)
+
+.PHONY: test-libvirt
+test-libvirt: ## Create that lab under a libvirtd of the test's own, and see its machines register (needs `make bootmedia`)
+	@scripts/setup --libvirt
+	$(CARGO) build --workspace --bin kube-baremetal
+	KBM_PROGRAM=$(KBM) KBM_BOOTMEDIA=$(MEDIA) $(CARGO) test --workspace --features lab/libvirt-tests --test libvirt -- --nocapture
+
+.PHONY: kind
+kind: oci-image helm ## Create a kind cluster with the netboot ports mapped, and install the chart (needs a container engine)
+	scripts/kind $(OCI_ARCHIVE)
+
+.PHONY: tilt
+tilt: ## Develop in that cluster: every change is built, loaded and rolled out (needs `make kind` and tilt)
+	PATH=$$PATH:$(TARGET)/tools:$(TARGET)/kubernetes tilt up --file deploy/tilt/Tiltfile
+
+.PHONY: test-deploy
+test-deploy: helm ## Check playbook, Tiltfile, kind's configuration and the chart's values for kind with their own tools (from PyPI and Go modules)
+	scripts/test-deploy
+
 .PHONY: clean
 clean: ## Remove everything that was built (kept downloads stay in ~/.cache/kube-baremetal)
 	$(CARGO) clean
