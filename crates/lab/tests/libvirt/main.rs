@@ -80,7 +80,7 @@ async fn the_labs_machines_boot_into_the_agent_and_appear_in_the_api() {
             xml.contains("<graphics type='spice'>") && xml.contains("<listen type='none'/>"),
             "{xml}"
         );
-        assert_eq!(xml.contains("firmware='efi'"), *firmware == FirmwareMode::UEFI, "{xml}");
+        assert_eq!(xml.contains("type='pflash'"), *firmware == FirmwareMode::UEFI, "{xml}");
     }
 
     let discoveries: Api<BareMetalDiscovery> = Api::all(client);
