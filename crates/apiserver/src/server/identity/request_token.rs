@@ -31,10 +31,7 @@ pub fn answer(core: &Core, info: &ResourceInfo, namespace: &str, name: &str, mut
         let given = text(&request, field);
         if !given.is_empty() && given != wanted {
             let why = format!("must match the service account {what} if specified");
-            return Err(invalid(
-                name,
-                FieldError::invalid(&format!("metadata.{field}"), &json!(given), &why),
-            ));
+            return Err(invalid(name, FieldError::invalid(format!("metadata.{field}"), &json!(given), &why)));
         }
     }
     let account = core
