@@ -313,6 +313,7 @@ async fn operator_and_netboot_have_the_rights_they_need_and_no_others() {
     let system = "kube-baremetal-system";
     let netboot = "kube-baremetal-netboot";
     let secrets = ("", "secrets", "");
+    let leases = ("coordination.k8s.io", "leases", "");
     for place in &places {
         for file in ["namespaces", "operator", "netboot", "tenants"] {
             place.install(&shipped(&format!("rbac/{file}.yaml"))).await;
@@ -342,15 +343,12 @@ async fn operator_and_netboot_have_the_rights_they_need_and_no_others() {
             (OPERATOR, "delete", (ours, "baremetalinstances", ""), "tenant", "i", false),
             (OPERATOR, "create", ("events.k8s.io", "events", ""), "tenant", "", true),
             (OPERATOR, "list", ("", "events", ""), "tenant", "", false),
-            (OPERATOR, "patch", ("coordination.k8s.io", "leases", ""), system, "leader", true),
-            (
-                OPERATOR,
-                "patch",
-                ("coordination.k8s.io", "leases", ""),
-                "kube-system",
-                "kube-scheduler",
-                false,
-            ),
+            (OPERATOR, "create", leases, system, "", true),
+            (OPERATOR, "update", leases, system, "kube-baremetal-operator", true),
+            (OPERATOR, "watch", leases, system, "kube-baremetal-operator", true),
+            (OPERATOR, "watch", leases, system, "", false),
+            (OPERATOR, "update", leases, system, "another", false),
+            (OPERATOR, "update", leases, "kube-system", "kube-scheduler", false),
             (OPERATOR, "create", ("", "serviceaccounts", "token"), netboot, netboot, false),
             (OPERATOR, "impersonate", ("", "users", ""), "", "kubernetes-admin", false),
             (
