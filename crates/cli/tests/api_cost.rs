@@ -104,6 +104,14 @@ async fn measure() -> Result<()> {
     let took = report.to_ready.unwrap_or_default() + report.to_running + report.to_released;
     let hints_per_second = hints / took.as_secs_f64();
     println!("\nidle: {:.4} requests a machine and minute", per_machine(idle));
+    for call in between(1).take(10) {
+        println!("  {} {} {} {} {}", call.at, call.verb, call.resource, call.name, call.code);
+    }
+    let mut codes: BTreeMap<u16, usize> = BTreeMap::new();
+    for call in calls {
+        *codes.entry(call.code).or_default() += 1;
+    }
+    println!("answers by status: {codes:?}");
     println!("conflicts: {:.2} %", conflicts * 100.0);
     println!("hints of progress: {hints} in all, {hints_per_second:.1} a second");
     println!("all requests of a life: {:.2}, hints included", per_machine(calls.len() as f64));
