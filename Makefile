@@ -180,6 +180,10 @@ tilt: ## Develop in that cluster: every change is built, loaded and rolled out (
 .PHONY: test-deploy
 test-deploy: helm ## Check playbook, Tiltfile, kind's configuration and the chart's values for kind with their own tools (from PyPI and Go modules)
 	scripts/test-deploy
+.PHONY: bench-api
+bench-api: ## Speed and memory of the embedded API beside a real kube-apiserver and etcd (needs `make control-plane`)
+	$(CARGO) bench --workspace --bench api
+
 .PHONY: durability
 durability: ## Kill the embedded API 500 times under load and cut its power 500 times (a shorter version is part of `make test`)
 	KBM_DURABILITY=500 $(CARGO) test --workspace --test durability -- --nocapture --test-threads=1
