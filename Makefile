@@ -188,6 +188,10 @@ bench-api: ## Speed and memory of the embedded API beside a real kube-apiserver 
 durability: ## Kill the embedded API 500 times under load and cut its power 500 times (a shorter version is part of `make test`)
 	KBM_DURABILITY=500 $(CARGO) test --workspace --test durability -- --nocapture --test-threads=1
 
+.PHONY: fuzz
+fuzz: ## Give a million hostile inputs each to eight parts of the embedded API, guided by coverage (a seeded short version is part of `make test`)
+	fuzz/run
+
 .PHONY: clean
 clean: ## Remove everything that was built (kept downloads stay in ~/.cache/kube-baremetal)
 	$(CARGO) clean
