@@ -58,10 +58,10 @@ impl Chain {
 
     /// Runs a server until its power is cut, having judged first what the cut before left.
     async fn cut(&mut self, late: bool) -> Result<(), String> {
-        // Every seventh or so hits the start, recovery included.
+        // Every seventh or so hits the start, recovery included; the others come once there is load.
         let cut_at = match self.chance.random_range(0..7) {
             0 if !late => self.chance.random_range(1..40),
-            _ => self.chance.random_range(120..900),
+            _ => u64::MAX,
         };
         let platter = Platter::new(std::mem::take(&mut self.image), cut_at, self.sync);
         let lived = self.live(&platter).await;
@@ -115,7 +115,7 @@ impl Chain {
                 return Err(gone("starting the server", &error));
             }
         };
-        let lived = self.load(&api).await;
+        let lived = self.load(&api, platter).await;
         // With the power gone nothing that happens now reaches the disk.
         api.shutdown().await;
         lived
@@ -155,7 +155,7 @@ impl Chain {
         Ok(())
     }
 
-    async fn load(&mut self, api: &ApiServer) -> Result<(), End> {
+    async fn load(&mut self, api: &ApiServer, platter: &Platter) -> Result<(), End> {
         let client = kube::Client::new(api.router(Identity::admin()), "default");
         let found = load::list_all(&client).await?;
         lock(&self.ledger).judge(&found)?;
@@ -164,6 +164,7 @@ impl Chain {
         for observer in &mut self.observers {
             open.push(observer.resume(&client, &self.ledger, &found).await?);
         }
+        platter.cut_after(self.chance.random_range(20..700));
         let enough = CancellationToken::new();
         let writers = load::start(&client, &self.ledger, self.chance.random(), &enough);
         let mut followers = tokio::task::JoinSet::new();

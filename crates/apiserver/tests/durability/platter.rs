@@ -80,6 +80,12 @@ impl Platter {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Cuts the power at the `count`th write, sync or change of length from now on, unless it is cut earlier.
+    pub fn cut_after(&self, count: u64) {
+        let mut state = self.lock();
+        state.cut_at = state.cut_at.min(state.operations + count);
+    }
+
     /// Whether the power was cut.
     pub fn is_cut(&self) -> bool {
         self.lock().cut
