@@ -54,10 +54,10 @@ demo: build bootmedia image ## Show the whole life of two machines in QEMU
 	$(KBM) --log warn lab demo --media $(MEDIA) --image $(IMAGE) --state $(TARGET)/demo
 
 .PHONY: test-all
-test-all: test swarm ## All of that, and the suites that take longer
+test-all: test swarm durability bench-api test-libvirt test-deploy oci-image test-oci fuzz ## All of that, and the suites that take longer
 
 .PHONY: test
-test: setup control-plane ## Everything set up, all tests that fit into an hour
+test: setup control-plane helm ## Everything set up, all tests that fit into an hour
 	scripts/test-setup
 	$(CARGO) build --workspace --bin kube-baremetal
 	$(CARGO) test --workspace
@@ -180,6 +180,7 @@ tilt: ## Develop in that cluster: every change is built, loaded and rolled out (
 .PHONY: test-deploy
 test-deploy: helm ## Check playbook, Tiltfile, kind's configuration and the chart's values for kind with their own tools (from PyPI and Go modules)
 	scripts/test-deploy
+
 .PHONY: bench-api
 bench-api: ## Speed and memory of the embedded API beside a real kube-apiserver and etcd (needs `make control-plane`)
 	$(CARGO) bench --workspace --bench api
@@ -191,6 +192,18 @@ durability: ## Kill the embedded API 500 times under load and cut its power 500 
 .PHONY: fuzz
 fuzz: ## Give a million hostile inputs each to eight parts of the embedded API, guided by coverage (a seeded short version is part of `make test`)
 	fuzz/run
+
+.PHONY: conformance
+conformance: control-plane ## Run the suite of API behaviours against the embedded and the real API
+	$(CARGO) test --workspace --test conformance -- --nocapture --test-threads=1
+
+.PHONY: conformance-differential
+conformance-differential: control-plane ## Send 1500 random requests to both APIs and compare every answer (differences are still open)
+	$(CARGO) test --workspace --features conformance/differential --test differential -- --nocapture
+
+.PHONY: conformance-long
+conformance-long: control-plane ## Send 20000 random requests to both APIs and compare every answer
+	KBM_REQUESTS=20000 $(CARGO) test --workspace --features conformance/differential --test differential -- --nocapture
 
 .PHONY: clean
 clean: ## Remove everything that was built (kept downloads stay in ~/.cache/kube-baremetal)

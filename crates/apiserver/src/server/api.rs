@@ -90,7 +90,11 @@ impl Surface {
             return super::reviews::answer(&self.core, &identity, review, &resource.namespace, request).await;
         }
         let Some(info) = self.core.registry().get(&resource.group, &resource.version, &resource.resource) else {
-            return Err(ApiError::no_route());
+            return Err(if resource.group.is_empty() && resource.version == "v1" {
+                ApiError::no_resource()
+            } else {
+                ApiError::no_route()
+            });
         };
         labels.1 = info.qualified();
         let caller = Caller::new(self.core.access.clone(), identity, &resource.name);
@@ -220,7 +224,11 @@ impl Surface {
         caller: &Caller,
     ) -> ApiResult<Response> {
         let core = &self.core;
-        let unsupported = || ApiError::method_not_supported(&info.group, &info.resource, verb.as_str());
+        let unsupported = || match info.custom() {
+            true => ApiError::method_not_supported(&info.group, &info.resource, verb.as_str()),
+            // Core kinds have no handler to refuse it: the real server's router does.
+            false => ApiError::no_method(),
+        };
         if info.namespaced && path.namespace.is_empty() && !matches!(verb, Verb::List | Verb::Watch) {
             return Err(ApiError::no_route());
         }
@@ -253,6 +261,11 @@ impl Surface {
         }
         match verb {
             Verb::Get => {
+                let wanted = query.get("resourceVersion").parse().unwrap_or(0);
+                let current = core.store.revision();
+                if wanted > current {
+                    return Err(ApiError::too_large_version(wanted, current));
+                }
                 let object = core
                     .store
                     .get(&core.key(info, &path.namespace, &path.name))

@@ -14,6 +14,9 @@ use super::write::Outcome;
 use crate::schema::FieldError;
 use crate::store::{Draft, Expect, Object, StoreError, Write};
 
+/// Namespaces that nobody may delete.
+const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
+
 /// What happens to the dependents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Propagation {
@@ -160,6 +163,10 @@ pub fn mark(object: &mut Value) {
 impl Core {
     /// Deletes one object.
     pub async fn delete(&self, info: &ResourceInfo, namespace: &str, name: &str, options: &DeleteOptions) -> ApiResult<Deleted> {
+        if info.special == Special::Namespace && IMMORTAL.contains(&name) {
+            let why = "this namespace may not be deleted";
+            return Err(ApiError::forbidden(&info.group, &info.resource, name, why));
+        }
         let key = self.key(info, namespace, name);
         let conflict = |why: String| ApiError::conflict(&info.group, &info.resource, name, &why);
         loop {

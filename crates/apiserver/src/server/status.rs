@@ -90,6 +90,21 @@ impl ApiError {
         }
     }
 
+    /// 404 for a resource that a group of the server itself does not have.
+    pub fn no_resource() -> ApiError {
+        ApiError::new(404, "NotFound", "the server could not find the requested resource").with(Map::new())
+    }
+
+    /// 405 of the router.
+    pub fn no_method() -> ApiError {
+        ApiError::new(
+            405,
+            "MethodNotAllowed",
+            "the server does not allow this method on the requested resource",
+        )
+        .with(Map::new())
+    }
+
     /// 404 for an object.
     pub fn not_found(group: &str, resource: &str, name: &str) -> ApiError {
         ApiError::new(404, "NotFound", format!("{} \"{name}\" not found", qualified(group, resource))).with(details(group, resource, name))

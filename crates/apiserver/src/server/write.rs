@@ -454,6 +454,11 @@ impl Core {
                 metadata::remove(&mut value, "resourceVersion");
                 self.create(info, namespace, value, duplicates, options, warnings).await
             }
+            Change::Apply(config, _) if part == Part::Main && !text(config, "uid").is_empty() => {
+                let uid = text(config, "uid");
+                let why = format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
+                Err(ApiError::conflict(&info.group, &info.resource, name, &why))
+            }
             Change::Apply(config, duplicates) if part == Part::Main => {
                 let value = self.applied(info, name, None, config, part, duplicates, options, warnings)?;
                 if !text(&value, "resourceVersion").is_empty() {
@@ -490,9 +495,7 @@ impl Core {
         }
         let own = text(&config, "name");
         if !own.is_empty() && own != name {
-            return Err(ApiError::bad_request(format!(
-                "the name of the object ({own}) does not match the name on the URL ({name})"
-            )));
+            return Err(other_name(own, name));
         }
         metadata::set(&mut config, "name", json!(name));
         let params = params(info, part, options);
@@ -530,9 +533,10 @@ impl Core {
                     let error = FieldError {
                         field: "metadata.resourceVersion".to_owned(),
                         reason: CauseReason::Invalid,
-                        message: format!("Invalid value: 0x0: {detail}"),
+                        message: format!("Invalid value: 0: {detail}"),
                     };
-                    return Err(ApiError::invalid(&info.group, &info.kind, name, &[error]));
+                    // The real server names the resource here, not the kind.
+                    return Err(ApiError::invalid(&info.group, &info.resource, name, &[error]));
                 }
                 value
             }
@@ -586,8 +590,7 @@ impl Core {
         let pinned = matches!(change, Change::Replace(..)) && !wanted.is_empty();
         carry_over(old, &mut new);
         if text(&new, "name") != name {
-            let error = FieldError::invalid("metadata.name", &json!(text(&new, "name")), "field is immutable");
-            return Err(ApiError::invalid(&info.group, &info.kind, name, &[error]));
+            return Err(other_name(text(&new, "name"), name));
         }
         restrict(info, old, &mut new, part);
         builtin::prepare_update(info, old, &mut new, part);
@@ -647,6 +650,12 @@ fn restrict(info: &ResourceInfo, old: &Value, new: &mut Value, part: Part) {
     }
 }
 
+fn other_name(own: &str, name: &str) -> ApiError {
+    ApiError::bad_request(format!(
+        "the name of the object ({own}) does not match the name on the URL ({name})"
+    ))
+}
+
 fn check_names(info: &ResourceInfo, value: &Value, namespace: &str, name: &str) -> ApiResult<()> {
     let own = text(value, "name");
     if own.is_empty() {
@@ -655,9 +664,7 @@ fn check_names(info: &ResourceInfo, value: &Value, namespace: &str, name: &str) 
         ));
     }
     if own != name {
-        return Err(ApiError::bad_request(format!(
-            "the name of the object ({own}) does not match the name on the URL ({name})"
-        )));
+        return Err(other_name(own, name));
     }
     let own = text(value, "namespace");
     if info.namespaced && !own.is_empty() && own != namespace {
