@@ -31,8 +31,11 @@ fn path(t: &Case) -> String {
     format!("{DEFINITIONS}/things.{}", t.group())
 }
 
+/// Reasons and fields of a refusal.
+type Causes = &'static [(&'static str, &'static str)];
+
 /// What is changed in a good definition, and the causes.
-fn refused() -> Vec<(&'static str, fn(&mut Value), &'static [(&'static str, &'static str)])> {
+fn refused() -> Vec<(&'static str, fn(&mut Value), Causes)> {
     vec![
         (
             "two storage versions",

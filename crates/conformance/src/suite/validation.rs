@@ -21,8 +21,11 @@ async fn twice(t: &Case, mode: &str) -> crate::api::Answer {
     t.call(reqwest::Method::POST, &path).body("application/json", text).send().await
 }
 
+/// Reasons and fields of a refusal.
+type Causes = Vec<(&'static str, &'static str)>;
+
 /// A spec that the schema refuses, with the causes.
-fn refused_specs() -> Vec<(&'static str, Value, Vec<(&'static str, &'static str)>)> {
+fn refused_specs() -> Vec<(&'static str, Value, Causes)> {
     vec![
         (
             "over the maximum",
