@@ -7,7 +7,7 @@ use conformance::{
     servers::{Embedded, Real},
 };
 
-/// Requests of the run that belongs to every test run; `$KBM_REQUESTS` asks for another number, and `$KBM_SEED` for another seed.
+/// Requests of a short run; `$KBM_REQUESTS` asks for another number, and `$KBM_SEED` for another seed.
 const SHORT: usize = 1_500;
 /// From here on everything must be met two hundred times.
 const LONG: usize = 20_000;

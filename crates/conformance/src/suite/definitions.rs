@@ -34,8 +34,10 @@ fn path(t: &Case) -> String {
 /// Reasons and fields of a refusal.
 type Causes = &'static [(&'static str, &'static str)];
 
-/// What is changed in a good definition, and the causes.
-fn refused() -> Vec<(&'static str, fn(&mut Value), Causes)> {
+/// A name, what is changed in a good definition, and the causes.
+type Refused = (&'static str, fn(&mut Value), Causes);
+
+fn refused() -> Vec<Refused> {
     vec![
         (
             "two storage versions",
