@@ -363,10 +363,10 @@ fn qcow2_of_every_kind_arrives() {
         *byte = (index / 100) as u8;
     }
     std::fs::write(at("raw"), &image).unwrap();
-    if qemu_img(&["--version"]).is_none() {
-        eprintln!("qemu-img is not installed: this test is left out");
-        return;
-    }
+    assert!(
+        qemu_img(&["--version"]).is_some(),
+        "this test needs qemu-img; `make setup` installs it"
+    );
     for options in [
         &["-o", "compat=1.1"][..],
         &["-o", "compat=0.10"],
@@ -418,7 +418,8 @@ fn qcow2_of_every_kind_arrives() {
         let mut arguments = vec!["convert", "-t", "unsafe", "-f", "raw", "-O", "qcow2"];
         arguments.extend(options.iter().map(String::as_str));
         arguments.extend([raw.as_str(), target.as_str()]);
-        assert_eq!(qemu_img(&arguments), Some(true), "{options:?}");
+        // For LUKS it measures how fast this processor derives keys, and now and then gives up ("Unable to get accurate CPU usage").
+        assert!((0..10).any(|_| qemu_img(&arguments) == Some(true)), "{options:?}");
         let (kind, text) = kind_of(&std::fs::read(&target).unwrap(), None, 12 * MIB, &WriteRequest::default());
         assert_eq!(kind, FaultKind::UnsupportedImage);
         assert!(text.contains(part), "{text}");
