@@ -207,24 +207,21 @@ fn seeds() {
     assert!(open(&changed, &private).is_err());
 }
 
-/// Whether python3 with `cryptography` is here.
-fn python() -> bool {
+/// Refuses to go on without python3 and its `cryptography`.
+fn needs_python() {
     let found = std::process::Command::new("python3")
         .args(["-c", "import cryptography.hazmat.primitives.asymmetric.ed25519"])
-        .stderr(Stdio::null())
         .status()
         .is_ok_and(|s| s.success());
-    if !found {
-        println!("left out: python3 with the package cryptography is not installed (apt install python3-cryptography)");
-    }
-    found
+    assert!(
+        found,
+        "this test needs python3 with the package cryptography; `make setup` installs python3-cryptography"
+    );
 }
 
 #[test]
 fn the_python_client_reads_the_vectors() {
-    if !python() {
-        return;
-    }
+    needs_python();
     let ran = std::process::Command::new("python3")
         .arg(folder().join("agent_client.py"))
         .arg("vectors")
@@ -235,9 +232,7 @@ fn the_python_client_reads_the_vectors() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_python_client_is_served_through_an_installation() {
-    if !python() {
-        return;
-    }
+    needs_python();
     let rig = Rig::start().await;
     let child = tokio::process::Command::new("python3")
         .arg(folder().join("agent_client.py"))
