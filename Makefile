@@ -54,7 +54,7 @@ demo: build bootmedia image ## Show the whole life of two machines in QEMU
 	$(KBM) --log warn lab demo --media $(MEDIA) --image $(IMAGE) --state $(TARGET)/demo
 
 .PHONY: test-all
-test-all: test swarm durability bench-api test-libvirt test-deploy oci-image test-oci fuzz ## All of that, and the suites that take longer
+test-all: test swarm replicas durability bench-api test-libvirt test-deploy oci-image test-oci fuzz ## All of that, and the suites that take longer
 
 .PHONY: test
 test: setup control-plane helm ## Everything set up, all tests that fit into an hour
