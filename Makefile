@@ -95,7 +95,7 @@ kills: ## Kill the server before and after every API write and every answer of a
 .PHONY: check
 check: setup ## Formatting and lints
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
 
 .PHONY: generate
 generate: build ## Write the generated files again
