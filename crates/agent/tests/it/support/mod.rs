@@ -1,6 +1,6 @@
 //! Servers for tests.
 
-// Each test program uses its own part.
+// The boot test of the media uses these too (crates/bootmedia/tests/qemu_boot.rs), and another part of them.
 #![allow(dead_code)]
 
 pub mod machine_server;

@@ -9,7 +9,7 @@ use agent_protocol::{
     guest::GuestAction,
     identity::MacAddress,
     inventory::{Cpu, Firmware, FirmwareMode, Inventory, Memory, Nic, SystemIdentity},
-    order::{EraseEvidence, EraseStrength, Fault, FaultReason, ImageEvidence, Order, OrderKind, OrderResult, Outcome, Progress, Step},
+    order::{EraseEvidence, EraseStrength, Fault, FaultReason, ImageEvidence, Order, OrderKind, OrderResult, Outcome},
     seed::{SealedSeed, SealingKey, Seed, generate_sealing_key, open},
 };
 use api::{
@@ -17,7 +17,7 @@ use api::{
     discovery::{AgentSession, BootAnswer, BootRecord, GuestReport, IdentityProof},
 };
 use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::Time};
-use kube::{Api, Client, ResourceExt, api::PostParams};
+use kube::{Api, Client, api::PostParams};
 use lifecycle::{
     agent::{SessionFacts, guest_action, instruction},
     boot::{BootFacts, decide},
@@ -450,18 +450,6 @@ impl Machine {
         Some(open(&sealed, self.key.as_ref()?).expect("sealed to this session"))
     }
 
-    /// Reports progress, as netboot would store it.
-    pub async fn progress(&mut self, done: u64) {
-        self.note(|s| {
-            s.progress = Some(Progress {
-                step: Step::Writing,
-                done_bytes: done,
-                total_bytes: 100,
-            });
-        })
-        .await;
-    }
-
     /// Lives until `done` says so of its hardware; panics with the last state after `seconds`.
     pub async fn live_until(&mut self, seconds: u64, what: &str, mut done: impl FnMut(&BareMetalHardware) -> bool) -> BareMetalHardware {
         let end = tokio::time::Instant::now() + Duration::from_secs(seconds);
@@ -487,9 +475,4 @@ impl Machine {
             }
         }
     }
-}
-
-/// The name of an object, for messages.
-pub fn named<K: kube::Resource>(object: &K) -> String {
-    object.name_any()
 }

@@ -1,7 +1,5 @@
 //! What the tests of the operator share: an API server in memory, an operator on it whose requests are counted, and simulated machines.
 
-#![allow(dead_code)] // Each test binary uses a part of it.
-
 pub mod machine;
 pub mod store;
 

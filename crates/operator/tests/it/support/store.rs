@@ -35,14 +35,6 @@ struct Data {
     history: Vec<Event>,
 }
 
-/// A write as the log keeps it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Write {
-    pub verb: String,
-    pub resource: String,
-    pub name: String,
-}
-
 #[derive(Clone)]
 pub struct Store {
     data: Arc<Mutex<Data>>,
@@ -124,11 +116,6 @@ fn has_status(resource: &str) -> bool {
 impl Store {
     pub fn router(&self) -> Router {
         Router::new().fallback(handle).with_state(self.clone())
-    }
-
-    /// Drops what every watcher could resume from: they list anew.
-    pub fn forget_history(&self) {
-        self.data.lock().unwrap().history.clear();
     }
 
     /// Changes a stored object behind everybody's back, as a restored backup does.
