@@ -10,7 +10,7 @@ use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{identity::MacAddress, inventory::Inventory, order::Order};
+use crate::{identity::MacAddress, inventory::Inventory, order::Order, seed::SealedSeed};
 
 /// Session id (empty while a session is being opened).
 pub const HEADER_SESSION: &str = "kbm-session";
@@ -27,6 +27,8 @@ pub const PATH_ORDER: &str = "/agent/v1/order";
 pub const PATH_REPORTS: &str = "/agent/v1/reports";
 /// Gives the sealed seed, once, while imaging.
 pub const PATH_SEED: &str = "/agent/v1/seed";
+/// With this parameter of [`PATH_ORDER`] an agent says that it takes the seed in the same answer as the order ([`OrderResponse::seed`]).
+pub const QUERY_SEED: &str = "seed=1";
 
 /// Body of `POST /agent/v1/sessions`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -74,6 +76,9 @@ pub struct OrderResponse {
     /// What the server thinks of this machine, for the console: phase and reason in one line.
     #[serde(default)]
     pub note: String,
+    /// The sealed seed of an image order that is handed out for the first time, for an agent that asked with [`QUERY_SEED`]. Without it the agent asks at [`PATH_SEED`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<SealedSeed>,
 }
 
 /// Body of an error answer.

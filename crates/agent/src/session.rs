@@ -16,7 +16,7 @@ use agent_protocol::{
     inventory::Inventory,
     order::{Order, OrderKind, OrderResult, Outcome, RebootTarget, Report},
     seed::{SealedSeed, SealingKey, Seed, generate_sealing_key, open},
-    session::{ErrorCode, OrderResponse, PATH_ORDER, PATH_REPORTS, PATH_SEED, PATH_SESSIONS, SessionRequest, SessionResponse},
+    session::{ErrorCode, OrderResponse, PATH_ORDER, PATH_REPORTS, PATH_SEED, PATH_SESSIONS, QUERY_SEED, SessionRequest, SessionResponse},
 };
 use ed25519_dalek::SigningKey;
 use reqwest::Method;
@@ -61,6 +61,8 @@ pub struct Session {
     poll: Duration,
     console: Arc<Console>,
     results: VecDeque<OrderResult>,
+    /// Whether a system with the guest helper was written in this boot.
+    fresh_system: bool,
 }
 
 /// A fresh Ed25519 key.
@@ -162,6 +164,7 @@ impl Session {
                         poll: Duration::from_secs(answer.poll_seconds.clamp(1, 300).into()),
                         console: Arc::clone(console),
                         results: VecDeque::new(),
+                        fresh_system: false,
                     }));
                 }
                 Err(error) => match ending(&error) {
@@ -181,14 +184,13 @@ impl Session {
         let (mut seen, mut last_note) = (None::<String>, String::new());
         loop {
             let asked = Instant::now();
-            let path = seen
-                .as_ref()
-                .map_or_else(|| PATH_ORDER.to_owned(), |id| format!("{PATH_ORDER}?after={}", query(id)));
+            let after = seen.as_ref().map(|id| format!("&after={}", query(id))).unwrap_or_default();
+            let path = format!("{PATH_ORDER}?{QUERY_SEED}{after}");
             let answer = self
                 .client
                 .request::<OrderResponse>(Method::GET, &path, Vec::new(), self.poll + PATIENCE)
                 .await;
-            let OrderResponse { order, note } = match answer {
+            let OrderResponse { order, note, seed } = match answer {
                 Ok(answer) => answer,
                 Err(error) => {
                     if let Some((wait, what)) = ending(&error) {
@@ -215,7 +217,7 @@ impl Session {
                 OrderKind::Wait => None,
                 OrderKind::Reboot => Some(self.leave(&order, &runner)),
                 OrderKind::PowerOff => Some(Down::PowerOff),
-                OrderKind::Erase | OrderKind::Image => self.destructive(order, &runner).await,
+                OrderKind::Erase | OrderKind::Image => self.destructive(order, seed, &runner).await,
             };
             if let Some(down) = outcome {
                 return down;
@@ -226,10 +228,21 @@ impl Session {
         }
     }
 
-    /// Towards the disk nothing is set: the server's next boot answer leads there, and firmware goes on to the disk by itself.
+    /// Towards a system that was written in this boot and has the guest helper, firmware is sent once without the detour over the network: the helper reports, so that nobody misses the
+    /// server's record of the boot. In all other cases nothing is set: the server's next boot answer leads to the disk, and that it was given is the evidence.
     fn leave(&self, order: &Order, runner: &Runner) -> Down {
         match order.reboot {
-            Some(RebootTarget::Disk) | None => self.console.say("order reboot to its own disk"),
+            Some(RebootTarget::Disk) | None => {
+                self.console.say("order reboot to its own disk");
+                if let Some(efi) = runner.efi.as_ref().filter(|_| self.fresh_system) {
+                    let set = machine::efi::our_entry(efi).and_then(|entry| entry.map(|e| efi.set_boot_next(e).map(|()| e)).transpose());
+                    match set {
+                        Ok(Some(entry)) => self.console.say(format!("BootNext is Boot{entry:04X}")),
+                        Ok(None) => {}
+                        Err(error) => self.console.say(format!("BootNext was not set: {error}")),
+                    }
+                }
+            }
             Some(RebootTarget::Agent) => {
                 self.console.say("order reboot to the agent again");
                 if let Some(efi) = &runner.efi
@@ -243,7 +256,7 @@ impl Session {
     }
 
     /// Carries out an order, or repeats the result it had.
-    async fn destructive(&mut self, order: Order, runner: &Arc<Runner>) -> Option<Down> {
+    async fn destructive(&mut self, order: Order, sealed: Option<SealedSeed>, runner: &Arc<Runner>) -> Option<Down> {
         let word = runner::order_word(order.kind);
         let known = self.results.iter().find(|r| r.order_id == order.id).cloned();
         let result = match known {
@@ -259,9 +272,11 @@ impl Session {
                         .map(|c| format!("{}/{}", c.namespace, c.name))
                         .unwrap_or_default();
                 });
-                let seed = self.seed_for(&order).await;
+                let seed = self.seed_for(&order, sealed).await;
+                let helper = seed.as_ref().is_ok_and(|s| s.as_ref().is_some_and(|s| s.guest_helper));
                 let result = runner::run(runner, order, seed, &self.client, &self.console).await;
                 self.console.clear_progress();
+                self.fresh_system = helper && result.kind == OrderKind::Image && result.outcome == Outcome::Succeeded;
                 self.say_result(word, &result);
                 self.results.push_back(result.clone());
                 while self.results.len() > RESULTS {
@@ -332,10 +347,21 @@ impl Session {
         }
     }
 
-    /// Fetches and opens the seed that an order needs. `Err` holds why there is none.
-    async fn seed_for(&self, order: &Order) -> Result<Option<Seed>, String> {
+    fn opened(&self, order: &Order, sealed: &SealedSeed) -> Result<Seed, String> {
+        let claim = order.claim.as_ref().map_or("", |c| c.uid.as_str());
+        if sealed.order_id != order.id || sealed.instance_uid != claim {
+            return Err("the seed belongs to another order".to_owned());
+        }
+        open(sealed, &self.sealing).map_err(|e| e.to_string())
+    }
+
+    /// Opens the seed that an order needs: the one that came with it, or else one that is fetched. `Err` holds why there is none.
+    async fn seed_for(&self, order: &Order, sealed: Option<SealedSeed>) -> Result<Option<Seed>, String> {
         if !order.image.as_ref().is_some_and(|i| i.config_drive) {
             return Ok(None);
+        }
+        if let Some(sealed) = sealed {
+            return self.opened(order, &sealed).map(Some);
         }
         let until = Instant::now() + SEED_PATIENCE;
         let mut backoff = Backoff::default();
@@ -345,13 +371,7 @@ impl Session {
                 .request::<SealedSeed>(Method::GET, PATH_SEED, Vec::new(), PATIENCE)
                 .await
             {
-                Ok(sealed) => {
-                    let claim = order.claim.as_ref().map_or("", |c| c.uid.as_str());
-                    if sealed.order_id != order.id || sealed.instance_uid != claim {
-                        return Err("the seed belongs to another order".to_owned());
-                    }
-                    return open(&sealed, &self.sealing).map(Some).map_err(|e| e.to_string());
-                }
+                Ok(sealed) => return self.opened(order, &sealed).map(Some),
                 Err(error) if Instant::now() < until && (error.is_passing() || error.code() == Some(ErrorCode::NotFound)) => {
                     backoff.wait(&error).await;
                 }

@@ -134,6 +134,9 @@ pub struct AcceptedOrder {
     pub session: String,
     /// When.
     pub accepted_at: Time,
+    /// Whether that session was given the order's seed. It is given once, and noted before it is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub seed_served: bool,
 }
 
 /// What the boot server told a machine.

@@ -44,3 +44,5 @@ pub const VERSION: &str = "v1alpha1";
 pub const FINALIZER_RELEASE: &str = "kube-baremetal.io/release";
 /// Held on hardware while an instance claims it.
 pub const FINALIZER_CLAIM: &str = "kube-baremetal.io/claim";
+/// Label of a Secret that holds a sealed seed, by which netboot watches them; its value says nothing.
+pub const LABEL_SEED: &str = "kube-baremetal.io/sealed-seed";

@@ -80,6 +80,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         plan,
         timing: Timing::default(),
         apart: None,
+        addresses: true,
         ramp: Duration::from_secs_f64(arguments.ramp),
         patience: Duration::from_secs_f64(arguments.patience),
         log: arguments.server_log,

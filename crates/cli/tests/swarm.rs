@@ -15,6 +15,7 @@ async fn forty_machines_with_every_fault_come_to_running_and_back() {
         plan: Plan::many(20),
         timing: Timing::default(),
         apart: None,
+        addresses: true,
         ramp: Duration::from_secs(1),
         patience: Duration::from_secs(120),
         log: "warn".to_owned(),

@@ -143,6 +143,7 @@ pub fn instruction(facts: &SessionFacts<'_>) -> Instruction {
             claim_uid: order.claim.as_ref().map(|c| c.uid.clone()).unwrap_or_default(),
             session: facts.session.to_owned(),
             accepted_at: Time(facts.now),
+            seed_served: false,
         }),
     }
 }

@@ -76,6 +76,8 @@ struct Draft<'a> {
     change: Option<InstanceChange>,
     events: Vec<EventNote>,
     requeue: Option<SignedDuration>,
+    /// The present wait lasts only until another writer's next step: not worth a write.
+    transient: bool,
 }
 
 /// Decides.
@@ -88,6 +90,7 @@ pub fn decide(facts: &InstanceFacts<'_>) -> InstanceDecision {
         change: None,
         events: Vec::new(),
         requeue: None,
+        transient: false,
     };
     draft.new.reason.clear();
     draft.new.message.clear();
@@ -200,8 +203,9 @@ impl<'a> Draft<'a> {
                 format!("BareMetalHardware {name} is being deleted: delete this instance and create another"),
             ),
             None if hardware.status.as_ref().is_some_and(|s| s.phase == HardwarePhase::Ready) => {
-                // The claim follows within moments: not worth a write.
+                // The claim follows within moments.
                 self.new = self.old.clone();
+                self.transient = true;
                 return;
             }
             None => {
@@ -553,7 +557,7 @@ impl<'a> Draft<'a> {
         self.judge_deadline();
         let generation = self.facts.instance.metadata.generation;
         let changed = self.new != self.old || generation != self.old.observed_generation;
-        let status = (changed && self.change.is_none()).then(|| {
+        let status = (changed && self.change.is_none() && !self.transient).then(|| {
             let mut new = self.new.clone();
             new.observed_generation = generation;
             new

@@ -23,6 +23,7 @@ use tokio::time::timeout_at;
 
 use crate::{
     agent_api::auth::{Signed, content_length},
+    boot,
     metrics::Route,
     objects::store::Change,
     reply::{Refusal, Reply},
@@ -84,14 +85,17 @@ async fn redeem(shared: &Shared, peer: Peer, request: Request<Body>) -> Reply<()
                 Registration::Write => {}
             }
             let mut new = current.clone();
-            new.status.get_or_insert_default().guest = Some(GuestReport {
+            let status = new.status.get_or_insert_default();
+            let now = Time(Timestamp::now());
+            boot::remember_system(status, &claims.instance_uid, now.clone());
+            status.guest = Some(GuestReport {
                 instance_uid: claims.instance_uid.clone(),
                 nonce: claims.nonce.clone(),
                 signing_key: registration.signing_key.clone(),
                 hostname: registration.hostname.clone(),
                 addresses: registration.addresses.clone(),
                 boot_id: registration.boot_id.clone(),
-                registered_at: Time(Timestamp::now()),
+                registered_at: now,
             });
             Ok(Change::Write(Box::new(new), ()))
         })

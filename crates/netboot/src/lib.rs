@@ -39,7 +39,7 @@ mod server;
 mod state;
 mod wake;
 
-pub use agent_api::seed::{SEALED, SERVED, secret_name};
+pub use objects::seeds::{SEALED, secret_name};
 #[cfg(feature = "planted-holes")]
 #[doc(hidden)]
 pub use config::PlantedHoles;

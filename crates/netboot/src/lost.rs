@@ -17,6 +17,14 @@ use crate::{objects::store::Change, state::Shared};
 /// Between two writes of losses: a switch that fails takes a thousand machines with it.
 const PACE: Duration = Duration::from_millis(50);
 
+/// By this time a machine that was told to boot its own disk has asked for that again, or its system has reported.
+const DEPARTURE: Duration = Duration::from_secs(300);
+
+/// Whether the objects still say that the machine is in the agent: in this session, and nothing was heard of its system since.
+fn is_still_here(discovery: &BareMetalDiscovery, session: &str) -> bool {
+    lifecycle::view::live_session(Some(discovery)).is_some_and(|s| s.id == session)
+}
+
 async fn write(shared: &Shared, discovery: Arc<BareMetalDiscovery>, session: &str, connected: bool, reason: &str, message: &str) {
     let written = shared
         .store
@@ -84,6 +92,16 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             .set(i64::try_from(shared.presence.len()).unwrap_or(i64::MAX));
         if !shared.store.is_reachable() {
             continue;
+        }
+        for (name, session) in shared.presence.overdue(DEPARTURE, Instant::now()) {
+            let Some(discovery) = shared.cache.discovery(&name).filter(|d| is_still_here(d, &session)) else {
+                continue;
+            };
+            tracing::warn!(discovery = %name, "nothing was heard of the machine since it was told to boot its disk");
+            let minutes = DEPARTURE.as_secs() / 60;
+            let message = format!("Told to boot its own disk {minutes} minutes ago; nothing was heard of it since");
+            write(&shared, discovery, &session, false, "Departed", &message).await;
+            tokio::time::sleep(PACE).await;
         }
         for (name, session) in shared.presence.newly_lost(after, Instant::now()) {
             shared.metrics.lost.inc();

@@ -26,7 +26,7 @@ use crate::{
     limits::{RateLimit, Slots},
     lost,
     metrics::Metrics,
-    objects::{cache::Cache, store::Store, watch},
+    objects::{cache::Cache, seeds::Seeds, store::Store, watch},
     presence::Presence,
     progress::Hints,
     server::{self, Front},
@@ -139,12 +139,14 @@ impl Netboot {
             cache.clone(),
             metrics.clone(),
         ));
-        let synced = watch::start(&store, &cache, &wakes, &stop, &tasks);
+        let seeds = Arc::new(Seeds::default());
+        let synced = watch::start(&store, &cache, &wakes, &seeds, &stop, &tasks);
         let quotas = config.quotas.clone();
         let shared = Arc::new(Shared {
             tls_port: addresses.tls.port(),
             cache,
             store,
+            seeds,
             wakes,
             presence: Arc::new(Presence::default()),
             hints: Arc::new(Hints::new(quotas.progress_writes_per_second)),

@@ -49,6 +49,8 @@ struct Seen {
     expected: bool,
     /// Whether its loss was written down.
     lost: bool,
+    /// Since when it should be on its way to its own disk.
+    departed: Option<Instant>,
 }
 
 /// See the module.
@@ -90,6 +92,7 @@ impl Presence {
                 sequence: Window::default(),
                 expected: true,
                 lost: false,
+                departed: None,
             },
         );
     }
@@ -106,6 +109,7 @@ impl Presence {
             sequence: Window::default(),
             expected: true,
             lost: false,
+            departed: None,
         });
         if seen.session != session {
             // Another replica opened this one.
@@ -117,6 +121,7 @@ impl Presence {
                 sequence: Window::default(),
                 expected: true,
                 lost: false,
+                departed: None,
             };
         }
         if !seen.sequence.take(sequence) {
@@ -125,6 +130,7 @@ impl Presence {
         seen.source = Some(source_of(source));
         seen.at = now;
         seen.expected = true;
+        seen.departed = None;
         Some(std::mem::take(&mut seen.lost))
     }
 
@@ -142,11 +148,30 @@ impl Presence {
         }
     }
 
-    /// The machine was told to go: silence is what is expected of it.
+    /// The machine was told to go, or is known to be elsewhere: silence is what is expected of it.
     pub(crate) fn leaves(&self, machine: &str) {
         if let Some(seen) = self.machines().get_mut(machine) {
             seen.expected = false;
         }
+    }
+
+    /// The machine was told to boot its own disk: silence is expected of it, but not for ever ([`Self::overdue`]).
+    pub(crate) fn departs(&self, machine: &str, now: Instant) {
+        if let Some(seen) = self.machines().get_mut(machine) {
+            seen.expected = false;
+            seen.departed = Some(now);
+        }
+    }
+
+    /// Machines that were told to boot their own disk `after` ago or longer, each with its session: each is named once. Whether something was heard of them elsewhere is for the caller to
+    /// find out.
+    pub(crate) fn overdue(&self, after: Duration, now: Instant) -> Vec<(String, String)> {
+        let mut machines = self.machines();
+        let late = |seen: &Seen| seen.departed.is_some_and(|d| now.saturating_duration_since(d) >= after);
+        machines
+            .extract_if(|_, seen| !seen.expected && late(seen))
+            .map(|(name, seen)| (name, seen.session))
+            .collect()
     }
 
     pub(crate) fn forget(&self, machine: &str) {
@@ -172,7 +197,7 @@ impl Presence {
                 lost.push((name.clone(), seen.session.clone()));
             }
             // Those that left, and those lost long ago, need no memory.
-            !(silent && (!seen.expected || now.saturating_duration_since(seen.at) >= after * 40))
+            !(silent && ((!seen.expected && seen.departed.is_none()) || now.saturating_duration_since(seen.at) >= after * 40))
         });
         lost
     }
@@ -236,6 +261,22 @@ mod tests {
                 .newly_lost(Duration::from_secs(90), now + Duration::from_secs(600))
                 .is_empty()
         );
+    }
+
+    #[test]
+    fn a_machine_that_was_sent_to_its_disk_is_asked_for_after_a_while() {
+        let presence = Presence::default();
+        let (now, after) = (Instant::now(), Duration::from_secs(300));
+        presence.opened("m", "s", Some(HERE), now);
+        presence.departs("m", now);
+        assert!(presence.newly_lost(Duration::from_secs(90), now + Duration::from_secs(200)).is_empty());
+        assert!(presence.overdue(after, now + Duration::from_secs(299)).is_empty());
+        assert_eq!(presence.overdue(after, now + after), [("m".to_owned(), "s".to_owned())]);
+        assert!(presence.overdue(after, now + after).is_empty(), "once");
+        presence.opened("m", "t", Some(HERE), now);
+        presence.departs("m", now);
+        presence.heard("m", "t", HERE, 1, now);
+        assert!(presence.overdue(after, now + after).is_empty(), "it asked again");
     }
 
     #[test]

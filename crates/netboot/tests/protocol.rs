@@ -172,7 +172,8 @@ fn sessions_and_orders() {
         });
         json!(OrderResponse {
             order,
-            note: "Provisioning".to_owned()
+            note: "Provisioning".to_owned(),
+            seed: None
         })
     });
     assert_eq!(same::<OrderResponse>(&v).order.kind, OrderKind::Image);

@@ -3,7 +3,7 @@
 //! Writing them never holds up a decision: they go through a bounded channel to one task. The same event about the same object within ten minutes is not
 //! written again, only counted; said after that time, it is written anew with the count as its series. An event is never changed, so creating is all that is needed. When the channel is full, events are dropped and counted.
 //! A normal event waits a second, and a later one about the same object takes its place: a thousand machines that pass three steps in a second are told of by the last step. Warnings
-//! are always written, and at once.
+//! are always written, and at once. Normal events have a budget: of a burst beyond it they are dropped and counted, for they repeat what the objects' status says.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -25,7 +25,7 @@ use kube::{
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::Metrics;
+use crate::{bucket::Bucket, metrics::Metrics};
 
 /// Within this time the same event is one.
 const WINDOW: Duration = Duration::from_secs(600);
@@ -64,7 +64,7 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// A recorder, and the notices it takes, for [`write`].
+    /// A recorder, and the notices it takes, for a [`Writer`].
     pub fn new(metrics: Arc<Metrics>) -> (Self, mpsc::Receiver<Notice>) {
         let (sender, receiver) = mpsc::channel(WAITING);
         (Self { sender, metrics }, receiver)
@@ -102,121 +102,134 @@ impl Memory {
     }
 }
 
-/// Writes notices until `stop`, then what is waiting, within two seconds. `hold`: how long a normal event may be overtaken.
-pub async fn write(
-    client: Client,
-    mut notices: mpsc::Receiver<Notice>,
-    instance: String,
-    hold: Duration,
-    metrics: Arc<Metrics>,
-    stop: CancellationToken,
-) {
-    let mut memory = Memory::default();
-    let mut held: HashMap<String, (Instant, Notice)> = HashMap::new();
-    let mut tick = tokio::time::interval((hold / 4).max(Duration::from_millis(10)));
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => break,
-            notice = notices.recv() => match notice {
-                Some(notice) => {
-                    let uid = notice.regarding.uid.clone().unwrap_or_default();
-                    if notice.warning {
-                        // What came before it is told before it.
-                        if let Some((_, earlier)) = held.remove(&uid) {
-                            write_one(&client, &mut memory, earlier, &instance, &metrics).await;
+/// Writes notices.
+pub(crate) struct Writer {
+    /// The API server.
+    pub(crate) client: Client,
+    /// Name of this replica.
+    pub(crate) instance: String,
+    /// How long a normal event may be overtaken.
+    pub(crate) hold: Duration,
+    /// How many normal events may be written.
+    pub(crate) budget: Bucket,
+    /// Where they are counted.
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl Writer {
+    /// Writes notices until `stop`, then what is waiting, within two seconds.
+    pub(crate) async fn run(self, mut notices: mpsc::Receiver<Notice>, stop: CancellationToken) {
+        let mut memory = Memory::default();
+        let mut held: HashMap<String, (Instant, Notice)> = HashMap::new();
+        let mut tick = tokio::time::interval((self.hold / 4).max(Duration::from_millis(10)));
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                notice = notices.recv() => match notice {
+                    Some(notice) => {
+                        let uid = notice.regarding.uid.clone().unwrap_or_default();
+                        if notice.warning {
+                            // What came before it is told before it.
+                            if let Some((_, earlier)) = held.remove(&uid) {
+                                self.write(&mut memory, earlier).await;
+                            }
+                            self.write(&mut memory, notice).await;
+                        } else {
+                            // The first one's time counts: a stream of events cannot hold them back for ever.
+                            let since = held.get(&uid).map_or_else(Instant::now, |h| h.0);
+                            held.insert(uid, (since, notice));
                         }
-                        write_one(&client, &mut memory, notice, &instance, &metrics).await;
-                    } else {
-                        // The first one's time counts: a stream of events cannot hold them back for ever.
-                        let since = held.get(&uid).map_or_else(Instant::now, |h| h.0);
-                        held.insert(uid, (since, notice));
                     }
-                }
-                None => break,
-            },
-            _ = tick.tick(), if !held.is_empty() => {
-                let due: Vec<String> = held.iter().filter(|(_, h)| h.0.elapsed() >= hold).map(|(uid, _)| uid.clone()).collect();
-                for uid in due {
-                    if let Some((_, notice)) = held.remove(&uid) {
-                        write_one(&client, &mut memory, notice, &instance, &metrics).await;
+                    None => break,
+                },
+                _ = tick.tick(), if !held.is_empty() => {
+                    let due: Vec<String> = held.iter().filter(|(_, h)| h.0.elapsed() >= self.hold).map(|(uid, _)| uid.clone()).collect();
+                    for uid in due {
+                        if let Some((_, notice)) = held.remove(&uid) {
+                            self.write(&mut memory, notice).await;
+                        }
                     }
                 }
             }
         }
-    }
-    let rest = async {
-        for (_, notice) in held.into_values() {
-            write_one(&client, &mut memory, notice, &instance, &metrics).await;
+        let rest = async {
+            for (_, notice) in held.into_values() {
+                self.write(&mut memory, notice).await;
+            }
+            while let Ok(notice) = notices.try_recv() {
+                self.write(&mut memory, notice).await;
+            }
+        };
+        if tokio::time::timeout(Duration::from_secs(2), rest).await.is_err() {
+            tracing::info!("stopped with events still waiting to be written");
         }
-        while let Ok(notice) = notices.try_recv() {
-            write_one(&client, &mut memory, notice, &instance, &metrics).await;
-        }
-    };
-    if tokio::time::timeout(Duration::from_secs(2), rest).await.is_err() {
-        tracing::info!("stopped with events still waiting to be written");
     }
-}
 
-async fn write_one(client: &Client, memory: &mut Memory, notice: Notice, instance: &str, metrics: &Metrics) {
-    let namespace = match notice.regarding.namespace.as_deref() {
-        Some(namespace) if !namespace.is_empty() => namespace.to_owned(),
-        // Where Kubernetes keeps events about cluster-scoped objects.
-        _ => "default".to_owned(),
-    };
-    let key = (
-        notice.regarding.uid.clone().unwrap_or_default(),
-        notice.reason.clone(),
-        notice.note.clone(),
-    );
-    let mut series = None;
-    if let Some(written) = memory.written.get_mut(&key) {
-        if written.first.elapsed() < WINDOW {
-            written.count += 1;
+    async fn write(&self, memory: &mut Memory, notice: Notice) {
+        let namespace = match notice.regarding.namespace.as_deref() {
+            Some(namespace) if !namespace.is_empty() => namespace.to_owned(),
+            // Where Kubernetes keeps events about cluster-scoped objects.
+            _ => "default".to_owned(),
+        };
+        let key = (
+            notice.regarding.uid.clone().unwrap_or_default(),
+            notice.reason.clone(),
+            notice.note.clone(),
+        );
+        let mut series = None;
+        if let Some(written) = memory.written.get_mut(&key) {
+            if written.first.elapsed() < WINDOW {
+                written.count += 1;
+                return;
+            }
+            series = Some(EventSeries {
+                count: written.count + 1,
+                last_observed_time: MicroTime(k8s_openapi::jiff::Timestamp::now()),
+            });
+            memory.written.remove(&key);
+            memory.order.retain(|k| *k != key);
+        }
+        if !notice.warning && self.budget.take().is_err() {
+            self.metrics.event_dropped();
             return;
         }
-        series = Some(EventSeries {
-            count: written.count + 1,
-            last_observed_time: MicroTime(k8s_openapi::jiff::Timestamp::now()),
-        });
-        memory.written.remove(&key);
-        memory.order.retain(|k| *k != key);
-    }
-    let name = format!(
-        "{}.{:016x}",
-        notice.regarding.name.as_deref().unwrap_or("object"),
-        rand::random::<u64>()
-    );
-    let event = Event {
-        metadata: ObjectMeta {
-            name: Some(name),
-            namespace: Some(namespace.clone()),
-            ..ObjectMeta::default()
-        },
-        action: Some(notice.action),
-        event_time: Some(MicroTime(k8s_openapi::jiff::Timestamp::now())),
-        note: Some(shortened(notice.note)),
-        reason: Some(notice.reason),
-        regarding: Some(notice.regarding),
-        related: notice.related,
-        series,
-        reporting_controller: Some(CONTROLLER.to_owned()),
-        reporting_instance: Some(instance.to_owned()),
-        type_: Some(if notice.warning { "Warning" } else { "Normal" }.to_owned()),
-        ..Event::default()
-    };
-    let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
-    match api.create(&PostParams::default(), &event).await {
-        Ok(_) => {
-            metrics.requested("Event", "create", "ok");
-            let written = Written {
-                first: Instant::now(),
-                count: 1,
-            };
-            memory.remember(key, written);
-        }
-        Err(error) => {
-            metrics.requested("Event", "create", "error");
-            tracing::warn!(%error, "could not write an event");
+        let name = format!(
+            "{}.{:016x}",
+            notice.regarding.name.as_deref().unwrap_or("object"),
+            rand::random::<u64>()
+        );
+        let event = Event {
+            metadata: ObjectMeta {
+                name: Some(name),
+                namespace: Some(namespace.clone()),
+                ..ObjectMeta::default()
+            },
+            action: Some(notice.action),
+            event_time: Some(MicroTime(k8s_openapi::jiff::Timestamp::now())),
+            note: Some(shortened(notice.note)),
+            reason: Some(notice.reason),
+            regarding: Some(notice.regarding),
+            related: notice.related,
+            series,
+            reporting_controller: Some(CONTROLLER.to_owned()),
+            reporting_instance: Some(self.instance.clone()),
+            type_: Some(if notice.warning { "Warning" } else { "Normal" }.to_owned()),
+            ..Event::default()
+        };
+        let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
+        match api.create(&PostParams::default(), &event).await {
+            Ok(_) => {
+                self.metrics.requested("Event", "create", "ok");
+                let written = Written {
+                    first: Instant::now(),
+                    count: 1,
+                };
+                memory.remember(key, written);
+            }
+            Err(error) => {
+                self.metrics.requested("Event", "create", "error");
+                tracing::warn!(%error, "could not write an event");
+            }
         }
     }
 }

@@ -45,11 +45,13 @@ mod instance;
 pub mod keys;
 pub mod lease;
 pub mod metrics;
+mod pacer;
 pub mod queue;
 pub mod secrets;
 mod wiring;
 pub mod world;
 
+use bucket::Bucket;
 use cache::Key;
 pub use error::{Error, Result};
 use metrics::Metrics;
@@ -103,14 +105,18 @@ pub struct Config {
     pub leader_election: Option<LeaderElection>,
     /// So many objects of one kind are worked on at once.
     pub concurrency: usize,
-    /// So many progress writes a second, in all.
+    /// So many writes a second, in all, of what can wait: progress, and steps that nobody waits for.
     pub progress_per_second: f64,
     /// At most one progress write per instance in this time.
     pub progress_interval: Duration,
-    /// A step on an instance's way that is passed within this time of its last status write is not written.
+    /// A step on the way that is passed within this time of the last status write, or of its beginning, is not written.
     pub step_interval: Duration,
     /// A normal event that is followed by another one about the same object within this time is not written.
     pub event_hold: Duration,
+    /// So many normal events a second, in all, are written; of a burst, so many at once. What goes beyond is dropped and counted; warnings never are.
+    pub events_per_second: f64,
+    /// See `events_per_second`.
+    pub event_burst: f64,
     /// Name of this replica, for events.
     pub replica: String,
     /// Where figures are counted; register it where they are to be shown.
@@ -146,6 +152,8 @@ impl Config {
             progress_interval: Duration::from_secs(2),
             step_interval: Duration::from_secs(1),
             event_hold: Duration::from_secs(1),
+            events_per_second: 10.0,
+            event_burst: 100.0,
             replica: "kube-baremetal".to_owned(),
             metrics: Arc::new(Metrics::new()),
             health: Arc::default(),
@@ -180,15 +188,16 @@ impl Operator {
             });
         }
         {
-            let (client, replica, metrics) = (
-                world.config.client.clone(),
-                world.config.replica.clone(),
-                Arc::clone(&world.metrics),
-            );
-            let hold = world.config.event_hold;
+            let writer = events::Writer {
+                client: world.config.client.clone(),
+                instance: world.config.replica.clone(),
+                hold: world.config.event_hold,
+                budget: Bucket::new(world.config.events_per_second, world.config.event_burst),
+                metrics: Arc::clone(&world.metrics),
+            };
             let background = background.clone();
             parts.spawn(async move {
-                events::write(client, notices, replica, hold, metrics, background).await;
+                writer.run(notices, background).await;
                 "event writer".to_owned()
             });
         }

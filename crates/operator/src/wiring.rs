@@ -143,6 +143,7 @@ pub(crate) fn listen(world: &Arc<World>) {
         if let (Some(machine), None) = (old, new) {
             // The machine is not accepted any more, or was deleted to be accepted anew.
             world.queues.discovery.add(Key::cluster(machine.spec.discovery_name.clone()));
+            world.pacer.forget(&machine.uid().unwrap_or_default());
         }
         let claim = |m: Option<&Arc<BareMetalHardware>>| m.and_then(|m| m.spec.claim_ref.clone());
         if claim(old) != claim(new)

@@ -27,9 +27,10 @@ use crate::{
     error::{Error, Result},
     events::{Notice, Recorder},
     hardware::{render::Inputs, seed::Seeds},
-    instance::{Pacer, scheduler::Scheduler},
+    instance::scheduler::Scheduler,
     keys::KeySource,
     metrics::Metrics,
+    pacer::Pacer,
     queue::Queue,
     wiring,
 };
@@ -151,7 +152,7 @@ pub struct World {
     pub seeds: Seeds,
     /// What seeds are rendered from, as far as it was looked at.
     pub inputs: Inputs,
-    /// Holds back progress writes.
+    /// Holds back what can wait.
     pub pacer: Pacer,
     /// Addresses that are taken or being taken.
     pub book: Book,

@@ -26,6 +26,8 @@ pub struct Body {
     pub uuid: SystemUuid,
     /// What its disk holds.
     pub contents: DiskContents,
+    /// One in four is as old as that.
+    pub firmware: FirmwareMode,
     serial: String,
 }
 
@@ -63,6 +65,7 @@ impl Body {
             } else {
                 DiskContents::blank()
             },
+            firmware: if index.is_multiple_of(4) { FirmwareMode::BIOS } else { FirmwareMode::UEFI },
             serial: format!("SWARM{index:07}"),
         }
     }
@@ -135,7 +138,7 @@ impl Body {
             pci: Vec::new(),
             gpus: Vec::new(),
             firmware: Firmware {
-                mode: FirmwareMode::BIOS,
+                mode: self.firmware,
                 secure_boot: None,
             },
             tpm: None,

@@ -194,11 +194,16 @@ impl Plan {
     pub fn of_machine(&self, index: usize) -> Faults {
         let mut random = Random::of(self.seed, index as u64);
         let foreign = random.chance(self.foreign);
-        let due = self.rules.iter().filter(|r| random.chance(r.share)).copied().collect();
+        let due: Vec<Rule> = self.rules.iter().filter(|r| random.chance(r.share)).copied().collect();
+        let mut touched = [false; Point::ALL.len()];
+        for rule in &due {
+            touched[rule.at as usize] = true;
+        }
         Faults {
             foreign,
             due,
             passed: [0; Point::ALL.len()],
+            touched,
         }
     }
 }
@@ -241,6 +246,7 @@ pub struct Faults {
     pub foreign: bool,
     due: Vec<Rule>,
     passed: [u32; Point::ALL.len()],
+    touched: [bool; Point::ALL.len()],
 }
 
 impl Faults {
@@ -251,6 +257,11 @@ impl Faults {
         let now = *passed;
         let found = self.due.iter().position(|r| r.at == at && r.nth <= now)?;
         Some(self.due.remove(found).what)
+    }
+
+    /// Whether something went or is to go wrong at this point.
+    pub fn touch(&self, at: Point) -> bool {
+        self.touched[at as usize]
     }
 
     /// How many faults are still to come.

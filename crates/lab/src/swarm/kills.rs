@@ -174,7 +174,7 @@ async fn template(options: &Options) -> Result<PathBuf> {
     let setup = Setup::new(options.program.clone(), folder.clone(), Ipv4Addr::LOCALHOST, 1)?;
     let mut server = setup.start(&[])?;
     let client = server.ready().await?;
-    tenant::prepare(&client).await?;
+    tenant::prepare(&client, true).await?;
     server.stop().await?;
     Ok(folder.join("data"))
 }

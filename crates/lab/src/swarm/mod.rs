@@ -63,6 +63,8 @@ pub struct Options {
     pub timing: Timing,
     /// Instances are asked for only when every machine is Ready and was idle for so long, so that the ways can be told apart.
     pub apart: Option<Duration>,
+    /// Whether instances get addresses from a network of ours; else by DHCP.
+    pub addresses: bool,
     /// Over which time the machines are switched on.
     pub ramp: Duration,
     /// Longest time for each of the two ways, there and back.
@@ -116,7 +118,7 @@ impl Subject for Server {
 /// # Errors
 /// What was found, by the judge too, in words for a person.
 pub async fn drive(options: &Options, client: &Client, boot: Vec<SocketAddr>, subject: &dyn Subject) -> Result<Report> {
-    tenant::prepare(client).await?;
+    tenant::prepare(client, options.addresses).await?;
     let revision = revision(client).await?;
 
     let start = Instant::now();

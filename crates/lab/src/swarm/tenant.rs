@@ -34,11 +34,11 @@ fn named(name: &str) -> ObjectMeta {
     }
 }
 
-/// Everything that has to be there once.
+/// Everything that has to be there once. `addresses`: the machines' NICs are in a network that gives them out.
 ///
 /// # Errors
 /// When the API refuses.
-pub async fn prepare(client: &Client) -> Result<()> {
+pub async fn prepare(client: &Client, addresses: bool) -> Result<()> {
     let how = PostParams::default();
     let namespace = Namespace {
         metadata: named(NAMESPACE),
@@ -91,7 +91,7 @@ pub async fn prepare(client: &Client) -> Result<()> {
         spec: BareMetalDiscoveryPolicySpec {
             when: "inventory.memory.bytes >= 1024 * 1024 * 1024".to_owned(),
             labels: BTreeMap::from([("swarm".to_owned(), "true".to_owned())]),
-            network_ref: Some(NetworkRef::network("swarm")),
+            network_ref: addresses.then(|| NetworkRef::network("swarm")),
             erase_foreign_data: true,
             ..BareMetalDiscoveryPolicySpec::default()
         },

@@ -447,6 +447,8 @@ impl<'a> Draft<'a> {
             },
             // The order goes on, its session is away: what is sealed may still be fetched by it.
             (None, Some(_)) if self.seed_wanted => SeedAction::Keep,
+            // It goes with the claim: nobody can open it but the session it was sealed for, which nobody serves any more.
+            (None, Some(_)) if self.new.phase == HardwarePhase::InUse => SeedAction::Keep,
             (None, Some(_)) => SeedAction::Delete,
             (None, None) => SeedAction::Keep,
         }

@@ -2,7 +2,7 @@
 //!
 //! After imaging, [`install`] removes our stale entries, adds one for the loader on the new disk, and orders: the entry that led to
 //! the agent (the network) first, ours second, the rest as it was. Network first is what brings a machine without a BMC back; the
-//! boot server then says "your own disk". [`EfiVariables::set_boot_next`] is for the guest helper and for reboots into the agent.
+//! boot server then says "your own disk". [`EfiVariables::set_boot_next`] is for the guest helper, for reboots into the agent, and for the first boot of a new system.
 //!
 //! Invariants: entries of others are never deleted; a new entry is written before the order names it; a stale one leaves the order
 //! before it is deleted; nothing on a disk is executed.
@@ -90,6 +90,15 @@ pub fn remove_ours(variables: &EfiVariables) -> Result<usize, MachineError> {
         variables.delete_boot_entry(*number)?;
     }
     Ok(ours.len())
+}
+
+/// The entry of ours, which leads to the installed system.
+///
+/// # Errors
+/// [`MachineError::EfiVariable`] when firmware's variables cannot be read.
+pub fn our_entry(variables: &EfiVariables) -> Result<Option<u16>, MachineError> {
+    let entries = variables.boot_entries()?;
+    Ok(entries.into_iter().find(|(_, description)| is_ours(description)).map(|(number, _)| number))
 }
 
 fn is_ours(description: &str) -> bool {

@@ -1,16 +1,19 @@
 //! `GET /agent/v1/order`: what a machine shall do.
 //!
-//! The cache says whether there is anything new; waiting costs nothing. Something destructive is handed out only in these steps: both objects read freshly,
-//! decided by `lifecycle` on them; noted as accepted by compare and swap; the hardware read once more, because whoever takes an order back looks for that note; then
-//! handed out. Any doubt on the way, and the agent is told to wait.
+//! The cache says whether there is anything new; waiting costs nothing. Something destructive is handed out only in these steps: the hardware read freshly; decided by `lifecycle`
+//! on it; noted as accepted by compare and swap, which proves that the discovery is fresh too; then handed out. Where that took long, or nothing was to be noted, both are read
+//! once more: an order that was taken back meanwhile is not handed out. Any doubt on the way, and the agent is told to wait.
+//!
+//! The sealed seed goes with the order where the agent takes it so and the watch has brought it: then the note of the acceptance is also the note that it was served.
 
 use std::{sync::Arc, time::Duration};
 
 use agent_protocol::{
-    order::{Order, OrderKind},
-    session::OrderResponse,
+    order::{Order, OrderKind, RebootTarget},
+    seed::SealedSeed,
+    session::{OrderResponse, QUERY_SEED},
 };
-use api::{BareMetalDiscovery, BareMetalHardware};
+use api::{BareMetalDiscovery, BareMetalHardware, discovery::AcceptedOrder};
 use axum::{
     Extension, Json,
     body::Body,
@@ -32,13 +35,18 @@ use crate::{
     state::{Shared, planted},
 };
 
+/// Within this time from its reading to its acceptance an order need not be looked at again.
+const STILL_FRESH: Duration = Duration::from_secs(2);
+/// So long an order waits for its seed, which was stored before it.
+const SEED_FOLLOWS: Duration = Duration::from_millis(500);
+
 /// The handler.
 pub(crate) async fn order(State(shared): State<Arc<Shared>>, Extension(peer): Extension<Peer>, request: Request<Body>) -> Response {
     let (parts, body) = request.into_parts();
     let response = async {
         let (caller, _) = auth::caller(&shared, peer, &parts, body).await?;
-        let after = after(parts.uri.query());
-        wait_for_order(&shared, caller, after).await
+        let asked = Asked::read(parts.uri.query());
+        wait_for_order(&shared, caller, asked).await
     }
     .await;
     let response = match response {
@@ -49,13 +57,23 @@ pub(crate) async fn order(State(shared): State<Arc<Shared>>, Extension(peer): Ex
     response
 }
 
-/// The `after` parameter. Order ids are plain, so nothing is decoded; what does not look like one equals none.
-fn after(query: Option<&str>) -> &str {
-    query
-        .into_iter()
-        .flat_map(|q| q.split('&'))
-        .find_map(|pair| pair.strip_prefix("after="))
-        .unwrap_or_default()
+/// What an agent says when it asks.
+#[derive(Debug, Clone, Copy, Default)]
+struct Asked<'a> {
+    /// The order it saw last. Order ids are plain, so nothing is decoded; what does not look like one equals none.
+    after: &'a str,
+    /// It takes the seed with the order.
+    seed: bool,
+}
+
+impl<'a> Asked<'a> {
+    fn read(query: Option<&'a str>) -> Self {
+        let pairs = || query.into_iter().flat_map(|q| q.split('&'));
+        Self {
+            after: pairs().find_map(|pair| pair.strip_prefix("after=")).unwrap_or_default(),
+            seed: pairs().any(|pair| pair == QUERY_SEED),
+        }
+    }
 }
 
 fn decide(shared: &Shared, discovery: &BareMetalDiscovery, hardware: Option<&BareMetalHardware>, session: &str) -> Instruction {
@@ -68,7 +86,7 @@ fn decide(shared: &Shared, discovery: &BareMetalDiscovery, hardware: Option<&Bar
     })
 }
 
-async fn wait_for_order(shared: &Arc<Shared>, caller: Caller, after: &str) -> Reply<OrderResponse> {
+async fn wait_for_order(shared: &Arc<Shared>, caller: Caller, asked: Asked<'_>) -> Reply<OrderResponse> {
     let deadline = Instant::now() + shared.config.poll;
     let waiter = shared.wakes.wait_for(&caller.name);
     let _polling = shared.presence.polling(&caller.name, &caller.session.id);
@@ -77,6 +95,7 @@ async fn wait_for_order(shared: &Arc<Shared>, caller: Caller, after: &str) -> Re
         crate::lost::moved(shared, &caller.discovery, session).await;
     }
     let mut stale_reads = 0u32;
+    let mut seed_until = None;
     loop {
         let news = waiter.next();
         let Some(discovery) = shared.cache.discovery(&caller.name) else {
@@ -88,33 +107,55 @@ async fn wait_for_order(shared: &Arc<Shared>, caller: Caller, after: &str) -> Re
         }
         let hardware = shared.cache.hardware_of(&caller.name);
         let told = decide(shared, &discovery, hardware.as_deref(), session);
-        let is_news = told.order.kind != OrderKind::Wait && told.order.id != after;
+        let is_news = told.order.kind != OrderKind::Wait && told.order.id != asked.after;
         let mut note = told.note;
         if is_news {
             if !told.order.kind.is_destructive() {
-                shared.presence.leaves(&caller.name);
-                return Ok(OrderResponse { order: told.order, note });
+                if told.order.reboot == Some(RebootTarget::Disk) {
+                    shared.presence.departs(&caller.name, std::time::Instant::now());
+                } else {
+                    shared.presence.leaves(&caller.name);
+                }
+                return Ok(OrderResponse {
+                    order: told.order,
+                    note,
+                    seed: None,
+                });
             }
-            match hand_out(shared, &caller, &discovery, hardware.as_deref()).await? {
-                Some(fresh) if fresh.order.kind.is_destructive() => {
+            // The seed was sealed before the order was written; its watch brings it within moments.
+            let name = hardware.as_deref().map(ResourceExt::name_any).unwrap_or_default();
+            let lacks_seed = asked.seed
+                && told.accept.is_some()
+                && told.order.image.as_ref().is_some_and(|i| i.config_drive)
+                && wanted_seed(shared, &caller, asked, &told.order, &name).is_none();
+            if lacks_seed && Instant::now() < *seed_until.get_or_insert_with(|| Instant::now() + SEED_FOLLOWS) {
+                let until = seed_until.unwrap_or(deadline).min(deadline);
+                // Woken or not: looked at again.
+                let _woken = timeout_at(until, news).await;
+                continue;
+            }
+            match hand_out(shared, &caller, asked, &discovery, hardware.as_deref()).await? {
+                Some(HandedOut { told: fresh, seed }) if fresh.order.kind.is_destructive() => {
                     shared.metrics.orders.inc();
-                    tracing::info!(discovery = %caller.name, order = %fresh.order.id, kind = ?fresh.order.kind, "order handed out");
+                    tracing::info!(discovery = %caller.name, order = %fresh.order.id, kind = ?fresh.order.kind, seed = seed.is_some(), "order handed out");
                     return Ok(OrderResponse {
                         order: fresh.order,
                         note: fresh.note,
+                        seed: seed.map(Arc::unwrap_or_clone),
                     });
                 }
                 other => {
                     // The cache is behind. Its next event wakes us; if none comes, the agent asks again.
                     shared.metrics.stale_orders.inc();
                     stale_reads += 1;
-                    note = other.map_or(note, |i| i.note);
+                    note = other.map_or(note, |o| o.told.note);
                 }
             }
         }
         let wait = OrderResponse {
             order: Order::wait(),
             note,
+            seed: None,
         };
         if stale_reads > 3 || timeout_at(deadline, news).await.is_err() {
             return Ok(wait);
@@ -125,26 +166,35 @@ async fn wait_for_order(shared: &Arc<Shared>, caller: Caller, after: &str) -> Re
     }
 }
 
+/// An order with what belongs to it.
+struct HandedOut {
+    told: Instruction,
+    seed: Option<Arc<SealedSeed>>,
+}
+
 /// The steps of the module's comment. `None`: another decision came of the fresh objects.
 async fn hand_out(
     shared: &Shared,
     caller: &Caller,
+    asked: Asked<'_>,
     cached: &Arc<BareMetalDiscovery>,
     cached_hardware: Option<&BareMetalHardware>,
-) -> Reply<Option<Instruction>> {
+) -> Reply<Option<HandedOut>> {
     let session = caller.session.id.as_str();
     let Some(hardware_name) = cached_hardware.map(ResourceExt::name_any) else {
         return Ok(None);
     };
     if planted!(shared, no_fresh_read) {
-        return Ok(Some(decide(shared, cached, cached_hardware, session)));
+        let told = decide(shared, cached, cached_hardware, session);
+        return Ok(Some(HandedOut { told, seed: None }));
     }
     if !shared.store.is_reachable() {
         return Err(Refusal::unavailable());
     }
+    let begun = Instant::now();
     let fresh = shared.store.hardware(&hardware_name).await?;
     // Writing the note by compare and swap proves that the discovery is fresh; where there is nothing to write, it is read.
-    let noted = shared
+    let (told, written, seed) = shared
         .store
         .update(cached.clone(), |current| {
             let present = current.status.as_ref().and_then(|s| s.session.as_ref());
@@ -152,21 +202,22 @@ async fn hand_out(
                 return Err(Refusal::gone());
             }
             let told = decide(shared, current, fresh.as_ref(), session);
-            match &told.accept {
-                Some(accept) => {
-                    let mut new = current.clone();
-                    let status = new.status.get_or_insert_default();
-                    status.accepted_order = Some(accept.clone());
-                    status.progress = None;
-                    Ok(Change::Write(Box::new(new), (told, true)))
-                }
-                None => Ok(Change::Keep((told, false))),
-            }
+            let Some(accept) = &told.accept else {
+                return Ok(Change::Keep((told, false, None)));
+            };
+            let seed = wanted_seed(shared, caller, asked, &told.order, &hardware_name);
+            let mut new = current.clone();
+            let status = new.status.get_or_insert_default();
+            status.accepted_order = Some(AcceptedOrder {
+                seed_served: seed.is_some(),
+                ..accept.clone()
+            });
+            status.progress = None;
+            Ok(Change::Write(Box::new(new), (told, true, seed)))
         })
         .await?;
-    let (told, written) = noted;
-    if !told.order.kind.is_destructive() {
-        return Ok(Some(told));
+    if !told.order.kind.is_destructive() || (written && begun.elapsed() < STILL_FRESH) {
+        return Ok(Some(HandedOut { told, seed }));
     }
     let discovery = if written {
         shared.cache.discovery(&caller.name)
@@ -176,5 +227,13 @@ async fn hand_out(
     let Some(discovery) = discovery else { return Ok(None) };
     let again = shared.store.hardware(&hardware_name).await?;
     let confirmed = decide(shared, &discovery, again.as_ref(), session);
-    Ok((confirmed.order == told.order && confirmed.accept.is_none()).then_some(confirmed))
+    let same = confirmed.order == told.order && confirmed.accept.is_none();
+    Ok(same.then_some(HandedOut { told: confirmed, seed }))
+}
+
+/// The seed that can go with an order.
+fn wanted_seed(shared: &Shared, caller: &Caller, asked: Asked<'_>, order: &Order, hardware: &str) -> Option<Arc<SealedSeed>> {
+    let seeded = asked.seed && order.image.as_ref().is_some_and(|i| i.config_drive);
+    let known = || shared.seeds.get(hardware, &order.id, &caller.session.thumbprint);
+    seeded.then(known).flatten()
 }

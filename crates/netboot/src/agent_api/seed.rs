@@ -1,12 +1,13 @@
 //! `GET /agent/v1/seed`: the sealed seed, once, while imaging.
 //!
 //! Whoever gets it cannot read it without the session's private key; still nobody gets it but the session that accepted the image order, and only until
-//! that order has a result. That it was served is written by compare and swap before it is.
+//! that order has a result. That it was served is written by compare and swap, into the note of the accepted order, before it is. Most agents get it with the order
+//! ([`super::orders`]), at no cost of its own; this way is for the others, and for a seed that was sealed later than the order was handed out.
 
 use std::sync::Arc;
 
 use agent_protocol::{order::OrderKind, seed::SealedSeed, session::ErrorCode};
-use api::BareMetalDiscovery;
+use api::{BareMetalDiscovery, discovery::AcceptedOrder};
 use axum::{
     Extension, Json,
     body::Body,
@@ -14,26 +15,19 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{HeaderValue, Request, header};
-use k8s_openapi::ByteString;
 use kube::ResourceExt;
 
 use super::auth::{self, Caller};
 use crate::{
     metrics::Route,
+    objects::{
+        seeds::secret_name,
+        store::Change,
+    },
     reply::{Refusal, Reply},
     server::Peer,
     state::{Shared, planted},
 };
-
-/// Key of the sealed seed in its Secret.
-pub const SEALED: &str = "sealed.json";
-/// Key that says to which session it was served.
-pub const SERVED: &str = "served";
-
-/// Name of the Secret with the seed for this hardware.
-pub fn secret_name(hardware: &str) -> String {
-    format!("seed-{hardware}")
-}
 
 /// The handler.
 pub(crate) async fn seed(State(shared): State<Arc<Shared>>, Extension(peer): Extension<Peer>, request: Request<Body>) -> Response {
@@ -64,12 +58,19 @@ fn not_yours() -> Refusal {
     )
 }
 
+fn served_before() -> Refusal {
+    Refusal::new(
+        ErrorCode::Forbidden,
+        "the seed was served to this session before: reboot the machine to get another one",
+    )
+}
+
 fn not_there() -> Refusal {
     Refusal::new(ErrorCode::NotFound, "the seed for this session is not ready: ask again")
 }
 
-/// The id of the image order that this session has in work.
-fn order_in_work<'a>(discovery: &'a BareMetalDiscovery, session: &str) -> Reply<&'a str> {
+/// The image order that this session has in work.
+fn order_in_work<'a>(discovery: &'a BareMetalDiscovery, session: &str) -> Reply<&'a AcceptedOrder> {
     let status = discovery.status.as_ref().ok_or_else(Refusal::gone)?;
     if status.session.as_ref().is_none_or(|s| s.id != session) {
         return Err(Refusal::gone());
@@ -79,47 +80,51 @@ fn order_in_work<'a>(discovery: &'a BareMetalDiscovery, session: &str) -> Reply<
     if accepted.kind != OrderKind::Image || accepted.session != session || finished {
         return Err(not_yours());
     }
-    Ok(&accepted.id)
+    Ok(accepted)
+}
+
+/// What was sealed for this order and these keys. The watch may be behind: then it is read.
+async fn find(shared: &Shared, hardware: &str, order_id: &str, thumbprint: &str) -> Reply<Arc<SealedSeed>> {
+    if let Some(known) = shared.seeds.get(hardware, order_id, thumbprint) {
+        return Ok(known);
+    }
+    match shared.store.secret(&secret_name(hardware)).await {
+        Ok(secret) => drop(shared.seeds.apply(&secret)),
+        Err(error) if error.is_not_found() => {}
+        Err(error) => return Err(error.into()),
+    }
+    // One of an earlier boot of this machine, or of an earlier order, is none: the operator is about to seal it anew.
+    shared.seeds.get(hardware, order_id, thumbprint).ok_or_else(not_there)
 }
 
 async fn serve(shared: &Shared, caller: &Caller) -> Reply<SealedSeed> {
     let session = caller.session.id.as_str();
-    // Cheap refusal first, then the same on a fresh object.
-    order_in_work(&caller.discovery, session).or_else(|refusal| {
-        let known = shared.cache.discovery(&caller.name);
-        known.map_or(Err(refusal), |d| order_in_work(&d, session).map(|_| ""))
-    })?;
-    let fresh = shared.store.discovery(&caller.name).await?;
-    let order_id = order_in_work(&fresh, session)?;
-    let hardware = shared.cache.hardware_of(&caller.name).ok_or_else(not_yours)?;
-    let mut secret = match shared.store.secret(&secret_name(&hardware.name_any())).await {
-        Ok(secret) => secret,
-        Err(error) if error.is_not_found() => return Err(not_there()),
-        Err(error) => return Err(error.into()),
+    let start = shared.cache.discovery(&caller.name).unwrap_or_else(|| caller.discovery.clone());
+    let order_id = match order_in_work(&start, session) {
+        Ok(order) => order.id.clone(),
+        // The cache may be behind what another replica handed out.
+        Err(_) => order_in_work(&shared.store.discovery(&caller.name).await?, session)?.id.clone(),
     };
-    let data = secret.data.get_or_insert_default();
-    let sealed: SealedSeed = data
-        .get(SEALED)
-        .and_then(|bytes| serde_json::from_slice(&bytes.0).ok())
-        .ok_or_else(not_there)?;
-    if sealed.thumbprint != caller.session.thumbprint || sealed.order_id != order_id {
-        // Of an earlier boot of this machine, or an earlier order; the operator is about to seal it anew.
-        return Err(not_there());
-    }
-    let served = data.get(SERVED).is_some_and(|s| s.0 == session.as_bytes());
-    if served && !planted!(shared, seed_reuse) {
-        return Err(Refusal::new(
-            ErrorCode::Forbidden,
-            "the seed was served to this session before: reboot the machine to get another one",
-        ));
-    }
-    data.insert(SERVED.to_owned(), ByteString(session.as_bytes().to_vec()));
-    match shared.store.replace_secret(&secret).await {
-        Ok(_) => {}
-        // Somebody else was served at this very moment, or the operator seals anew.
-        Err(error) if error.is_conflict() || error.is_not_found() => return Err(not_there()),
-        Err(error) => return Err(error.into()),
-    }
+    let hardware = shared.cache.hardware_of(&caller.name).ok_or_else(not_yours)?;
+    let sealed = find(shared, &hardware.name_any(), &order_id, &caller.session.thumbprint).await?;
+    let again = planted!(shared, seed_reuse);
+    shared
+        .store
+        .update(start, |current| {
+            let accepted = order_in_work(current, session)?;
+            if accepted.id != order_id {
+                return Err(not_there());
+            }
+            if accepted.seed_served {
+                return if again { Ok(Change::Keep(())) } else { Err(served_before()) };
+            }
+            let mut new = current.clone();
+            if let Some(accepted) = new.status.as_mut().and_then(|s| s.accepted_order.as_mut()) {
+                accepted.seed_served = true;
+            }
+            Ok(Change::Write(Box::new(new), ()))
+        })
+        .await?;
     tracing::info!(discovery = %caller.name, order = order_id, "sealed seed served");
-    Ok(sealed)
+    Ok(Arc::unwrap_or_clone(sealed))
 }

@@ -14,7 +14,10 @@ pub(crate) mod script;
 use std::{sync::Arc, time::Instant};
 
 use agent_protocol::token::BootClaims;
-use api::discovery::{BootAnswer, BootRecord};
+use api::{
+    BareMetalDiscoveryStatus,
+    discovery::{BootAnswer, BootRecord},
+};
 use axum::{
     Extension,
     extract::{RawQuery, State},
@@ -165,6 +168,27 @@ pub(crate) fn remember_agent(boots: &mut Vec<BootRecord>, time: Time) {
         },
         time,
     );
+}
+
+/// The record that an installed system runs which no boot answer led to: firmware went there by itself. Written together with what the system reports.
+pub(crate) fn remember_system(status: &mut BareMetalDiscoveryStatus, instance_uid: &str, time: Time) {
+    let since = status.session.as_ref().map(|s| s.opened_at.0);
+    let known = status
+        .boots
+        .iter()
+        .any(|b| b.answer == BootAnswer::LocalDisk && since.is_none_or(|since| b.time.0 > since));
+    if !known {
+        remember(
+            &mut status.boots,
+            &BootDecision {
+                answer: BootAnswer::LocalDisk,
+                reason: "SystemReported",
+                instance_uid: instance_uid.to_owned(),
+                record: true,
+            },
+            time,
+        );
+    }
 }
 
 fn agent(shared: &Shared, peer: &Peer, request: &BootRequest, headers: &HeaderMap) -> Option<Script> {

@@ -12,6 +12,7 @@ use std::{
 use api::{BareMetalDiscovery, BareMetalHardware};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, ResourceExt, api::PostParams};
+use tokio::sync::Semaphore;
 
 use crate::{
     error::Error,
@@ -35,12 +36,16 @@ pub(crate) enum Change<T> {
 pub(crate) struct Store {
     pub(crate) discoveries: Api<BareMetalDiscovery>,
     pub(crate) hardware: Api<BareMetalHardware>,
-    secrets: Api<Secret>,
+    pub(crate) secrets: Api<Secret>,
     cache: Arc<Cache>,
     metrics: Arc<Metrics>,
     reachable: AtomicBool,
     timeout: Duration,
+    creates: Semaphore,
 }
+
+/// So many creations are open at a time: when a whole rack is switched on, the API server's own limits are not the first ones met.
+const CREATES_AT_ONCE: usize = 32;
 
 impl Store {
     pub(crate) fn new(client: kube::Client, namespace: &str, timeout: Duration, cache: Arc<Cache>, metrics: Arc<Metrics>) -> Self {
@@ -52,6 +57,7 @@ impl Store {
             metrics,
             reachable: AtomicBool::new(false),
             timeout,
+            creates: Semaphore::new(CREATES_AT_ONCE),
         }
     }
 
@@ -101,14 +107,6 @@ impl Store {
         .await
     }
 
-    /// Compare and swap: the Secret's resourceVersion decides.
-    pub(crate) async fn replace_secret(&self, secret: &Secret) -> Result<Secret, Error> {
-        let name = secret.name_any();
-        self.metrics.writes.inc();
-        self.call("replace Secret", &name, self.secrets.replace(&name, &PostParams::default(), secret))
-            .await
-    }
-
     /// A fresh read.
     pub(crate) async fn discovery(&self, name: &str) -> Result<BareMetalDiscovery, Error> {
         self.metrics.reads.inc();
@@ -136,6 +134,8 @@ impl Store {
 
     pub(crate) async fn create_discovery(&self, discovery: &BareMetalDiscovery) -> Result<BareMetalDiscovery, Error> {
         let name = discovery.name_any();
+        // Never closed.
+        let _place = self.creates.acquire().await.ok();
         self.metrics.writes.inc();
         let made = self
             .call(

@@ -12,7 +12,12 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-use crate::{objects::cache::Cache, wake::Wakes};
+use k8s_openapi::api::core::v1::Secret;
+
+use crate::{
+    objects::{cache::Cache, seeds::Seeds},
+    wake::Wakes,
+};
 
 /// What to do with the objects of one kind.
 trait Sink<K>: Send + Sync + 'static {
@@ -63,6 +68,26 @@ impl Sink<BareMetalHardware> for Hardware {
     }
 }
 
+struct SealedSeeds(Arc<Seeds>, Arc<Cache>, Arc<Wakes>);
+
+impl Sink<Secret> for SealedSeeds {
+    fn apply(&self, object: Secret) {
+        let hardware = self.0.apply(&object).and_then(|name| self.1.hardware(&name));
+        if let Some(hardware) = hardware {
+            self.2.wake(&hardware.spec.discovery_name);
+        }
+    }
+    fn delete(&self, object: Secret) {
+        self.0.remove(&object.name_any());
+    }
+    fn retain(&self, keys: &HashSet<String>) {
+        self.0.retain(keys);
+    }
+    fn key(&self, object: &Secret) -> String {
+        object.name_any()
+    }
+}
+
 /// Says when each kind was listed completely for the first time.
 #[derive(Debug, Clone)]
 pub(crate) struct Synced(watch::Receiver<[bool; 2]>);
@@ -80,14 +105,15 @@ impl Synced {
     }
 }
 
-async fn follow<K, S>(api: Api<K>, sink: S, place: usize, synced: watch::Sender<[bool; 2]>)
+/// `listed_once` is called after every complete list.
+async fn follow<K, S>(api: Api<K>, config: watcher::Config, sink: S, listed_once: impl Fn())
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     S: Sink<K>,
 {
     let kind = K::kind(&()).into_owned();
     let mut listed = HashSet::new();
-    let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
+    let mut events = watcher(api, config).default_backoff().boxed();
     loop {
         match events.try_next().await {
             Ok(Some(event)) => match event {
@@ -99,7 +125,7 @@ where
                 watcher::Event::InitDone => {
                     sink.retain(&listed);
                     listed = HashSet::new();
-                    synced.send_modify(|s| s[place] = true);
+                    listed_once();
                 }
                 watcher::Event::Apply(object) => sink.apply(slim(object)),
                 watcher::Event::Delete(object) => sink.delete(object),
@@ -122,18 +148,27 @@ pub(crate) fn start(
     store: &crate::objects::store::Store,
     cache: &Arc<Cache>,
     wakes: &Arc<Wakes>,
+    seeds: &Arc<Seeds>,
     stop: &tokio_util::sync::CancellationToken,
     tasks: &tokio_util::task::TaskTracker,
 ) -> Synced {
     let (sender, receiver) = watch::channel([false; 2]);
     let (c, w) = (cache, wakes);
-    let discoveries = follow(store.discoveries.clone(), Discoveries(c.clone(), w.clone()), 0, sender.clone());
-    let hardware = follow(store.hardware.clone(), Hardware(c.clone(), w.clone()), 1, sender);
+    let all = watcher::Config::default;
+    let listed = |place: usize| {
+        let sender = sender.clone();
+        move || sender.send_modify(|s| s[place] = true)
+    };
+    let discoveries = follow(store.discoveries.clone(), all(), Discoveries(c.clone(), w.clone()), listed(0));
+    let hardware = follow(store.hardware.clone(), all(), Hardware(c.clone(), w.clone()), listed(1));
+    // Nobody waits for these: what is not here is read.
+    let sealed = all().labels(api::LABEL_SEED);
+    let seeds = follow(store.secrets.clone(), sealed, SealedSeeds(seeds.clone(), c.clone(), w.clone()), || ());
     let stop = stop.clone();
     tasks.spawn(async move {
         tokio::select! {
             () = stop.cancelled() => {}
-            _ = async { tokio::join!(discoveries, hardware) } => {}
+            _ = async { tokio::join!(discoveries, hardware, seeds) } => {}
         }
     });
     Synced(receiver)

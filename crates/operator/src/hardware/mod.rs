@@ -18,7 +18,7 @@ use crate::{
     cache::Key,
     error::Result,
     events::Notice,
-    instance,
+    instance, pacer,
     queue::Next,
     world::{World, index, jittered, reference},
 };
@@ -69,7 +69,8 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
         .into_iter()
         .chain(retry)
         .min();
-    act(&world, &hardware, claimant.as_deref(), decision).await?;
+    let wait = act(&world, &hardware, claimant.as_deref(), decision).await?;
+    let after = after.into_iter().chain(wait).min();
     Ok(after.map_or(Next::Rest, |after| Next::After(jittered(after))))
 }
 
@@ -81,12 +82,13 @@ fn is_claim(hardware: &BareMetalHardware, instance: &BareMetalInstance) -> bool 
         .is_some_and(|c| Some(c.uid.as_str()) == instance.metadata.uid.as_deref())
 }
 
+/// Carries the decision out. Returns after what time to look again, when the status is held back.
 async fn act(
     world: &World,
     hardware: &Arc<BareMetalHardware>,
     claimant: Option<&BareMetalInstance>,
     decision: HardwareDecision,
-) -> Result<()> {
+) -> Result<Option<Duration>> {
     let name = hardware.name_any();
     match decision.seed {
         SeedAction::Keep => {}
@@ -114,6 +116,20 @@ async fn act(
     }
     let mut written = false;
     if let Some(status) = decision.status {
+        let (uid, urgency) = (hardware.uid().unwrap_or_default(), pacer::of_hardware(hardware.status.as_ref(), &status));
+        if let Err(wait) = world.pacer.judge(world, &uid, urgency) {
+            world.metrics.progress_deferred();
+            return Ok(Some(wait));
+        }
+        if matches!(status.phase, HardwarePhase::Ready | HardwarePhase::InUse) {
+            world.pacer.forget(&uid);
+        }
+        tracing::debug!(
+            hardware = name,
+            before = ?hardware.status.as_ref().map(|s| (s.phase, s.reason.as_str(), s.order.as_ref().map(|o| o.id.as_str()))),
+            after = ?(status.phase, status.reason.as_str(), status.order.as_ref().map(|o| o.id.as_str())),
+            "status"
+        );
         world
             .replace_status(&BareMetalHardware {
                 status: Some(status),
@@ -133,7 +149,7 @@ async fn act(
     if written {
         tell(world, hardware, decision.events);
     }
-    Ok(())
+    Ok(None)
 }
 
 fn spec_patch(hardware: &BareMetalHardware, change: SpecChange) -> serde_json::Value {

@@ -1,7 +1,7 @@
 //! Sealed seeds: where they are stored, and what is known of them.
 //!
-//! The Secret `seed-<hardware>` stands in netboot's namespace and holds ciphertext only. What this process stored is remembered, so that a decision costs no
-//! request; what it does not know (after a restart) is read once, by `get`. Netboot adds `served` to the Secret's data; a seed sealed anew takes that away.
+//! The Secret `seed-<hardware>` stands in netboot's namespace and holds ciphertext only, for a key that lived in the memory of one boot of the agent. What this process stored is
+//! remembered, so that a decision costs no request; what it does not know (after a restart) is read once, by `get`, and only where it matters. It goes with the claim.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -9,7 +9,7 @@ use std::{
 };
 
 use agent_protocol::seed::SealedSeed;
-use api::BareMetalHardware;
+use api::{BareMetalHardware, HardwarePhase};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{
     Api, Resource, ResourceExt,
@@ -24,8 +24,6 @@ use crate::{
 
 /// Key of the ciphertext.
 const SEALED: &str = "sealed.json";
-/// Key under which netboot notes to which session it was handed.
-const SERVED: &str = "served";
 
 /// Name of the Secret of a machine.
 pub(crate) fn secret_name(hardware: &str) -> String {
@@ -114,6 +112,11 @@ pub(crate) async fn state(world: &World, hardware: &BareMetalHardware) -> Result
     if hardware.spec.claim_ref.is_none() {
         return Ok(None);
     }
+    // Nothing is sealed for an installed system, and what was is deleted with its release.
+    let phase = hardware.status.as_ref().map(|s| s.phase);
+    if phase == Some(HardwarePhase::InUse) {
+        return Ok(None);
+    }
     let found = secrets::read(&world.config.client, &world.config.netboot_namespace, &secret_name(&name)).await;
     world.metrics.requested("Secret", "get", if found.is_ok() { "ok" } else { "error" });
     let state = found?.and_then(|contents| {
@@ -155,6 +158,7 @@ async fn create(world: &World, hardware: &BareMetalHardware, name: &str, json: &
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
             namespace: Some(world.config.netboot_namespace.clone()),
+            labels: Some(BTreeMap::from([(api::LABEL_SEED.to_owned(), "true".to_owned())])),
             owner_references: hardware.owner_ref(&()).map(|owner| vec![owner]),
             ..ObjectMeta::default()
         },
@@ -168,7 +172,8 @@ async fn create(world: &World, hardware: &BareMetalHardware, name: &str, json: &
 
 async fn replace(world: &World, name: &str, json: &[u8]) -> Result<()> {
     let patch = Patch::Merge(serde_json::json!({
-        "data": { SEALED: ByteString(json.to_vec()), SERVED: null }
+        "metadata": { "labels": { (api::LABEL_SEED): "true" } },
+        "data": { SEALED: ByteString(json.to_vec()) }
     }));
     let result = api(world).patch(name, &PatchParams::default(), &patch).await;
     request(world, "patch", name, result).map(drop)

@@ -11,7 +11,7 @@ use agent_protocol::{
     limits,
     order::{Order, OrderResult, Report},
     seed::{Seed, seal},
-    session::{ErrorCode, ErrorResponse, OrderResponse, SessionRequest, SessionResponse, thumbprint},
+    session::{ErrorCode, ErrorResponse, OrderResponse, QUERY_SEED, SessionRequest, SessionResponse, thumbprint},
 };
 
 use super::tls_server::{Request, TlsServer};
@@ -125,10 +125,18 @@ fn answer(seen: &mut Seen, orders: Orders, request: &Request) -> Result<(u16, St
     }
     seen.last_sequence = request.sequence;
     match request.path.split('?').next() {
-        Some("/agent/v1/order") => json(&OrderResponse {
-            order: seen.orders.front().cloned().unwrap_or_else(Order::wait),
-            note: "a note for the console".to_owned(),
-        }),
+        Some("/agent/v1/order") => {
+            let order = seen.orders.front().cloned().unwrap_or_else(Order::wait);
+            let asked = request.path.contains(QUERY_SEED) && order.image.as_ref().is_some_and(|i| i.config_drive);
+            let with_order = seen.seed.as_ref().filter(|_| asked);
+            let claim = order.claim.as_ref().map_or("", |c| c.uid.as_str());
+            let sealed = with_order.map(|seed| seal(seed, &sealing, &thumbprint(&signing, &sealing), &order.id, claim));
+            json(&OrderResponse {
+                seed: sealed.transpose().map_err(|e| e.to_string())?,
+                order,
+                note: "a note for the console".to_owned(),
+            })
+        }
         Some("/agent/v1/seed") => {
             let order = seen.orders.front().ok_or("a seed without an order")?;
             let claim = order.claim.as_ref().map_or("", |c| c.uid.as_str());

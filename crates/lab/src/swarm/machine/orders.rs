@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use agent_protocol::{
     guest::GuestConfig,
-    order::{FaultReason, Order, OrderKind, Outcome},
+    inventory::FirmwareMode,
+    order::{FaultReason, Order, OrderKind, Outcome, RebootTarget},
     seed::{SealedSeed, open},
     session::SessionResponse,
 };
@@ -24,20 +25,25 @@ impl Machine {
         self.ask(Point::Order)
     }
 
-    pub(super) fn told(&mut self, order: Order) -> Action {
+    pub(super) fn told(&mut self, order: Order, seed: Option<&SealedSeed>) -> Action {
         match order.kind {
             // The server holds a poll as long as there is nothing to do; one that it answers early is asked again soon, not at once.
             OrderKind::Wait => self.wait(Duration::from_millis(100), Then::Ask(Point::Order)),
-            OrderKind::Reboot => self.power_on(),
+            OrderKind::Reboot => {
+                let straight = order.reboot == Some(RebootTarget::Disk)
+                    && self.body.firmware == FirmwareMode::UEFI
+                    && self.agent.as_ref().is_some_and(|a| a.fresh_system);
+                if straight { self.boot_next_disk() } else { self.power_on() }
+            }
             OrderKind::PowerOff => {
                 self.forget_ram();
                 Action::Off
             }
-            OrderKind::Erase | OrderKind::Image => self.destructive(order),
+            OrderKind::Erase | OrderKind::Image => self.destructive(order, seed),
         }
     }
 
-    pub(super) fn destructive(&mut self, order: Order) -> Action {
+    pub(super) fn destructive(&mut self, order: Order, seed: Option<&SealedSeed>) -> Action {
         let refused = self.body.refuses(&order);
         let seeded = order.image.as_ref().is_some_and(|i| i.config_drive);
         let result = refused.map(|reason| self.body.unsuccessful(&order, Outcome::Refused, reason));
@@ -52,6 +58,8 @@ impl Machine {
         agent.work = Some(Work { order, reports: 0, result });
         if refused.is_some() {
             self.ask(Point::Result)
+        } else if let Some(sealed) = seed {
+            self.unseal(sealed)
         } else if seeded {
             self.ask(Point::Seed)
         } else {
@@ -124,6 +132,10 @@ impl Machine {
         }
         self.body.finish(&work.order);
         work.result = Some(self.body.succeeded(&work.order));
+        let image = work.order.kind == OrderKind::Image;
+        if let Some(agent) = &mut self.agent {
+            agent.fresh_system = image && self.system.is_some();
+        }
         self.ask(Point::Result)
     }
 
@@ -134,6 +146,9 @@ impl Machine {
         {
             self.body.begin(&work.order);
             work.result = Some(self.body.unsuccessful(&work.order, Outcome::Failed, reason));
+            if let Some(agent) = &mut self.agent {
+                agent.fresh_system = false;
+            }
         }
     }
 }
