@@ -13,8 +13,9 @@ use agent_protocol::{
     session::ErrorCode,
     token::{GuestClaims, TokenKey},
 };
+use api::discovery::BootAnswer;
 use common::{
-    HONEST, Rig, STRANGER, condition, image_order,
+    HONEST, Rig, SECRET_TEXT, STRANGER, condition, image_order,
     machine::{Machine, connect_plain, get, send},
     until, within,
 };
@@ -89,6 +90,31 @@ async fn a_machine_from_unknown_to_installed() {
     assert_eq!(boots.last().unwrap().instance_uid, "uid-1");
     machine.script().await;
     assert_eq!(rig.discovery(&name).await.status.unwrap().boots.len(), boots.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_seed_comes_with_the_order_once_for_an_agent_that_takes_it_so() {
+    let rig = Rig::start().await;
+    let mut machine = rig.machine(HONEST);
+    let name = machine.power_on().await.unwrap().discovery;
+    let order = image_order(&machine, &name, "uid-4");
+    // The order is there first; it waits a moment for its seed.
+    rig.accept(&name, Some("uid-4"), Some(order.clone())).await;
+    let writes = rig.api.writes.load(Ordering::SeqCst);
+    let (told, ()) = tokio::join!(machine.order_with_seed(), async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        rig.seal(&name, &order, SECRET_TEXT).await;
+    });
+    let told = told.unwrap();
+    assert_eq!(told.order, order);
+    let seed = agent_protocol::seed::open(&told.seed.expect("with its seed"), &machine.sealing).unwrap();
+    assert_eq!(seed.files["openstack/latest/user_data"], SECRET_TEXT);
+    assert_eq!(rig.api.writes.load(Ordering::SeqCst), writes + 2, "the Secret, and one note for both");
+    assert!(rig.discovery(&name).await.status.unwrap().accepted_order.unwrap().seed_served);
+    // The order again, as after an answer that was lost; the seed never again in this session.
+    let again = machine.order_with_seed().await.unwrap();
+    assert_eq!((again.order, again.seed), (order, None));
+    assert_eq!(machine.seed().await.unwrap_err(), (StatusCode::FORBIDDEN, ErrorCode::Forbidden));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -242,7 +268,12 @@ async fn a_guest_registers_once_and_obeys_a_signed_order_of_its_own() {
             .await
             .expect("registered");
     }
-    let report = rig.discovery(&name).await.status.unwrap().guest.unwrap();
+    let discovery = rig.discovery(&name).await;
+    let (boots, report) = discovery.status.clone().map(|s| (s.boots, s.guest.unwrap())).unwrap();
+    // Firmware went to the disk by itself; that the agent is left is known all the same, and written down once.
+    let systems = boots.iter().filter(|b| b.answer == BootAnswer::LocalDisk).count();
+    assert_eq!((systems, boots.last().unwrap().reason.as_str()), (1, "SystemReported"));
+    assert!(lifecycle::view::live_session(Some(&discovery)).is_none());
     assert_eq!((report.instance_uid.as_str(), report.boot_id.as_str()), ("uid-guest", "boot-2"));
     let mut thief = rig.machine(STRANGER);
     thief.connect(&rig.pin()).await;

@@ -113,6 +113,9 @@ fn the_fallback_loader_is_used_when_there_is_no_other() {
 fn boot_next_needs_an_entry_that_is_there() {
     let store = Store::new();
     store.entry(7, "net");
+    assert_eq!(our_entry(&store.variables).unwrap(), None);
+    store.entry(9, "kube-baremetal: debian");
+    assert_eq!(our_entry(&store.variables).unwrap(), Some(9));
     store.variables.set_boot_next(7).unwrap();
     assert_eq!(store.variables.read("BootNext").unwrap().unwrap(), [7, 0]);
     let error = store.variables.set_boot_next(8).unwrap_err();

@@ -296,6 +296,12 @@ impl Machine {
             .await
     }
 
+    /// As an agent asks that takes the seed with the order.
+    pub async fn order_with_seed(&mut self) -> Answer<OrderResponse> {
+        self.call(Method::GET, &format!("{}?{}", session::PATH_ORDER, session::QUERY_SEED), Vec::new())
+            .await
+    }
+
     pub async fn progress(&mut self, order: &str, progress: Progress) -> Answer<serde_json::Value> {
         let report = Report {
             order_id: order.to_owned(),
