@@ -46,6 +46,8 @@ pub struct ApplyParams {
     pub api_version: String,
     /// What cannot be owned through this request.
     pub reset: ResetFields,
+    /// What an object of the kind is before anybody sets anything.
+    pub zero: Value,
 }
 
 /// Why an apply was refused.
@@ -290,7 +292,7 @@ pub fn track_update(schema: &Structural, old: Option<&Value>, new: &mut Value, p
         return;
     }
     let typ = Type::Root(&schema.root);
-    let mut comparison = typed::compare(old, new, typ);
+    let mut comparison = typed::compare(old.or(Some(&params.zero)), new, typ);
     for set in [&mut comparison.added, &mut comparison.modified, &mut comparison.removed] {
         reset(set, params.reset);
     }

@@ -44,8 +44,7 @@ pub fn json_patch(doc: &Value, patch: &Value) -> Result<Value, PatchError> {
     let mut out = doc.clone();
     let mut copied = 0usize;
     for (i, raw) in operations.iter().enumerate() {
-        let operation: json_patch::PatchOperation =
-            serde_json::from_value(raw.clone()).map_err(|e| PatchError::Malformed(format!("error decoding patch: operation {i}: {e}")))?;
+        let operation = operation(i, raw)?;
         if let json_patch::PatchOperation::Copy(copy) = &operation {
             // A copy of a copy of a copy grows without bound; each is counted before it is made.
             let size = copy.from.resolve(&out).map_or(0, approximate_size);
@@ -60,6 +59,20 @@ pub fn json_patch(doc: &Value, patch: &Value) -> Result<Value, PatchError> {
         json_patch::patch_unsafe(&mut out, std::slice::from_ref(&operation)).map_err(|e| describe(&e, &operation))?;
     }
     Ok(out)
+}
+
+/// Reads one operation. What is no object at all is no patch; an operation that is unknown or lacks its place only fails when its turn comes.
+fn operation(index: usize, raw: &Value) -> Result<json_patch::PatchOperation, PatchError> {
+    let Value::Object(fields) = raw else {
+        return Err(PatchError::Malformed(format!(
+            "error decoding patch: operation {index} is no object"
+        )));
+    };
+    let mut fields = fields.clone();
+    if matches!(fields.get("op").and_then(Value::as_str), Some("add" | "replace" | "test")) {
+        fields.entry("value").or_insert(Value::Null);
+    }
+    serde_json::from_value(Value::Object(fields)).map_err(|why| PatchError::Unprocessable(format!("operation {index}: {why}")))
 }
 
 fn describe(error: &json_patch::PatchError, operation: &json_patch::PatchOperation) -> PatchError {

@@ -44,8 +44,10 @@ fn json_patch_applies_in_order_and_refuses_what_does_not_fit() {
     assert!(matches!(json_patch(&doc, &json!({"op": "add"})), Err(PatchError::Malformed(_))));
     assert!(matches!(
         json_patch(&doc, &json!([{"op": "shake", "path": "/a"}])),
-        Err(PatchError::Malformed(_))
+        Err(PatchError::Unprocessable(_))
     ));
+    assert!(matches!(json_patch(&doc, &json!([5])), Err(PatchError::Malformed(_))));
+    assert_eq!(json_patch(&doc, &json!([{"op": "add", "path": "/n"}])).unwrap()["n"], Value::Null);
 }
 
 #[test]

@@ -90,8 +90,3 @@ fn replace_null(value: &mut Value, schema: &Node) {
         *value = default.clone();
     }
 }
-
-/// Applies the defaults of one node to a value of its own; used to check defaults against their schema.
-pub(crate) fn apply_node(value: &mut Value, node: &Node) {
-    apply(value, node);
-}

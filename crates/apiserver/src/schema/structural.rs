@@ -23,6 +23,8 @@ pub(crate) enum JsonType {
     /// No type is demanded.
     #[default]
     Any,
+    /// A type that there is not; such a schema is refused.
+    Unknown,
     Object,
     Array,
     String,
@@ -34,7 +36,7 @@ pub(crate) enum JsonType {
 impl JsonType {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Self::Any => "",
+            Self::Any | Self::Unknown => "",
             Self::Object => "object",
             Self::Array => "array",
             Self::String => "string",
@@ -190,9 +192,14 @@ impl Structural {
         };
         super::structural_rules::check(&root, &mut errors);
         if errors.is_empty() {
-            cel::compile_rules(&mut root, &mut errors);
+            // Rules are judged only where the defaults are right, as in the real server.
+            let mut of_rules = Vec::new();
+            cel::compile_rules(&mut root, &mut of_rules);
             prepare(&mut root);
             super::structural_rules::check_defaults(&root, &mut errors);
+            if errors.is_empty() {
+                errors = of_rules;
+            }
         }
         if errors.is_empty() { Ok(Structural { root }) } else { Err(errors) }
     }
@@ -202,6 +209,7 @@ impl Structural {
     pub(crate) fn trusted(schema: &Value) -> Structural {
         let mut errors = Vec::new();
         let mut root = parse_node(schema, &SchemaPath::Root, 0, &mut errors).unwrap_or_default();
+        as_go_type(&mut root);
         prepare(&mut root);
         debug_assert!(errors.is_empty(), "built-in schema: {errors:?}");
         Structural { root }
@@ -237,6 +245,20 @@ pub fn prefix_errors(prefix: &str, errors: Vec<SchemaError>) -> Vec<SchemaError>
             e
         })
         .collect()
+}
+
+/// Core objects are Go structs: what was not sent has its zero value, so no field is missing (rules say which may not be empty), and a time may
+/// be null.
+fn as_go_type(node: &mut Node) {
+    node.validation.required.clear();
+    node.nullable |= node.validation.format.as_deref() == Some("date-time");
+    node.properties.values_mut().for_each(as_go_type);
+    if let Some(items) = &mut node.items {
+        as_go_type(items);
+    }
+    if let Some(Additional::Schema(child)) = &mut node.additional {
+        as_go_type(child);
+    }
 }
 
 fn prepare(node: &mut Node) {
@@ -330,20 +352,19 @@ fn parse_node(schema: &Value, path: &SchemaPath<'_>, depth: usize, errors: &mut 
         Some("integer") => JsonType::Integer,
         Some("number") => JsonType::Number,
         Some("boolean") => JsonType::Boolean,
-        Some("null") => {
-            errors.push(FieldError::forbidden(
-                path.child("type").to_string(),
-                "type cannot be set to null, use nullable as an alternative",
-            ));
-            JsonType::Any
-        }
         Some(other) => {
             errors.push(FieldError::not_supported(
                 path.child("type").to_string(),
                 &Value::String(other.to_string()),
                 &["array", "boolean", "integer", "number", "object", "string"],
             ));
-            JsonType::Any
+            if other == "null" {
+                errors.push(FieldError::forbidden(
+                    path.child("type").to_string(),
+                    "type cannot be set to null, use nullable as an alternative",
+                ));
+            }
+            JsonType::Unknown
         }
     };
     node.list_type = match map.get("x-kubernetes-list-type").and_then(Value::as_str) {

@@ -18,8 +18,6 @@ use std::collections::HashSet;
 pub(crate) enum Path<'a> {
     /// The object itself.
     Root,
-    /// A given text in front of everything.
-    Prefix(&'a str),
     /// A property.
     Child(&'a Path<'a>, &'a str),
     /// A key of a map.
@@ -53,7 +51,6 @@ impl Path<'_> {
     fn render(&self, out: &mut String, brackets: bool) {
         match self {
             Path::Root => {}
-            Path::Prefix(text) => out.push_str(text),
             Path::Child(parent, name) => {
                 parent.render(out, brackets);
                 if !parent.is_root() {
@@ -158,13 +155,11 @@ impl Structural {
     }
 }
 
-/// Validates a value by one node, reporting below `prefix`.
-pub(crate) fn validate_node(node: &Node, value: &Value, prefix: &str) -> Vec<FieldError> {
-    let path = Path::Prefix(prefix);
-    let mut errors = check(node, value, path);
-    unique_lists(node, value, path, &mut errors);
+/// Validates a value by one node, as if it were an object of its own. Lists may repeat themselves, as the real server lets defaults.
+pub(crate) fn validate_node(node: &Node, value: &Value) -> Vec<FieldError> {
+    let mut errors = check(node, value, Path::Root);
     if errors.is_empty() && node.has_rules {
-        cel::validate_rules_at(node, value, prefix, &mut errors);
+        cel::validate_rules_at(node, value, &mut errors);
     }
     errors
 }

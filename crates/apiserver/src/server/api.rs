@@ -87,7 +87,7 @@ impl Surface {
         let name = asked_name(&resource, verb, &query);
         self.core.access.authorize(&identity, &attempt(&resource, verb, &name))?;
         if let Some(review) = super::reviews::route(&resource, verb) {
-            return super::reviews::answer(&self.core, &identity, review, &resource.namespace, request).await;
+            return super::reviews::answer(&self.core, &identity, review?, &resource.namespace, request).await;
         }
         let Some(info) = self.core.registry().get(&resource.group, &resource.version, &resource.resource) else {
             return Err(if resource.group.is_empty() && resource.version == "v1" {

@@ -25,31 +25,29 @@ pub fn normalize(info: &ResourceInfo, value: &mut Value) {
     drop_nulls(value);
     rules::canonicalize(&info.group, &info.kind, value);
     rules::default(&info.group, &info.kind, value);
-    let Some(map) = value.as_object_mut() else { return };
-    // What the Go types write even when it is empty.
-    let fields: &[(&str, Value)] = match info.special {
-        Special::Lease => &[("spec", json!({}))],
-        Special::RoleBinding | Special::ClusterRoleBinding => &[("roleRef", json!({}))],
-        Special::CoreEvent => &[
-            ("involvedObject", json!({})),
-            ("source", json!({})),
-            ("firstTimestamp", Value::Null),
-            ("lastTimestamp", Value::Null),
-            ("eventTime", Value::Null),
-            ("reportingComponent", json!("")),
-            ("reportingInstance", json!("")),
-        ],
-        Special::Event => &[
-            ("regarding", json!({})),
-            ("deprecatedSource", json!({})),
-            ("deprecatedFirstTimestamp", Value::Null),
-            ("deprecatedLastTimestamp", Value::Null),
-            ("eventTime", Value::Null),
-        ],
-        _ => &[],
+    let (Some(map), Value::Object(always)) = (value.as_object_mut(), zero(info.special)) else {
+        return;
     };
-    for (field, default) in fields {
-        map.entry(*field).or_insert_with(|| default.clone());
+    for (field, empty) in always {
+        map.entry(field).or_insert(empty);
+    }
+}
+
+/// What a core object is before anything is set: its Go type writes these fields even when they are empty, so nobody owns their being there.
+pub fn zero(special: Special) -> Value {
+    match special {
+        Special::Lease => json!({ "spec": {} }),
+        Special::RoleBinding | Special::ClusterRoleBinding => json!({ "roleRef": {} }),
+        Special::Namespace => json!({ "spec": {}, "status": {} }),
+        Special::Definition => json!({ "spec": { "names": {} }, "status": {} }),
+        Special::CoreEvent => json!({
+            "involvedObject": {}, "source": {}, "firstTimestamp": null, "lastTimestamp": null, "eventTime": null,
+            "reportingComponent": "", "reportingInstance": "",
+        }),
+        Special::Event => json!({
+            "regarding": {}, "deprecatedSource": {}, "deprecatedFirstTimestamp": null, "deprecatedLastTimestamp": null, "eventTime": null,
+        }),
+        _ => json!({}),
     }
 }
 

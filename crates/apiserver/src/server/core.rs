@@ -132,7 +132,7 @@ pub fn shape(info: &ResourceInfo, value: &mut Value) {
     if info.special == Special::Event {
         events::to_events_api(value);
     }
-    if info.multi_schema {
+    if info.reshapes {
         info.schema.prune(
             value,
             PruneOptions {
@@ -146,5 +146,5 @@ pub fn shape(info: &ResourceInfo, value: &mut Value) {
 
 /// Whether the stored bytes can be served in this version as they are.
 pub fn verbatim(info: &ResourceInfo) -> bool {
-    info.special != Special::Event && !info.multi_schema
+    info.special != Special::Event && !info.reshapes
 }

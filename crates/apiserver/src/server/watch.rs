@@ -87,66 +87,88 @@ impl Selection {
     }
 }
 
-fn parse_revision(text: &str) -> ApiResult<Option<u64>> {
+fn parse_revision(text: &str, watching: bool) -> ApiResult<Option<u64>> {
     match text {
         "" => Ok(None),
         text => text.parse().map(Some).map_err(|_| {
-            ApiError::bad_request(format!(
-                "Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
-            ))
+            let why = format!("resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax");
+            // The real server's watch does not say whose fault it is.
+            match watching {
+                true => ApiError::new(500, "", why),
+                false => ApiError::bad_request(format!("invalid resource version: {why}")),
+            }
         }),
     }
 }
 
-fn options_error(field: &str, detail: &str) -> ApiError {
-    ApiError::invalid("meta.k8s.io", "ListOptions", "", &[FieldError::forbidden(field, detail)])
-}
-
 /// Checks the combinations of list and watch options.
 fn check_options(query: &Query, watching: bool) -> ApiResult<()> {
-    let matching = query.get("resourceVersionMatch");
-    if query.has("sendInitialEvents") {
-        if !watching {
-            return Err(options_error("sendInitialEvents", "sendInitialEvents is forbidden for list"));
-        }
-        if matching != "NotOlderThan" {
-            let detail = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
-            return Err(options_error("resourceVersionMatch", detail));
-        }
-    } else if watching && !matching.is_empty() {
-        return Err(options_error(
-            "resourceVersionMatch",
-            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-        ));
+    let errors = if watching { watch_faults(query) } else { list_faults(query) };
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(ApiError::invalid("meta.k8s.io", "ListOptions", "", &errors))
     }
-    if watching || matching.is_empty() {
-        return Ok(());
+}
+
+const MATCH: &str = "resourceVersionMatch";
+
+fn watch_faults(query: &Query) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let (matching, initial) = (query.get(MATCH), query.has("sendInitialEvents"));
+    if initial && matching != "NotOlderThan" {
+        let detail = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+        errors.push(FieldError::forbidden(MATCH, detail));
     }
-    if query.get("resourceVersion").is_empty() {
-        return Err(options_error(
-            "resourceVersionMatch",
-            "resourceVersionMatch is forbidden unless resourceVersion is provided",
-        ));
+    if matching.is_empty() {
+        return errors;
+    }
+    if !initial {
+        let detail = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+        errors.push(FieldError::forbidden(MATCH, detail));
+    }
+    if matching != "NotOlderThan" {
+        errors.push(FieldError::not_supported(MATCH, &json!(matching), &["NotOlderThan"]));
     }
     if !query.get("continue").is_empty() {
-        return Err(options_error(
-            "resourceVersionMatch",
+        errors.push(FieldError::forbidden(
+            MATCH,
             "resourceVersionMatch is forbidden when continue is provided",
         ));
     }
-    match matching {
-        "Exact" if query.get("resourceVersion") == "0" => Err(options_error(
-            "resourceVersionMatch",
-            "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
-        )),
-        "Exact" | "NotOlderThan" => Ok(()),
-        other => {
-            let error = FieldError::not_supported("resourceVersionMatch", &json!(other), &["Exact", "NotOlderThan"]);
-            Err(ApiError::invalid("meta.k8s.io", "ListOptions", "", &[error]))
-        }
-    }
+    errors
 }
 
+fn list_faults(query: &Query) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let (matching, version) = (query.get(MATCH), query.get("resourceVersion"));
+    if !matching.is_empty() {
+        if version.is_empty() {
+            let detail = "resourceVersionMatch is forbidden unless resourceVersion is provided";
+            errors.push(FieldError::forbidden(MATCH, detail));
+        }
+        if !query.get("continue").is_empty() {
+            errors.push(FieldError::forbidden(
+                MATCH,
+                "resourceVersionMatch is forbidden when continue is provided",
+            ));
+        }
+        if !matches!(matching, "Exact" | "NotOlderThan") {
+            errors.push(FieldError::not_supported(MATCH, &json!(matching), &["Exact", "NotOlderThan", ""]));
+        }
+        if matching == "Exact" && version == "0" {
+            let detail = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+            errors.push(FieldError::forbidden(MATCH, detail));
+        }
+    }
+    if query.has("sendInitialEvents") {
+        errors.push(FieldError::forbidden(
+            "sendInitialEvents",
+            "sendInitialEvents is forbidden for list",
+        ));
+    }
+    errors
+}
 fn token(revision: i64, start: &str) -> String {
     let text = json!({ "v": "meta.k8s.io/v1", "rv": revision, "start": format!("{start}\u{0}") }).to_string();
     base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text)
@@ -204,7 +226,7 @@ impl Core {
             "0" => 0,
             _ => usize::try_from(query.number("limit")?.unwrap_or(0)).unwrap_or(0),
         };
-        let version = parse_revision(query.get("resourceVersion"))?;
+        let version = parse_revision(query.get("resourceVersion"), false)?;
         let exact = query.get("resourceVersionMatch") == "Exact";
         let mut page = Page {
             namespace: &selection.namespace,
@@ -268,7 +290,7 @@ impl Core {
     /// Starts a watch.
     pub async fn watch(self: &Arc<Self>, info: Arc<ResourceInfo>, selection: Selection, query: &Query, show: Show) -> ApiResult<Response> {
         check_options(query, true)?;
-        let version = parse_revision(query.get("resourceVersion"))?;
+        let version = parse_revision(query.get("resourceVersion"), true)?;
         let bookmarks = query.flag("allowWatchBookmarks");
         let initial = if query.has("sendInitialEvents") {
             query.flag("sendInitialEvents")
@@ -336,7 +358,14 @@ impl Core {
                 None | Some(0) => self.store.revision(),
                 Some(version) => version,
             };
-            if let Err(StoreError::Expired { wanted, oldest }) = self.store.events_after(&stream.info.storage, stream.position, 0) {
+            // Before it was served, a resource has no history that could be told.
+            let since = stream.info.since;
+            let expired = match self.store.events_after(&stream.info.storage, stream.position, 0) {
+                Err(StoreError::Expired { wanted, oldest }) => Some((wanted, oldest.max(since))),
+                _ if stream.position < since => Some((stream.position, since)),
+                _ => None,
+            };
+            if let Some((wanted, oldest)) = expired {
                 stream.finished = Some(ApiError::expired(format!("too old resource version: {wanted} ({oldest})")));
             }
         }

@@ -123,15 +123,19 @@ pub fn check_type(info: &ResourceInfo, value: &mut Value) -> ApiResult<()> {
     Ok(())
 }
 
-/// Drops what the schema does not know, fills defaults; unknown and duplicate fields are warned of or refused.
+/// Drops what the schema does not know, fills defaults; unknown and duplicate fields are warned of, or given back to be refused. Fails when it is
+/// no such object at all.
 fn decode(
     info: &ResourceInfo,
     value: &mut Value,
     duplicates: &[String],
     validation: FieldValidation,
     warnings: &mut Vec<String>,
-) -> ApiResult<Vec<String>> {
-    let unknown_meta = schema::metadata::coerce(value).map_err(|why| bad_object(info, value, &why))?;
+) -> Result<Vec<String>, String> {
+    let unknown_meta = schema::metadata::coerce(value)?;
+    if !info.custom() {
+        schema::builtin::decode(&info.kind, &info.schema, value)?;
+    }
     if let Some(map) = value.as_object_mut() {
         map.entry("metadata").or_insert_with(|| json!({}));
     }
@@ -154,6 +158,21 @@ fn decode(
             warnings.extend(strict);
             Ok(Vec::new())
         }
+    }
+}
+
+/// Decodes a whole object as it was sent.
+fn decode_whole(
+    info: &ResourceInfo,
+    value: &mut Value,
+    duplicates: &[String],
+    validation: FieldValidation,
+    warnings: &mut Vec<String>,
+) -> ApiResult<()> {
+    match decode(info, value, duplicates, validation, warnings) {
+        Ok(strict) if strict.is_empty() => Ok(()),
+        Ok(strict) => Err(bad_object(info, value, &format!("strict decoding error: {}", strict.join(", ")))),
+        Err(why) => Err(bad_object(info, value, &why)),
     }
 }
 
@@ -197,6 +216,7 @@ fn params(info: &ResourceInfo, part: Part, options: &WriteOptions) -> ApplyParam
         now: jiff::Timestamp::now(),
         api_version: info.api_version(),
         reset,
+        zero: builtin::zero(info.special),
     }
 }
 
@@ -259,10 +279,7 @@ impl Core {
         warnings: &mut Vec<String>,
     ) -> ApiResult<Outcome> {
         check_type(info, &mut value)?;
-        let strict = decode(info, &mut value, duplicates, options.field_validation, warnings)?;
-        if !strict.is_empty() {
-            return Err(bad_object(info, &value, &format!("strict decoding error: {}", strict.join(", "))));
-        }
+        decode_whole(info, &mut value, duplicates, options.field_validation, warnings)?;
         self.insert(info, namespace, value, options, warnings, false).await
     }
 
@@ -501,6 +518,12 @@ impl Core {
         let params = params(info, part, options);
         let mut value = apply::server_side_apply(&info.schema, old, &config, &params).map_err(super::patching::apply_error)?;
         stamp(info, &mut value);
+        if !info.custom() {
+            schema::builtin::decode(&info.kind, &info.schema, &mut value).map_err(|why| {
+                let kind = format!("{}, Kind={}", info.api_version(), info.kind);
+                ApiError::new(500, "", format!("unable to convert unstructured object to {kind}: {why}"))
+            })?;
+        }
         builtin::normalize(info, &mut value);
         info.schema.default(&mut value);
         Ok(value)
@@ -524,10 +547,7 @@ impl Core {
                 let mut value = (*value).clone();
                 check_type(info, &mut value)?;
                 check_names(info, &value, text(old, "namespace"), name)?;
-                let strict = decode(info, &mut value, duplicates, options.field_validation, warnings)?;
-                if !strict.is_empty() {
-                    return Err(bad_object(info, &value, &format!("strict decoding error: {}", strict.join(", "))));
-                }
+                decode_whole(info, &mut value, duplicates, options.field_validation, warnings)?;
                 if text(&value, "resourceVersion").is_empty() && !info.unconditional_update() {
                     let detail = "must be specified for an update";
                     let error = FieldError {
@@ -547,9 +567,12 @@ impl Core {
                 }
                 let sent = value.clone();
                 check_type(info, &mut value)?;
-                let strict = decode(info, &mut value, &[], options.field_validation, warnings)?;
-                if !strict.is_empty() {
-                    let why = format!("strict decoding error: {}", strict.join(", "));
+                let why = match decode(info, &mut value, &[], options.field_validation, warnings) {
+                    Ok(strict) if strict.is_empty() => None,
+                    Ok(strict) => Some(format!("strict decoding error: {}", strict.join(", "))),
+                    Err(why) => Some(why),
+                };
+                if let Some(why) = why {
                     let error = FieldError::invalid("patch", &json!(sent.to_string()), &why);
                     return Err(ApiError::invalid("", "", "", &[error]));
                 }

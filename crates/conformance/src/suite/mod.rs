@@ -7,7 +7,6 @@ pub mod definitions;
 pub mod deletion;
 pub mod forms;
 pub mod lists;
-pub mod open;
 pub mod patches;
 pub mod refusals;
 pub mod reviews;
