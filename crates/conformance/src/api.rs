@@ -61,6 +61,13 @@ impl Call {
         self
     }
 
+    /// Method, path and body in words.
+    pub fn told(&self) -> String {
+        let request = self.request.try_clone().and_then(|request| request.build().ok());
+        let body = request.as_ref().and_then(|request| request.body()).and_then(|body| body.as_bytes());
+        format!("{} {}", self.shown, String::from_utf8_lossy(body.unwrap_or_default()))
+    }
+
     /// Sends it and reads the whole answer.
     ///
     /// # Panics

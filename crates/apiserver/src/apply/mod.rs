@@ -48,6 +48,8 @@ pub struct ApplyParams {
     pub reset: ResetFields,
     /// What an object of the kind is before anybody sets anything.
     pub zero: Value,
+    /// What was sent does not fit the schema's types (see [`fits`]): nothing is owned then.
+    pub untypable: bool,
 }
 
 /// Why an apply was refused.
@@ -271,6 +273,10 @@ fn take_away(managers: &mut Vec<Manager>, comparison: &typed::Comparison, except
 ///
 /// Never fails: an object whose recorded ownership cannot be read starts over with none.
 pub fn track_update(schema: &Structural, old: Option<&Value>, new: &mut Value, params: &ApplyParams) {
+    if params.untypable {
+        set_entries(new, None);
+        return;
+    }
     let requested = new
         .get_mut("metadata")
         .and_then(Value::as_object_mut)
@@ -389,9 +395,7 @@ fn cap_update_managers(managers: &mut Vec<Manager>) {
 /// changes, the result equals `live`, times included. A `live` of `None` creates the object.
 pub fn server_side_apply(schema: &Structural, live: Option<&Value>, applied: &Value, params: &ApplyParams) -> Result<Value, ApplyError> {
     let typ = Type::Root(&schema.root);
-    check_request(applied, params)?;
-    typed::check(applied, typ)
-        .map_err(|e| ApplyError::Schema(format!("failed to create typed patch object ({}): {e}", name_of(applied))))?;
+    check(schema, applied, &params.api_version)?;
     let empty = json!({"apiVersion": applied.get("apiVersion"), "kind": applied.get("kind")});
     let base = live.unwrap_or(&empty);
     let mut managers = match decode_all(entries_of(base)) {
@@ -431,17 +435,28 @@ pub fn server_side_apply(schema: &Structural, live: Option<&Value>, applied: &Va
     }
 }
 
-fn check_request(applied: &Value, params: &ApplyParams) -> Result<(), ApplyError> {
+/// Checks an applied configuration by itself: its version, and that it fits the schema.
+pub fn check(schema: &Structural, applied: &Value, api_version: &str) -> Result<(), ApplyError> {
+    check_request(applied, api_version)?;
+    typed::check(applied, Type::Root(&schema.root), false)
+        .map_err(|e| ApplyError::Schema(format!("failed to create typed patch object ({}): {e}", name_of(applied))))
+}
+
+/// Whether an object is of the schema's types, so that its fields can be owned. Entries of a list may be there twice.
+pub fn fits(schema: &Structural, object: &Value) -> bool {
+    typed::check(object, Type::Root(&schema.root), true).is_ok()
+}
+
+fn check_request(applied: &Value, api_version: &str) -> Result<(), ApplyError> {
     if !applied.is_object() {
         return Err(ApplyError::BadRequest(
             "error decoding YAML: the applied configuration must be an object".into(),
         ));
     }
     let version = applied.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
-    if version != params.api_version {
+    if version != api_version {
         return Err(ApplyError::BadRequest(format!(
-            "Incorrect version specified in apply patch. Specified patch version: {version}, expected: {}",
-            params.api_version
+            "Incorrect version specified in apply patch. Specified patch version: {version}, expected: {api_version}"
         )));
     }
     if entries_of(applied).is_some_and(|e| !e.is_null()) {
@@ -616,7 +631,7 @@ fn last_applied_fields(base: &Value, typ: Type<'_>) -> FieldSet {
     let Some(Ok(last)) = annotation.map(serde_json::from_str::<Value>) else {
         return FieldSet::default();
     };
-    if typed::check(&last, typ).is_err() {
+    if typed::check(&last, typ, false).is_err() {
         return FieldSet::default();
     }
     let mut set = typed::field_set(&last, typ);

@@ -26,6 +26,7 @@ fn params(manager: &str) -> ApplyParams {
         api_version: "example.com/v1".into(),
         reset: ResetFields::None,
         zero: json!({}),
+        untypable: false,
     }
 }
 

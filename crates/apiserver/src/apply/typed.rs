@@ -165,13 +165,13 @@ fn element(list: Type<'_>, shape: &Shape<'_>, item: &Value) -> Result<String, St
     }
 }
 
-/// Checks an applied configuration: declared fields only, scalars where scalars belong, no duplicate entries.
-pub(crate) fn check(value: &Value, typ: Type<'_>) -> Result<(), String> {
+/// Checks an applied configuration: declared fields only, scalars where scalars belong, no duplicate entries unless they are allowed.
+pub(crate) fn check(value: &Value, typ: Type<'_>, duplicates: bool) -> Result<(), String> {
     let mut path = String::new();
-    check_at(value, typ, &mut path)
+    check_at(value, typ, duplicates, &mut path)
 }
 
-fn check_at(value: &Value, typ: Type<'_>, path: &mut String) -> Result<(), String> {
+fn check_at(value: &Value, typ: Type<'_>, duplicates: bool, path: &mut String) -> Result<(), String> {
     if let Type::Node(node, _) = typ {
         kind_matches(value, node).map_err(|e| if path.is_empty() { e } else { format!("{path}: {e}") })?;
     }
@@ -183,7 +183,7 @@ fn check_at(value: &Value, typ: Type<'_>, path: &mut String) -> Result<(), Strin
                 path.push('.');
                 path.push_str(key);
                 match typ.field(key) {
-                    Some((t, _)) => check_at(child, t, path)?,
+                    Some((t, _)) => check_at(child, t, duplicates, path)?,
                     None => return Err(format!("{path}: field not declared in schema")),
                 }
                 path.truncate(length);
@@ -197,11 +197,11 @@ fn check_at(value: &Value, typ: Type<'_>, path: &mut String) -> Result<(), Strin
                     Err(e) => return Err(format!("{path}: element {i}: {e}")),
                 };
                 let shown = super::fieldset::display(&[&element]);
-                if !seen.insert(element) {
+                if !seen.insert(element) && !duplicates {
                     return Err(format!("{path}: duplicate entries for key {shown}"));
                 }
                 path.push_str(&shown);
-                check_at(item, typ.item(), path)?;
+                check_at(item, typ.item(), duplicates, path)?;
                 path.truncate(length);
             }
         }

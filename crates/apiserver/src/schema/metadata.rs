@@ -412,6 +412,19 @@ pub fn coerce(obj: &mut Value) -> Result<Vec<String>, String> {
     };
     let mut unknown = Vec::new();
     let mut failure = None;
+    // A null in a map of texts is decoded as an empty one.
+    for texts in ["labels", "annotations"] {
+        for text in map
+            .get_mut(texts)
+            .and_then(Value::as_object_mut)
+            .into_iter()
+            .flat_map(Map::values_mut)
+        {
+            if text.is_null() {
+                *text = json!("");
+            }
+        }
+    }
     map.retain(|key, value| {
         if failure.is_some() {
             return true;

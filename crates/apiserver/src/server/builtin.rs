@@ -28,6 +28,11 @@ pub fn normalize(info: &ResourceInfo, value: &mut Value) {
     let (Some(map), Value::Object(always)) = (value.as_object_mut(), zero(info.special)) else {
         return;
     };
+    for field in ["data", "binaryData"] {
+        if map.get(field).and_then(Value::as_object).is_some_and(Map::is_empty) {
+            map.remove(field);
+        }
+    }
     for (field, empty) in always {
         map.entry(field).or_insert(empty);
     }

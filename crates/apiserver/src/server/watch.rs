@@ -48,9 +48,13 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// Reads the selectors of a request.
-    pub fn parse(info: &ResourceInfo, namespace: &str, query: &Query) -> ApiResult<Selection> {
+    /// Reads and checks the options of a list or watch, and its selectors.
+    pub fn parse(info: &ResourceInfo, namespace: &str, query: &Query, watching: bool) -> ApiResult<Selection> {
+        // First what is malformed, then what does not go together, then fields that cannot be selected.
         let labels = LabelSelector::parse(query.get("labelSelector"))?;
+        FieldSelector::parse(query.get("fieldSelector"), &|_| true)?;
+        query.number("limit")?;
+        check_options(query, watching)?;
         let fields = FieldSelector::parse(query.get("fieldSelector"), &|field| info.selectable(field))?;
         Ok(Selection {
             namespace: namespace.to_owned(),
@@ -169,6 +173,7 @@ fn list_faults(query: &Query) -> Vec<FieldError> {
     }
     errors
 }
+
 fn token(revision: i64, start: &str) -> String {
     let text = json!({ "v": "meta.k8s.io/v1", "rv": revision, "start": format!("{start}\u{0}") }).to_string();
     base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text)
@@ -220,7 +225,6 @@ impl Core {
 
     /// The selected objects and the metadata of their list.
     pub async fn list(&self, info: &ResourceInfo, selection: &Selection, query: &Query) -> ApiResult<(Vec<Arc<Object>>, ListMeta)> {
-        check_options(query, false)?;
         // A list from "any" version comes whole, as the real server's watch cache gives it.
         let limit = match query.get("resourceVersion") {
             "0" => 0,
@@ -289,7 +293,6 @@ impl Core {
 
     /// Starts a watch.
     pub async fn watch(self: &Arc<Self>, info: Arc<ResourceInfo>, selection: Selection, query: &Query, show: Show) -> ApiResult<Response> {
-        check_options(query, true)?;
         let version = parse_revision(query.get("resourceVersion"), true)?;
         let bookmarks = query.flag("allowWatchBookmarks");
         let initial = if query.has("sendInitialEvents") {

@@ -164,6 +164,24 @@ pub enum Step {
     Odd(Odd),
 }
 
+impl Step {
+    /// Whether it leaves everything as it is.
+    pub fn only_reads(&self) -> bool {
+        matches!(self, Step::Get(..) | Step::List(..) | Step::Next | Step::Watch(..))
+    }
+
+    /// The object that it is about, if it names one.
+    pub fn object(&self) -> Option<(Kind, &str)> {
+        match self {
+            Step::Create(kind, body, _) => body["metadata"]["name"].as_str().map(|name| (*kind, name)),
+            Step::Get(kind, name, ..) | Step::Put(kind, name, ..) | Step::Patch(kind, name, ..) | Step::Delete(kind, name, ..) => {
+                Some((*kind, name))
+            }
+            Step::List(..) | Step::Next | Step::Watch(..) | Step::DeleteCollection(..) | Step::Odd(_) => None,
+        }
+    }
+}
+
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 /// Label selectors; those of [`WATCHABLE`] select what carries [`SENTINEL_LABELS`].
 const LABELS: [&str; 12] = [
@@ -612,7 +630,7 @@ fn step() -> BoxedStrategy<Step> {
     .boxed()
 }
 
-/// A sequence.
+/// A sequence. It may be as short as one step, so that it can be shrunk to that.
 pub fn sequence() -> impl Strategy<Value = Vec<Step>> {
-    prop::collection::vec(step(), 15..40)
+    prop::collection::vec(step(), 1..50)
 }

@@ -483,6 +483,8 @@ fn event_v1(new: &Value, old: Option<&Value>, has_time: bool, errors: &mut Vec<F
             for (field, shown) in [
                 ("regarding", "involvedObject"),
                 ("reason", "reason"),
+                // The real server tells it twice.
+                ("reason", "reason"),
                 ("note", "message"),
                 ("deprecatedSource", "source"),
                 ("deprecatedFirstTimestamp", "firstTimestamp"),
