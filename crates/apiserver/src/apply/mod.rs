@@ -425,6 +425,17 @@ pub fn server_side_apply(schema: &Structural, live: Option<&Value>, applied: &Va
         other => other,
     };
     let (mut object, mut managers) = attempt?;
+    if live.is_some_and(|live| same_fields(live, &object)) {
+        // Who applies what is there already gets no new time, and a new manager none at all.
+        let mine = |manager: &&mut Manager| manager.apply && manager.name == params.manager && manager.subresource == params.subresource;
+        let before = decode_all(entries_of(base)).unwrap_or_default();
+        if let Some(mine) = managers.iter_mut().find(mine) {
+            mine.time = before
+                .iter()
+                .find(|manager| manager.same_identity(mine))
+                .and_then(|manager| manager.time.clone());
+        }
+    }
     if params.manager == "kubectl" {
         refresh_last_applied(&mut object, applied);
     }
@@ -680,21 +691,29 @@ fn refresh_last_applied(object: &mut Value, applied: &Value) {
     annotations.insert(LAST_APPLIED.into(), Value::String(format!("{}\n", gofmt::sorted_json(&copy))));
 }
 
-/// Whether two objects differ in nothing but the times of their managers.
-fn unchanged(live: &Value, object: &Value) -> bool {
+fn metadata_of(object: &Value) -> Option<&Map<String, Value>> {
+    object.get("metadata").and_then(Value::as_object)
+}
+
+/// Whether two objects differ in nothing but their managers.
+fn same_fields(live: &Value, object: &Value) -> bool {
     let (Some(a), Some(b)) = (live.as_object(), object.as_object()) else {
         return false;
     };
     let empty = Map::new();
-    let meta_a = a.get("metadata").and_then(Value::as_object).unwrap_or(&empty);
-    let meta_b = b.get("metadata").and_then(Value::as_object).unwrap_or(&empty);
+    let (meta_a, meta_b) = (metadata_of(live).unwrap_or(&empty), metadata_of(object).unwrap_or(&empty));
     let body = |x: &Map<String, Value>, y: &Map<String, Value>, skip: &str| {
         x.iter()
             .filter(|(k, _)| *k != skip)
             .all(|(k, v)| y.get(k).is_some_and(|w| gofmt::same(v, w)))
             && y.keys().filter(|k| *k != skip).all(|k| x.contains_key(k))
     };
-    if !body(a, b, "metadata") || !body(meta_a, meta_b, "managedFields") {
+    body(a, b, "metadata") && body(meta_a, meta_b, "managedFields")
+}
+
+/// Whether two objects differ in nothing but the times of their managers.
+fn unchanged(live: &Value, object: &Value) -> bool {
+    if !same_fields(live, object) {
         return false;
     }
     let timeless = |entries: Option<&Value>| -> Option<Vec<Manager>> {
@@ -704,7 +723,7 @@ fn unchanged(live: &Value, object: &Value) -> bool {
         }
         Some(list)
     };
-    let (x, y) = (timeless(meta_a.get("managedFields")), timeless(meta_b.get("managedFields")));
+    let (x, y) = (timeless(entries_of(live)), timeless(entries_of(object)));
     match (x, y) {
         (Some(x), Some(y)) => x.len() == y.len() && x.iter().all(|m| y.contains(m)),
         _ => false,

@@ -497,6 +497,12 @@ fn both_empty(old: Option<&Value>, new: Option<&Value>) -> bool {
 pub(crate) fn merge(live: Option<&Value>, applied: &Value, typ: Type<'_>) -> Result<Value, String> {
     let shape = typ.shape(applied);
     match (&shape, live, applied) {
+        // An applied null says nothing about the entries that are there.
+        (_, Some(there @ (Value::Object(_) | Value::Array(_))), Value::Null)
+            if !both_empty(None, Some(there)) && !matches!(typ.shape(there), Shape::Leaf) =>
+        {
+            Ok(there.clone())
+        }
         (Shape::Map, live, Value::Object(applied)) => {
             let empty = Map::new();
             let base = live.and_then(Value::as_object).unwrap_or(&empty);

@@ -68,7 +68,10 @@ impl Operation {
                     ))
                 };
                 match place {
-                    Value::Array(list) => list[index(&key, list.len()).ok_or_else(missing)?] = self.value,
+                    Value::Array(list) => {
+                        let at = index(&key, list.len()).ok_or_else(missing)?;
+                        list[at] = self.value;
+                    }
                     place => place[&key] = self.value,
                 }
                 Ok(())

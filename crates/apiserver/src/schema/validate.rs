@@ -115,6 +115,11 @@ impl Structural {
     /// Errors in values that did not change are forgiven as in the real server. `metadata` itself is validated by
     /// [`super::metadata::validate`].
     pub fn validate(&self, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+        self.validate_after(&[], new, old)
+    }
+
+    /// The same after other errors were found, which may be such that rules are not asked any more.
+    pub fn validate_after(&self, found: &[FieldError], new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         let mut errors = check(&self.root, new, Path::Root);
         if !errors.is_empty()
             && let Some(old) = old
@@ -141,7 +146,7 @@ impl Structural {
             }
         }
         if self.root.has_rules {
-            if errors.iter().any(FieldError::blocks_rules) {
+            if found.iter().chain(&errors).any(FieldError::blocks_rules) {
                 errors.push(FieldError::invalid(
                     "<nil>",
                     &Value::Null,
@@ -408,7 +413,7 @@ fn range(node: &Node, number: Num, path: Path<'_>, out: &mut Outcome) {
     let format = known_format(node).unwrap_or("");
     let fits = match (node.typ, format, number) {
         (JsonType::Integer, "int32", Num::Int(i)) => i32::try_from(i).is_ok(),
-        (JsonType::Integer, _, Num::Float(f)) => f.abs() < 9.3e18,
+        (JsonType::Integer, _, Num::Float(f)) => f.fract() == 0.0 && f.abs() < 9.3e18,
         (JsonType::Number, "float", n) => n.as_f64().abs() <= f64::from(f32::MAX),
         _ => true,
     };

@@ -475,13 +475,16 @@ impl Surface {
         } else {
             match patching::parse(info, &body::media_type(&parts.headers), &bytes, &options)? {
                 Patch::Apply(config, duplicates) => {
+                    let key = self.core.key(info, &path.namespace, &path.name);
+                    if self.core.store.get(&key).is_none() {
+                        return Err(ApiError::not_found(&info.group, &info.resource, &path.name));
+                    }
                     update(Change::Apply(&scale::configuration(info, paths, &config)?, &duplicates), warnings).await
                 }
                 patch => {
                     let change = |old: &Value| {
                         let patched = patching::apply(info, &patch, &scale::before(info, paths, old)?)?;
-                        let (wanted, unknown) = scale::patched(paths, &patched, path, options.field_validation)?;
-                        tell(unknown);
+                        let wanted = scale::patched(paths, &patched, path, options.field_validation, tell)?;
                         Ok(wanted.put(paths, old))
                     };
                     update(Change::Patch(&change), warnings).await

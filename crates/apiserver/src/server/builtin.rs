@@ -125,7 +125,24 @@ pub fn validate(info: &ResourceInfo, new: &Value, old: Option<&Value>, part: Par
     if info.custom() {
         return crate::schema::metadata::validate(new, old, info.namespaced, info.name_rule);
     }
-    rules::validate(&info.group, &info.kind, new, old, part.subresource())
+    let mut errors = rules::validate(&info.group, &info.kind, new, old, part.subresource());
+    let mut times = 1;
+    if old.is_some() && matches!(info.special, Special::ConfigMap | Special::Secret | Special::ServiceAccount) {
+        // Of these kinds the real server validates an update as a new object, too.
+        errors.extend(crate::schema::metadata::validate(new, None, info.namespaced, info.name_rule));
+        times = 2;
+    }
+    if info.group.is_empty() || info.special.grants() {
+        let finalizers = super::metadata::finalizers(new);
+        for (at, finalizer) in finalizers.iter().enumerate() {
+            if !finalizer.contains('/') && !matches!(finalizer.as_str(), "orphan" | "foregroundDeletion" | "kubernetes") {
+                let detail = "name is neither a standard finalizer name nor is it fully qualified";
+                let error = FieldError::invalid_str(format!("metadata.finalizers[{at}]"), finalizer, detail);
+                errors.extend(std::iter::repeat_n(error, times));
+            }
+        }
+    }
+    errors
 }
 
 /// Warnings about an object that is accepted.

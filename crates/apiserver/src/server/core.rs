@@ -133,14 +133,19 @@ pub fn shape(info: &ResourceInfo, value: &mut Value) {
         events::to_events_api(value);
     }
     if info.reshapes {
-        info.schema.prune(
-            value,
-            PruneOptions {
-                report: false,
-                resource_root: true,
-            },
-        );
-        info.schema.default(value);
+        let pruning = PruneOptions {
+            report: false,
+            resource_root: true,
+        };
+        // As the real server reads: in the form of the version that is stored, with its defaults, and from that into this one, without more.
+        if let Some(stored) = &info.stored_schema {
+            stored.prune(value, pruning);
+            stored.default(value);
+        }
+        info.schema.prune(value, pruning);
+        if info.stored_schema.is_none() {
+            info.schema.default(value);
+        }
     }
 }
 

@@ -90,12 +90,17 @@ fn resources_of(definition: &Value, since: u64, cache: &mut SchemaCache) -> Vec<
     let changed = definition.pointer("/metadata/generation").and_then(Value::as_i64) != Some(1);
     let reshapes = changed || all.windows(2).any(|pair| pair[0] != pair[1]);
     let preserve = definition.pointer("/spec/preserveUnknownFields") == Some(&json!(true));
+    let stored = list(definition, "/spec/versions")
+        .find(|version| version["storage"] == json!(true))
+        .map(schema_of);
     let mut infos = Vec::new();
     for version in served {
         let name = string(version, "/name");
         let Some(schema) = cache.get(&schema_of(version), preserve) else {
             continue;
         };
+        let other = stored.as_ref().filter(|stored| **stored != schema_of(version));
+        let stored_schema = other.and_then(|stored| cache.get(stored, preserve)).map(Schema::Custom);
         let kind = string(definition, "/spec/names/kind");
         let api_version = format!("{group}/{name}");
         let scale = version
@@ -124,6 +129,7 @@ fn resources_of(definition: &Value, since: u64, cache: &mut SchemaCache) -> Vec<
             status: version.pointer("/subresources/status").is_some_and(|status| !status.is_null()),
             scale,
             schema: Schema::Custom(schema),
+            stored_schema,
             reshapes,
             since,
             columns: Columns::from_crd(version),

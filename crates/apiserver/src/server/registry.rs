@@ -113,6 +113,8 @@ pub struct ResourceInfo {
     pub scale: Option<Scale>,
     /// The schema.
     pub schema: Schema,
+    /// The schema of the version that is stored, where it is another one.
+    pub stored_schema: Option<Schema>,
     /// Whether objects may be stored in the form of another schema, so that reads must prune and default.
     pub reshapes: bool,
     /// The store's revision when this server began to serve it.
@@ -499,6 +501,7 @@ fn builtins() -> Vec<ResourceInfo> {
             status: core.status,
             scale: None,
             schema: Schema::Builtin(schema),
+            stored_schema: None,
             reshapes: false,
             since: 0,
             columns: Columns::for_builtin(core.group, core.kind),

@@ -10,6 +10,7 @@ use super::metadata::text;
 use super::registry::{ResourceInfo, Scale};
 use super::request::{FieldValidation, ResourcePath};
 use super::status::{ApiError, ApiResult};
+use super::write::Part;
 use crate::apply;
 use crate::schema::{FieldError, Structural};
 
@@ -185,12 +186,21 @@ pub fn sent(value: &Value, path: &ResourcePath, validation: FieldValidation) -> 
     }
 }
 
-/// A Scale as a patch left it, and warnings.
-pub fn patched(scale: &Scale, value: &Value, path: &ResourcePath, validation: FieldValidation) -> ApiResult<(Wanted, Vec<String>)> {
+/// A Scale as a patch left it; warnings are told also where it is refused.
+pub fn patched(
+    scale: &Scale,
+    value: &Value,
+    path: &ResourcePath,
+    validation: FieldValidation,
+    tell: impl Fn(Vec<String>),
+) -> ApiResult<Wanted> {
     let bad = |why: &str| ApiError::invalid("", "", "", &[FieldError::invalid("patch", &json!(value.to_string()), why)]);
     let (wanted, unknown) = read(value, path).map_err(|why| bad(&why))?;
     if validation == FieldValidation::Strict && !unknown.is_empty() {
         return Err(bad(&format!("strict decoding error: {}", unknown.join(", "))));
+    }
+    if validation == FieldValidation::Warn {
+        tell(unknown);
     }
     let wanted = Wanted {
         uid: String::new(),
@@ -202,8 +212,35 @@ pub fn patched(scale: &Scale, value: &Value, path: &ResourcePath, validation: Fi
             scale.spec_path
         )));
     }
-    let unknown = if validation == FieldValidation::Warn { unknown } else { Vec::new() };
-    Ok((wanted, unknown))
+    Ok(wanted)
+}
+
+/// What is wrong with the counts of an object, beside what its schema says.
+pub fn faults(scale: &Scale, object: &Value, part: Part) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let counts = [(&scale.spec_path, part != Part::Status), (&scale.status_path, true)];
+    for (path, _) in counts.into_iter().filter(|(_, asked)| *asked) {
+        let Some(value) = get(object, path) else { continue };
+        match value.as_i64() {
+            None => errors.push(FieldError::invalid(
+                path,
+                &json!(0),
+                &format!("{path} accessor error: {value} is not of the type int64"),
+            )),
+            Some(count) if count < 0 => errors.push(FieldError::invalid(path, value, "should be a non-negative integer")),
+            Some(count) if count > i64::from(i32::MAX) => {
+                errors.push(FieldError::invalid(path, value, "should be less than or equal to 2147483647"));
+            }
+            Some(_) => {}
+        }
+    }
+    if let Some(path) = &scale.selector_path
+        && let Some(value) = get(object, path).filter(|value| !value.is_string())
+    {
+        let detail = format!("{path} accessor error: {value} is not of the type string");
+        errors.push(FieldError::invalid(path, &json!(""), &detail));
+    }
+    errors
 }
 
 /// An applied Scale as a configuration of the object itself, so that ownership is that of the object's field.

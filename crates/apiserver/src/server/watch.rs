@@ -275,13 +275,11 @@ impl Core {
         let everything = selection.is_everything();
         for (at, object) in listing.objects.iter().enumerate() {
             if limit > 0 && objects.len() == limit {
-                // A page that is full goes on after its last object, unless nothing selected follows.
+                // A page that is full goes on after its last object, even if nothing selected follows: nobody looks that far.
                 let rest = &listing.objects[at..];
-                if everything || rest.iter().any(|object| selection.matches(object)) {
-                    let last = objects.last().map_or("", |object: &Arc<Object>| &object.key.path);
-                    meta.next = Some(token(i64::try_from(listing.revision).unwrap_or(i64::MAX), last));
-                    meta.remaining = everything.then_some(rest.len());
-                }
+                let last = objects.last().map_or("", |object: &Arc<Object>| &object.key.path);
+                meta.next = Some(token(i64::try_from(listing.revision).unwrap_or(i64::MAX), last));
+                meta.remaining = everything.then_some(rest.len());
                 break;
             }
             if everything || selection.matches(object) {

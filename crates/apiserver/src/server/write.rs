@@ -17,6 +17,7 @@ use super::registry::{NAMESPACES, ResourceInfo, Special};
 use super::request::{FieldValidation, WriteOptions};
 use super::status::{ApiError, ApiResult};
 use crate::apply::{self, ApplyParams, ResetFields};
+use crate::schema::metadata::NameRule;
 use crate::schema::{self, CauseReason, FieldError, PruneOptions};
 use crate::store::{Draft, Expect, Key, Object, StoreError, Write};
 
@@ -146,7 +147,10 @@ fn decode(
             resource_root: true,
         },
     );
-    unknown.extend(unknown_meta);
+    unknown.splice(..0, unknown_meta);
+    if !info.custom() {
+        unknown.sort();
+    }
     let mut strict: Vec<String> = duplicates.iter().map(|path| format!("duplicate field \"{path}\"")).collect();
     strict.extend(unknown.iter().map(|path| format!("unknown field \"{path}\"")));
     builtin::normalize(info, value);
@@ -179,15 +183,18 @@ fn decode_whole(
 fn validate(info: &ResourceInfo, new: &Value, old: Option<&Value>, part: Part) -> ApiResult<()> {
     let mut errors = builtin::validate(info, new, old, part);
     if old.is_some() {
-        // On an update the real server asks for the rules of metadata twice: for every kind, and for this one.
+        // On an update the real server asks for the rules of metadata more than once: for every kind as of a new object and as of an update, and
+        // then for this kind.
         errors.splice(..0, schema::metadata::validate(new, old, info.namespaced, info.name_rule));
+        errors.splice(..0, schema::metadata::validate(new, None, info.namespaced, NameRule::PathSegment));
     }
-    let of_schema = info.schema.validate(new, old);
-    if !info.custom()
-        && let Some(error) = of_schema.iter().find(|error| error.reason == CauseReason::TypeInvalid)
-    {
-        // The real server cannot even decode a core object with a value of the wrong type.
-        return Err(bad_object(info, new, &error.to_string()));
+    if let Some(scale) = &info.scale {
+        errors.extend(super::scale::faults(scale, new, part));
+    }
+    let mut of_schema = info.schema.validate_after(&errors, new, old);
+    if !info.custom() {
+        // What is of the wrong type was refused when it was decoded.
+        of_schema.retain(|error| error.reason != CauseReason::TypeInvalid);
     }
     errors.extend(of_schema);
     if errors.is_empty() {
@@ -489,10 +496,8 @@ impl Core {
                 Err(ApiError::conflict(&info.group, &info.resource, name, &why))
             }
             Change::Apply(config, duplicates) if part == Part::Main => {
-                let value = self.applied(info, namespace, name, None, config, part, duplicates, options, warnings)?;
-                if !text(&value, "resourceVersion").is_empty() {
-                    return Err(missing());
-                }
+                let mut value = self.applied(info, namespace, name, None, config, part, duplicates, options, warnings)?;
+                metadata::remove(&mut value, "resourceVersion");
                 self.insert(info, namespace, value, options, warnings, true).await
             }
             Change::Replace(value, duplicates) => {

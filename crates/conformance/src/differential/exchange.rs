@@ -279,6 +279,10 @@ impl Side {
                     body =
                         json!({ "apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": body["metadata"], "spec": { "replicas": 2 } });
                 }
+                // See the list of intended differences.
+                if let Some(labels) = body["metadata"].get_mut("labels").and_then(Value::as_object_mut) {
+                    labels.retain(|_, value| !value.is_null());
+                }
                 // The name in the body is mostly that of the path.
                 if body["metadata"]["name"].as_str().is_none_or(|name| name != "Bad_Name") {
                     body["metadata"]["name"] = json!(name);
@@ -296,8 +300,12 @@ impl Side {
         let body =
             json!({ "apiVersion": "conformance.example.com/v1", "kind": "Widget", "metadata": { "name": "odd" }, "spec": { "size": 1 } })
                 .to_string();
+        let core = Kind::ConfigMap.collection(&self.namespace);
+        let core_body = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "odd" } }).to_string();
         match odd {
             Odd::PutCollection => call(Method::PUT, &widgets).body("application/json", body),
+            Odd::PutCoreCollection => call(Method::PUT, &core).body("application/json", core_body),
+            Odd::PostCoreObject => call(Method::POST, &format!("{core}/a")).body("application/json", core_body),
             Odd::PostObject => call(Method::POST, &format!("{widgets}/a")).body("application/json", body),
             Odd::PatchCollection => call(Method::PATCH, &widgets).body(patch::MERGE, "{}"),
             Odd::MediaType => call(Method::POST, &widgets).body("text/plain", body),

@@ -237,6 +237,14 @@ fn events() -> Vec<Behaviour> {
             let after = t.merge(&format!("{}/e", new_events(t)), &change).await.ok(200);
             after.has(json!({ "series": { "count": 2, "lastObservedTime": "2026-01-01T00:00:02.000000Z" } }));
         }),
+        behaviour("Event: a new one's reason cannot change", async |t| {
+            t.post(&new_events(t), &new_event(t, "e")).await.ok(201);
+            // Told twice, as the real server asks twice.
+            t.merge(&format!("{}/e", new_events(t)), &json!({ "reason": "Other" }))
+                .await
+                .refused(422, "Invalid")
+                .causes(&[("FieldValueInvalid", "reason"), ("FieldValueInvalid", "reason")]);
+        }),
         behaviour("Event: selected by what it regards", async |t| {
             t.post(&new_events(t), &new_event(t, "e")).await.ok(201);
             let list = t.get(&format!("{}?fieldSelector=regarding.name%3Da", new_events(t))).await.ok(200);

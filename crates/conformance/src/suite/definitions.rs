@@ -267,6 +267,17 @@ fn versions() -> Vec<Behaviour> {
             let refused = t.post(&t.widgets(), &sent).await.refused(400, "BadRequest");
             refused.message("the API version in the data (conformance.example.com/v1beta1) does not match the expected API version (conformance.example.com/v1)");
         }),
+        behaviour(
+            "versions: fields of the newer one are kept out of what is stored in the older one",
+            async |t| {
+                let newer = other(t).await;
+                let mut sent = t.thing("a", json!({ "x": "1", "y": "2" }));
+                sent["apiVersion"] = json!(format!("{}/v2", t.group()));
+                t.post(&newer, &sent).await.ok(201).has(json!({ "spec": { "x": "1" } }));
+                let older = format!("/apis/{}/v1/namespaces/{}/things/a", t.group(), t.namespace);
+                t.get(&older).await.ok(200).lacks("/spec/y");
+            },
+        ),
         behaviour("versions: one that is no longer served is gone", async |t| {
             let newer = other(t).await;
             let change = json!([{ "op": "replace", "path": "/spec/versions/1/served", "value": false }]);

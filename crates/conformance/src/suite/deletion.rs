@@ -71,6 +71,31 @@ fn single() -> Vec<Behaviour> {
             t.delete(&t.widget("a")).await.ok(200);
             assert_ne!(t.made("a").await.uid(), one.uid());
         }),
+        behaviour("delete: with another uid", async |t| {
+            let made = t.made("a").await;
+            let refused = t
+                .delete_with(&t.widget("a"), &json!({ "preconditions": { "uid": "other" } }))
+                .await
+                .refused(409, "Conflict");
+            // The kind stands where otherwise the resource does.
+            refused
+                .message(&format!(
+                    "Operation cannot be fulfilled on Widget.conformance.example.com \"a\": the UID in the precondition (other) does not match the UID in record ({}). The object might have been deleted and then recreated",
+                    made.uid()
+                ))
+                .has(json!({ "details": { "name": "a", "group": "conformance.example.com", "kind": "Widget" } }));
+        }),
+        behaviour("delete: with another resourceVersion", async |t| {
+            let made = t.made("a").await;
+            let refused = t
+                .delete_with(&t.widget("a"), &json!({ "preconditions": { "resourceVersion": "1" } }))
+                .await
+                .refused(409, "Conflict");
+            refused.says(&format!(
+                "the ResourceVersion in the precondition (1) does not match the ResourceVersion in record ({}). The object might have been modified",
+                made.version()
+            ));
+        }),
         behaviour("delete: with both preconditions met", async |t| {
             let made = t.made("a").await;
             let options = json!({ "kind": "DeleteOptions", "apiVersion": "v1", "preconditions": { "uid": made.uid(), "resourceVersion": made.version() } });
@@ -159,6 +184,19 @@ fn single() -> Vec<Behaviour> {
             t.post(&t.widgets(), &held("a", &["example.com/hold"])).await.ok(201);
             let marked = t.delete(&t.widget("a")).await.ok(200);
             assert_eq!(t.delete(&t.widget("a")).await.ok(200), marked);
+        }),
+        behaviour("finalizers: none can be added during deletion", async |t| {
+            t.post(&t.widgets(), &held("a", &["example.com/hold"])).await.ok(201);
+            t.delete(&t.widget("a")).await.ok(200);
+            let change = json!({ "metadata": { "finalizers": ["example.com/hold", "example.com/more"] } });
+            let refused = t.merge(&t.widget("a"), &change).await.refused(422, "Invalid");
+            // Rules of metadata are asked for twice on an update.
+            refused
+                .says("no new finalizers can be added if the object is being deleted")
+                .causes(&[
+                    ("FieldValueForbidden", "metadata.finalizers"),
+                    ("FieldValueForbidden", "metadata.finalizers"),
+                ]);
         }),
         behaviour("finalizers: a deletion is not taken back", async |t| {
             t.post(&t.widgets(), &held("a", &["example.com/hold"])).await.ok(201);

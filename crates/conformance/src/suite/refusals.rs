@@ -72,6 +72,13 @@ pub(super) fn all() -> Vec<Behaviour> {
                 .refused(415, "UnsupportedMediaType");
             refused.says("the body of the request was in an unknown format - accepted media types include: application/json");
         }),
+        behaviour("refusals: protobuf is not for custom resources", async |t| {
+            t.call(Method::POST, &t.widgets())
+                .body("application/vnd.kubernetes.protobuf", "x")
+                .send()
+                .await
+                .refused(415, "UnsupportedMediaType");
+        }),
         behaviour("refusals: another kind in the body", async |t| {
             let mut sent = widget("a", 1);
             sent["kind"] = json!("Gadget");
