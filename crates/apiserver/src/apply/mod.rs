@@ -46,8 +46,8 @@ pub struct ApplyParams {
     pub api_version: String,
     /// What cannot be owned through this request.
     pub reset: ResetFields,
-    /// What an object of the kind is before anybody sets anything.
-    pub zero: Value,
+    /// What a new object of the kind has without anybody's doing.
+    pub unowned: Value,
     /// What was sent does not fit the schema's types (see [`fits`]): nothing is owned then.
     pub untypable: bool,
 }
@@ -298,7 +298,7 @@ pub fn track_update(schema: &Structural, old: Option<&Value>, new: &mut Value, p
         return;
     }
     let typ = Type::Root(&schema.root);
-    let mut comparison = typed::compare(old.or(Some(&params.zero)), new, typ);
+    let mut comparison = typed::compare(old.or(Some(&params.unowned)), new, typ);
     for set in [&mut comparison.added, &mut comparison.modified, &mut comparison.removed] {
         reset(set, params.reset);
     }

@@ -25,7 +25,7 @@ fn params(manager: &str) -> ApplyParams {
         now: "2026-11-22T10:00:00.5Z".parse().unwrap(),
         api_version: "example.com/v1".into(),
         reset: ResetFields::None,
-        zero: json!({}),
+        unowned: json!({}),
         untypable: false,
     }
 }

@@ -323,7 +323,9 @@ impl Comparer {
                         Value::Object(m) => m.is_empty(),
                         _ => false,
                     };
+                    let side = if o.is_null() { n } else { o };
                     if empty(o) && empty(n)
+                        || matches!(typ.shape(side), Shape::Leaf)
                         || !matches!(
                             (o, n),
                             (Value::Object(_) | Value::Array(_), _) | (_, Value::Object(_) | Value::Array(_))
@@ -331,7 +333,6 @@ impl Comparer {
                     {
                         true
                     } else {
-                        let side = if o.is_null() { n } else { o };
                         return self.children(Some(o).filter(|v| !v.is_null()), Some(n).filter(|v| !v.is_null()), side, typ);
                     }
                 } else {

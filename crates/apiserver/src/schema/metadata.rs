@@ -445,47 +445,74 @@ pub fn coerce(obj: &mut Value) -> Result<Vec<String>, String> {
     match failure {
         Some(text) => Err(text),
         None => {
-            list_of_known(
-                map,
-                "ownerReferences",
-                &["apiVersion", "kind", "name", "uid", "controller", "blockOwnerDeletion"],
-                &mut unknown,
-            );
-            list_of_known(
-                map,
-                "managedFields",
-                &[
-                    "manager",
-                    "operation",
-                    "apiVersion",
-                    "time",
-                    "fieldsType",
-                    "fieldsV1",
-                    "subresource",
-                ],
-                &mut unknown,
-            );
+            list_of_known(map, "ownerReferences", "OwnerReference", &OWNER_FIELDS, &mut unknown)?;
+            list_of_known(map, "managedFields", "ManagedFieldsEntry", &ENTRY_FIELDS, &mut unknown)?;
             unknown.sort();
             Ok(unknown)
         }
     }
 }
 
-fn list_of_known(map: &mut Map<String, Value>, name: &str, known: &[&str], unknown: &mut Vec<String>) {
+/// Fields of an owner reference and their Go types.
+const OWNER_FIELDS: [(&str, &str); 6] = [
+    ("apiVersion", "string"),
+    ("kind", "string"),
+    ("name", "string"),
+    ("uid", "types.UID"),
+    ("controller", "bool"),
+    ("blockOwnerDeletion", "bool"),
+];
+/// Fields of an entry of managed fields and their Go types.
+const ENTRY_FIELDS: [(&str, &str); 7] = [
+    ("manager", "string"),
+    ("operation", "v1.ManagedFieldsOperationType"),
+    ("apiVersion", "string"),
+    ("time", "v1.Time"),
+    ("fieldsType", "string"),
+    ("fieldsV1", "v1.FieldsV1"),
+    ("subresource", "string"),
+];
+
+/// Drops unknown fields of the entries of a list; a known one must have its type.
+fn list_of_known(
+    map: &mut Map<String, Value>,
+    name: &str,
+    holder: &str,
+    known: &[(&str, &str)],
+    unknown: &mut Vec<String>,
+) -> Result<(), String> {
     let Some(list) = map.get_mut(name).and_then(Value::as_array_mut) else {
-        return;
+        return Ok(());
     };
     for (i, entry) in list.iter_mut().enumerate() {
-        if let Some(entry) = entry.as_object_mut() {
-            entry.retain(|key, _| {
-                let keep = known.contains(&key.as_str());
-                if !keep {
-                    unknown.push(format!("metadata.{name}[{i}].{key}"));
-                }
-                keep
-            });
+        let Some(entry) = entry.as_object_mut() else { continue };
+        entry.retain(|key, _| {
+            let keep = known.iter().any(|(field, _)| field == key);
+            if !keep {
+                unknown.push(format!("metadata.{name}[{i}].{key}"));
+            }
+            keep
+        });
+        for (field, value) in entry.iter() {
+            let typ = known.iter().find(|(known, _)| known == field).map_or("string", |(_, typ)| typ);
+            let fits = match typ {
+                "bool" => value.is_boolean(),
+                "v1.FieldsV1" => true,
+                _ => value.is_string(),
+            };
+            if !fits && !value.is_null() {
+                let typ = if typ == "v1.Time" { "string" } else { typ };
+                return Err(format!(
+                    "json: cannot unmarshal {} into Go struct field {holder}.metadata.{name}.{field} of type {typ}",
+                    go_kind(value)
+                ));
+            }
+            if let ("v1.Time", Value::String(text)) = (typ, value) {
+                gotime::canonical(text, Precision::Seconds)?;
+            }
         }
     }
+    Ok(())
 }
 
 enum Field {
@@ -501,6 +528,13 @@ fn field(key: &str, value: &Value) -> Field {
             "json: cannot unmarshal {} into Go struct field ObjectMeta.metadata.{key} of type {typ}",
             go_kind(value)
         ))
+    };
+    let entries = |list: &[Value], typ: &str| match list.iter().find(|entry| !entry.is_object() && !entry.is_null()) {
+        Some(bad) => Field::Wrong(format!(
+            "json: cannot unmarshal {} into Go struct field ObjectMeta.metadata.{key} of type {typ}",
+            go_kind(bad)
+        )),
+        None => Field::Keep,
     };
     if STRING_FIELDS.contains(&key) {
         return match value {
@@ -561,13 +595,13 @@ fn field(key: &str, value: &Value) -> Field {
         "ownerReferences" => match value {
             Value::Null => Field::Drop,
             Value::Array(list) if list.is_empty() => Field::Drop,
-            Value::Array(list) if list.iter().all(Value::is_object) => Field::Keep,
+            Value::Array(list) => entries(list, "v1.OwnerReference"),
             _ => wrong("[]v1.OwnerReference"),
         },
         // An empty list is kept: it resets field management.
         "managedFields" => match value {
             Value::Null => Field::Drop,
-            Value::Array(list) if list.iter().all(Value::is_object) => Field::Keep,
+            Value::Array(list) => entries(list, "v1.ManagedFieldsEntry"),
             _ => wrong("[]v1.ManagedFieldsEntry"),
         },
         _ => Field::Unknown,

@@ -11,6 +11,9 @@ use super::regexp::GoRegex;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
+/// The format of bytes in core objects. Decoding judges them, as Go does; the format `byte` of custom resources allows no empty ones.
+pub(crate) const GO_BYTES: &str = "go-bytes";
+
 /// A schema problem has the form of a field error; its path points into the schema.
 pub type SchemaError = FieldError;
 
@@ -247,11 +250,14 @@ pub fn prefix_errors(prefix: &str, errors: Vec<SchemaError>) -> Vec<SchemaError>
         .collect()
 }
 
-/// Core objects are Go structs: what was not sent has its zero value, so no field is missing (rules say which may not be empty), and a time may
-/// be null.
+/// Core objects are Go structs: what was not sent has its zero value, so no field is missing (rules say which may not be empty), and a time or a
+/// list may be null.
 fn as_go_type(node: &mut Node) {
     node.validation.required.clear();
-    node.nullable |= node.validation.format.as_deref() == Some("date-time");
+    if node.validation.format.as_deref() == Some("byte") {
+        node.validation.format = Some(GO_BYTES.to_owned());
+    }
+    node.nullable |= node.typ == JsonType::Array || node.validation.format.as_deref() == Some("date-time");
     node.properties.values_mut().for_each(as_go_type);
     if let Some(items) = &mut node.items {
         as_go_type(items);
@@ -457,10 +463,12 @@ fn refuse_unsupported(map: &Map<String, Value>, path: &SchemaPath<'_>, errors: &
             "uniqueItems cannot be set to true since the runtime complexity becomes quadratic",
         ));
     }
-    if map.get("additionalProperties") == Some(&Value::Bool(false)) {
-        errors.push(FieldError::forbidden(
-            path.child("additionalProperties").to_string(),
-            "additionalProperties cannot be set to false",
+    let preserve = "x-kubernetes-preserve-unknown-fields";
+    if map.get(preserve) == Some(&Value::Bool(false)) {
+        errors.push(FieldError::invalid(
+            path.child(preserve).to_string(),
+            &Value::Bool(false),
+            "must be true or undefined",
         ));
     }
 }

@@ -24,7 +24,6 @@ pub fn normalize(info: &ResourceInfo, value: &mut Value) {
     }
     drop_nulls(value);
     rules::canonicalize(&info.group, &info.kind, value);
-    rules::default(&info.group, &info.kind, value);
     let (Some(map), Value::Object(always)) = (value.as_object_mut(), zero(info.special)) else {
         return;
     };
@@ -36,12 +35,22 @@ pub fn normalize(info: &ResourceInfo, value: &mut Value) {
     for (field, empty) in always {
         map.entry(field).or_insert(empty);
     }
+    rules::default(&info.group, &info.kind, value);
 }
 
-/// What a core object is before anything is set: its Go type writes these fields even when they are empty, so nobody owns their being there.
-pub fn zero(special: Special) -> Value {
+/// What a new object of a kind has without anybody's doing: nobody owns it.
+pub fn unowned(special: Special) -> Value {
+    match special {
+        Special::Namespace => json!({ "spec": { "finalizers": ["kubernetes"] }, "status": {} }),
+        _ => zero(special),
+    }
+}
+
+/// What a core object is before anything is set: its Go type writes these fields even when they are empty.
+fn zero(special: Special) -> Value {
     match special {
         Special::Lease => json!({ "spec": {} }),
+        Special::Role | Special::ClusterRole => json!({ "rules": null }),
         Special::RoleBinding | Special::ClusterRoleBinding => json!({ "roleRef": {} }),
         Special::Namespace => json!({ "spec": {}, "status": {} }),
         Special::Definition => json!({ "spec": { "names": {} }, "status": {} }),

@@ -227,7 +227,7 @@ fn params(info: &ResourceInfo, part: Part, options: &WriteOptions, untypable: bo
         now: jiff::Timestamp::now(),
         api_version: info.api_version(),
         reset,
-        zero: builtin::zero(info.special),
+        unowned: builtin::unowned(info.special),
         untypable,
     }
 }

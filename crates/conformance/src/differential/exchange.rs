@@ -407,7 +407,7 @@ impl Side {
         for (shown, _, mut watch) in self.watches.drain(..) {
             let mut events = Vec::new();
             loop {
-                match watch.within(crate::api::PATIENCE).await {
+                match watch.within(*crate::api::PATIENCE).await {
                     Some(Some((_, object))) if object["metadata"]["name"] == "z-last" => break,
                     Some(Some((kind, object))) => events.push(format!("{kind} {}", normal::object(&object))),
                     Some(None) => {

@@ -102,6 +102,28 @@ fn single() -> Vec<Behaviour> {
             t.delete_with(&t.widget("a"), &options).await.ok(200);
             t.get(&t.widget("a")).await.refused(404, "NotFound");
         }),
+        behaviour("delete: another uid than the precondition's is a conflict", async |t| {
+            let made = t.made("a").await;
+            let options =
+                json!({ "kind": "DeleteOptions", "apiVersion": "v1", "preconditions": { "uid": "11111111-1111-1111-1111-111111111111" } });
+            let refused = t.delete_with(&t.widget("a"), &options).await.refused(409, "Conflict");
+            refused.message(&format!(
+                "Operation cannot be fulfilled on Widget.conformance.example.com \"a\": the UID in the precondition (11111111-1111-1111-1111-111111111111) does not match the UID in record ({}). The object might have been deleted and then recreated",
+                made.uid()
+            ));
+            t.get(&t.widget("a")).await.ok(200);
+        }),
+        behaviour("delete: another version than the precondition's is a conflict", async |t| {
+            let made = t.made("a").await;
+            t.merge(&t.widget("a"), &json!({ "spec": { "size": 2 } })).await.ok(200);
+            let options = json!({ "kind": "DeleteOptions", "apiVersion": "v1", "preconditions": { "resourceVersion": made.version() } });
+            let refused = t.delete_with(&t.widget("a"), &options).await.refused(409, "Conflict");
+            refused.says(&format!(
+                "the ResourceVersion in the precondition ({}) does not match",
+                made.version()
+            ));
+            t.get(&t.widget("a")).await.ok(200);
+        }),
         behaviour("delete: options of an unknown kind are refused", async |t| {
             t.made("a").await;
             t.delete_with(&t.widget("a"), &json!({ "kind": "Nonsense", "apiVersion": "v1" }))

@@ -1,5 +1,6 @@
 //! The behaviours, by theme.
 
+pub mod access;
 pub mod apply;
 pub mod core;
 pub mod crud;
@@ -35,6 +36,7 @@ pub fn all() -> Vec<Behaviour> {
         forms::all(),
         core::all(),
         reviews::all(),
+        access::all(),
         refusals::all(),
     ]
     .into_iter()

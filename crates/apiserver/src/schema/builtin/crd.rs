@@ -247,6 +247,17 @@ fn validate_spec(spec: &Value, old_spec: Option<&Value>, errors: &mut Vec<FieldE
             "must have exactly one version marked as storage version",
         ));
     }
+    // The real server keeps the first version's name a second time.
+    if let Some(first) = versions
+        .first()
+        .map(|version| text(version, "name"))
+        .filter(|name| !name.is_empty())
+    {
+        let complaints = names::dns1035_label(first);
+        if !complaints.is_empty() {
+            errors.push(FieldError::invalid_str("spec.version", first, &complaints.join(",")));
+        }
+    }
     let empty = json!({});
     let naming_of = spec.get("names").unwrap_or(&empty);
     for field in ["plural", "singular", "kind", "listKind"] {
@@ -513,11 +524,19 @@ fn conversion(spec: &Value, errors: &mut Vec<FieldError>) {
     match text(conversion, "strategy") {
         "" => errors.push(FieldError::required(format!("{path}.strategy"), "")),
         "None" => {
-            if conversion.get("webhook").is_some_and(|w| !w.is_null()) {
-                errors.push(FieldError::forbidden(
-                    format!("{path}.webhookClientConfig"),
-                    "should not be set when strategy is not set to Webhook",
-                ));
+            let webhook = conversion.get("webhook");
+            let given = |field: &str| {
+                let value = webhook.and_then(|webhook| webhook.get(field)).filter(|value| !value.is_null());
+                value.is_some_and(|value| value.as_array().is_none_or(|list| !list.is_empty()))
+            };
+            for (sent, field) in [
+                ("clientConfig", "webhookClientConfig"),
+                ("conversionReviewVersions", "conversionReviewVersions"),
+            ] {
+                if given(sent) {
+                    let why = "should not be set when strategy is not set to Webhook";
+                    errors.push(FieldError::forbidden(format!("{path}.{field}"), why));
+                }
             }
         }
         // The real server calls a webhook; this one says plainly that it does not.

@@ -5,7 +5,10 @@
 use serde_json::{Map, Value};
 
 use crate::schema::gotime::{self, Precision};
-use crate::schema::structural::{Additional, JsonType, Node, Structural};
+use crate::schema::structural::{Additional, GO_BYTES, JsonType, Node, Structural};
+
+/// Lists that Go writes even when they are empty; all others, and all maps, are then left out.
+const KEPT_LISTS: [&str; 5] = ["conditions", "rules", "storedVersions", "verbs", "versions"];
 
 /// Fields that hold microseconds; all other times hold seconds.
 const MICROSECONDS: [&str; 4] = ["acquireTime", "eventTime", "lastObservedTime", "renewTime"];
@@ -28,7 +31,22 @@ pub fn decode(kind: &str, schema: &Structural, value: &mut Value) -> Result<(), 
             visit(node, name, child, &root.field(name))?;
         }
     }
+    leave_out(kind, &schema.root, map);
     Ok(())
+}
+
+/// Takes out what Go does not write: empty lists and maps; and in Events, whose fields are no pointers, empty texts and zero.
+fn leave_out(kind: &str, node: &Node, map: &mut Map<String, Value>) {
+    map.retain(|name, value| {
+        let Some(node) = node.properties.get(name) else { return true };
+        match value {
+            Value::Array(list) => !list.is_empty() || node.typ != JsonType::Array || KEPT_LISTS.contains(&name.as_str()),
+            Value::Object(map) => !map.is_empty() || !matches!(node.additional, Some(Additional::Schema(_))),
+            Value::String(text) => !text.is_empty() || kind != "Event",
+            Value::Number(number) => number.as_i64() != Some(0) || kind != "Event",
+            _ => true,
+        }
+    });
 }
 
 /// Where a value is: the Go type that holds it, and its path.
@@ -80,7 +98,7 @@ fn visit(node: &Node, name: &str, value: &mut Value, place: &Place<'_>) -> Resul
             None => Ok(()),
         },
         (JsonType::String, Value::String(text)) => match node.validation.format.as_deref() {
-            Some("byte") => {
+            Some(GO_BYTES) => {
                 *text = canonical_base64(text)?;
                 Ok(())
             }
@@ -138,6 +156,7 @@ fn object(node: &Node, name: &str, map: &mut Map<String, Value>, place: &Place<'
             visit(node, name, child, &inside.field(name))?;
         }
     }
+    leave_out(place.kind, node, map);
     Ok(())
 }
 
@@ -174,7 +193,8 @@ fn struct_name(kind: &str, field: &str) -> String {
 
 fn go_type(node: &Node, kind: &str, field: &str) -> String {
     match node.typ {
-        JsonType::String if node.validation.format.as_deref() == Some("byte") => "[]uint8".to_owned(),
+        JsonType::String if node.validation.format.as_deref() == Some(GO_BYTES) => "[]uint8".to_owned(),
+        JsonType::String if (kind, field) == ("Secret", "type") => "v1.SecretType".to_owned(),
         JsonType::String => "string".to_owned(),
         JsonType::Boolean => "bool".to_owned(),
         JsonType::Number => "float64".to_owned(),

@@ -185,8 +185,15 @@ fn compile_node(node: &mut Node, root: bool, path: &SchemaPath<'_>, uncorrelatab
     if node.rules.is_empty() {
         return;
     }
-    let mut rules = std::mem::take(&mut node.rules);
     let rules_path = path.child("x-kubernetes-validations");
+    if Ty::of(node, root || node.embedded_resource).is_none() {
+        errors.push(FieldError::internal(
+            rules_path.to_string(),
+            "internal error: failed to retrieve type information for x-kubernetes-validations",
+        ));
+        return;
+    }
+    let mut rules = std::mem::take(&mut node.rules);
     for (i, rule) in rules.iter_mut().enumerate() {
         let at = rules_path.index(i);
         let before = errors.len();
@@ -195,11 +202,6 @@ fn compile_node(node: &mut Node, root: bool, path: &SchemaPath<'_>, uncorrelatab
             continue;
         }
         let Some(this) = Ty::of(node, root || node.embedded_resource) else {
-            errors.push(FieldError::invalid(
-                at.child("rule").to_string(),
-                &Value::String(rule.source.clone()),
-                "rules cannot be set on values whose type is unknown",
-            ));
             continue;
         };
         match compile(rule, this) {
