@@ -205,6 +205,10 @@ conformance-differential: control-plane ## Send 1500 random requests to both API
 conformance-long: control-plane ## Send 20000 random requests to both APIs and compare every answer
 	KBM_REQUESTS=20000 $(CARGO) test --workspace --features conformance/differential --test differential -- --nocapture
 
+.PHONY: conformance-defects
+conformance-defects: ## Plant defects in a copy of the embedded API, one at a time, and see that the suite finds each
+	$(CARGO) test --workspace --features conformance/defects --test defects -- --nocapture
+
 .PHONY: clean
 clean: ## Remove everything that was built (kept downloads stay in ~/.cache/kube-baremetal)
 	$(CARGO) clean

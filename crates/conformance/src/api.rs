@@ -1,6 +1,10 @@
 //! A thin client: status codes, headers, exact bodies and watch streams are seen as they are sent.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -9,8 +13,11 @@ use serde_json::{Value, json};
 
 use crate::found::Found;
 
-/// Everything that is waited for must happen in this time. Two busy cores need a generous one.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Everything that is waited for must happen in this time. Two busy cores need a generous one; `$KBM_PATIENCE` says other seconds.
+pub static PATIENCE: LazyLock<Duration> = LazyLock::new(|| {
+    let seconds = std::env::var("KBM_PATIENCE").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(60))
+});
 
 /// Content types of the four kinds of patches.
 pub mod patch {
@@ -24,10 +31,12 @@ pub mod patch {
     pub const APPLY: &str = "application/apply-patch+yaml";
 }
 
-/// One server, as a member of system:masters. Cheap to clone.
+/// One server, as a member of system:masters or with a token. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Api {
     http: reqwest::Client,
+    /// Without a client certificate.
+    bare: reqwest::Client,
     url: Arc<str>,
 }
 
@@ -61,18 +70,30 @@ impl Call {
         self
     }
 
+    /// Method, path and body in words.
+    pub fn told(&self) -> String {
+        let request = self.request.try_clone().and_then(|request| request.build().ok());
+        let body = request.as_ref().and_then(|request| request.body()).and_then(|body| body.as_bytes());
+        format!("{} {}", self.shown, String::from_utf8_lossy(body.unwrap_or_default()))
+    }
+
     /// Sends it and reads the whole answer.
     ///
     /// # Panics
     /// When the server does not answer in time.
     pub async fn send(self) -> Answer {
         let Call { api, request, shown } = self;
-        let response = tokio::time::timeout(PATIENCE, request.send())
-            .await
+        // The real server breaks off what it is asked of a definition while that changes. A read may be repeated.
+        let again = request.try_clone().filter(|_| shown.starts_with("GET "));
+        let mut sent = tokio::time::timeout(*PATIENCE, request.send()).await;
+        if let (Ok(Err(_)), Some(again)) = (&sent, again) {
+            sent = tokio::time::timeout(*PATIENCE, again.send()).await;
+        }
+        let response = sent
             .unwrap_or_else(|_| panic!("{shown}: no answer from {}", api.url))
             .unwrap_or_else(|error| panic!("{shown}: {error:?}"));
         let (code, headers) = (response.status().as_u16(), response.headers().clone());
-        let bytes = tokio::time::timeout(PATIENCE, response.bytes())
+        let bytes = tokio::time::timeout(*PATIENCE, response.bytes())
             .await
             .unwrap_or_else(|_| panic!("{shown}: the answer does not end"))
             .unwrap_or_else(|error| panic!("{shown}: {error:?}"));
@@ -91,7 +112,7 @@ impl Call {
     /// When the server does not answer in time, or not with 200.
     pub async fn watch(self) -> Watch {
         let Call { request, shown, .. } = self;
-        let response = tokio::time::timeout(PATIENCE, request.send())
+        let response = tokio::time::timeout(*PATIENCE, request.send())
             .await
             .unwrap_or_else(|_| panic!("{shown}: no answer"))
             .unwrap_or_else(|error| panic!("{shown}: {error:?}"));
@@ -182,7 +203,7 @@ impl Watch {
     /// When nothing comes in time.
     pub async fn next(&mut self) -> Option<(String, Found)> {
         let shown = self.shown.clone();
-        self.within(PATIENCE).await.unwrap_or_else(|| panic!("{shown}: no event in time"))
+        self.within(*PATIENCE).await.unwrap_or_else(|| panic!("{shown}: no event in time"))
     }
 
     /// The next event within a time (`None`: nothing came), or the end of the stream (`Some(None)`).
@@ -235,13 +256,28 @@ impl Api {
         let authority = decode("/clusters/0/cluster/certificate-authority-data")?;
         let mut identity = decode("/users/0/user/client-certificate-data")?;
         identity.extend(decode("/users/0/user/client-key-data")?);
-        let http = reqwest::Client::builder()
-            .tls_certs_only([reqwest::Certificate::from_pem(&authority)?])
-            .identity(reqwest::Identity::from_pem(&identity)?)
-            .user_agent("conformance/1.0")
-            .build()?;
+        let authority = reqwest::Certificate::from_pem(&authority)?;
+        let client = || {
+            reqwest::Client::builder()
+                .tls_certs_only([authority.clone()])
+                .user_agent("conformance/1.0")
+        };
+        let http = client().identity(reqwest::Identity::from_pem(&identity)?).build()?;
         let url = field("/clusters/0/cluster/server")?.into();
-        Ok(Api { http, url })
+        Ok(Api {
+            http,
+            bare: client().build()?,
+            url,
+        })
+    }
+
+    /// The same server for somebody without any credentials.
+    #[must_use]
+    pub fn nobody(&self) -> Api {
+        Api {
+            http: self.bare.clone(),
+            ..self.clone()
+        }
     }
 
     /// Begins a request. `path` begins with a slash and may carry a query.
@@ -323,7 +359,7 @@ impl Api {
 /// # Panics
 /// When it does not in time.
 pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let deadline = tokio::time::Instant::now() + *PATIENCE;
     while !condition().await {
         assert!(tokio::time::Instant::now() < deadline, "not in time: {what}");
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -2,7 +2,7 @@
 
 use std::{any::Any, borrow::Cow, cell::RefCell, ops::Deref, panic::AssertUnwindSafe, sync::Once};
 
-use futures::{FutureExt, StreamExt, future::LocalBoxFuture};
+use futures::{FutureExt, Stream, StreamExt, future::LocalBoxFuture};
 use serde_json::json;
 
 use crate::api::Api;
@@ -114,9 +114,9 @@ pub async fn caught<T>(future: impl Future<Output = T>) -> Result<T, String> {
     .await
 }
 
-/// Runs behaviours against a server and returns those that failed, in the order of their names.
-pub async fn run(api: &Api, behaviours: &[Behaviour]) -> Vec<Failure> {
-    let results = futures::stream::iter(behaviours.iter().enumerate()).map(async |(index, behaviour)| {
+/// Runs behaviours against a server and gives those that fail, as they do.
+fn failing(api: &Api, behaviours: &[Behaviour]) -> impl Stream<Item = Failure> {
+    let results = futures::stream::iter(behaviours.iter().enumerate()).map(async move |(index, behaviour)| {
         let namespace = format!("b{index}");
         let body = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": namespace } });
         let result = caught(async {
@@ -133,11 +133,17 @@ pub async fn run(api: &Api, behaviours: &[Behaviour]) -> Vec<Failure> {
             why,
         })
     });
-    let mut failures: Vec<Failure> = results
-        .buffer_unordered(AT_ONCE)
-        .filter_map(async |failure| failure)
-        .collect()
-        .await;
+    results.buffer_unordered(AT_ONCE).filter_map(async |failure| failure)
+}
+
+/// Runs behaviours against a server until one fails.
+pub async fn first_failure(api: &Api, behaviours: &[Behaviour]) -> Option<Failure> {
+    std::pin::pin!(failing(api, behaviours)).next().await
+}
+
+/// Runs behaviours against a server and returns those that failed, in the order of their names.
+pub async fn run(api: &Api, behaviours: &[Behaviour]) -> Vec<Failure> {
+    let mut failures: Vec<Failure> = failing(api, behaviours).collect().await;
     failures.sort_by(|a, b| a.name.cmp(&b.name));
     failures
 }

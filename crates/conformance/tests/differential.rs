@@ -24,13 +24,15 @@ async fn both_answer_alike() {
         requests: number("KBM_REQUESTS", SHORT),
         seed: number("KBM_SEED", 1) as u64,
         at_once: 4,
+        shrunk: number("KBM_SHRINK", 3),
     };
     let started = Instant::now();
-    let tally = match differential::run(&embedded.api, &real.api, plan).await {
-        Ok(tally) => tally,
-        Err(difference) => panic!("{difference}"),
-    };
+    let findings = differential::run(&embedded.api, &real.api, plan).await.expect("sequences are made");
+    let tally = &findings.tally;
     println!("{tally}\nin {:?}", started.elapsed());
+    if let Some(told) = findings.told() {
+        panic!("{told}");
+    }
     assert_eq!(embedded.server.panics(), 0);
     assert!(tally.of("requests") >= plan.requests as u64);
     let rare = tally.rarer_than(if plan.requests >= LONG { 200 } else { 1 });

@@ -46,6 +46,10 @@ pub struct ApplyParams {
     pub api_version: String,
     /// What cannot be owned through this request.
     pub reset: ResetFields,
+    /// What a new object of the kind has without anybody's doing.
+    pub unowned: Value,
+    /// What was sent does not fit the schema's types (see [`fits`]): nothing is owned then.
+    pub untypable: bool,
 }
 
 /// Why an apply was refused.
@@ -269,6 +273,10 @@ fn take_away(managers: &mut Vec<Manager>, comparison: &typed::Comparison, except
 ///
 /// Never fails: an object whose recorded ownership cannot be read starts over with none.
 pub fn track_update(schema: &Structural, old: Option<&Value>, new: &mut Value, params: &ApplyParams) {
+    if params.untypable {
+        set_entries(new, None);
+        return;
+    }
     let requested = new
         .get_mut("metadata")
         .and_then(Value::as_object_mut)
@@ -290,7 +298,7 @@ pub fn track_update(schema: &Structural, old: Option<&Value>, new: &mut Value, p
         return;
     }
     let typ = Type::Root(&schema.root);
-    let mut comparison = typed::compare(old, new, typ);
+    let mut comparison = typed::compare(old.or(Some(&params.unowned)), new, typ);
     for set in [&mut comparison.added, &mut comparison.modified, &mut comparison.removed] {
         reset(set, params.reset);
     }
@@ -387,9 +395,7 @@ fn cap_update_managers(managers: &mut Vec<Manager>) {
 /// changes, the result equals `live`, times included. A `live` of `None` creates the object.
 pub fn server_side_apply(schema: &Structural, live: Option<&Value>, applied: &Value, params: &ApplyParams) -> Result<Value, ApplyError> {
     let typ = Type::Root(&schema.root);
-    check_request(applied, params)?;
-    typed::check(applied, typ)
-        .map_err(|e| ApplyError::Schema(format!("failed to create typed patch object ({}): {e}", name_of(applied))))?;
+    check(schema, applied, &params.api_version)?;
     let empty = json!({"apiVersion": applied.get("apiVersion"), "kind": applied.get("kind")});
     let base = live.unwrap_or(&empty);
     let mut managers = match decode_all(entries_of(base)) {
@@ -419,6 +425,17 @@ pub fn server_side_apply(schema: &Structural, live: Option<&Value>, applied: &Va
         other => other,
     };
     let (mut object, mut managers) = attempt?;
+    if live.is_some_and(|live| same_fields(live, &object)) {
+        // Who applies what is there already gets no new time, and a new manager none at all.
+        let mine = |manager: &&mut Manager| manager.apply && manager.name == params.manager && manager.subresource == params.subresource;
+        let before = decode_all(entries_of(base)).unwrap_or_default();
+        if let Some(mine) = managers.iter_mut().find(mine) {
+            mine.time = before
+                .iter()
+                .find(|manager| manager.same_identity(mine))
+                .and_then(|manager| manager.time.clone());
+        }
+    }
     if params.manager == "kubectl" {
         refresh_last_applied(&mut object, applied);
     }
@@ -429,17 +446,28 @@ pub fn server_side_apply(schema: &Structural, live: Option<&Value>, applied: &Va
     }
 }
 
-fn check_request(applied: &Value, params: &ApplyParams) -> Result<(), ApplyError> {
+/// Checks an applied configuration by itself: its version, and that it fits the schema.
+pub fn check(schema: &Structural, applied: &Value, api_version: &str) -> Result<(), ApplyError> {
+    check_request(applied, api_version)?;
+    typed::check(applied, Type::Root(&schema.root), false)
+        .map_err(|e| ApplyError::Schema(format!("failed to create typed patch object ({}): {e}", name_of(applied))))
+}
+
+/// Whether an object is of the schema's types, so that its fields can be owned. Entries of a list may be there twice.
+pub fn fits(schema: &Structural, object: &Value) -> bool {
+    typed::check(object, Type::Root(&schema.root), true).is_ok()
+}
+
+fn check_request(applied: &Value, api_version: &str) -> Result<(), ApplyError> {
     if !applied.is_object() {
         return Err(ApplyError::BadRequest(
             "error decoding YAML: the applied configuration must be an object".into(),
         ));
     }
     let version = applied.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
-    if version != params.api_version {
+    if version != api_version {
         return Err(ApplyError::BadRequest(format!(
-            "Incorrect version specified in apply patch. Specified patch version: {version}, expected: {}",
-            params.api_version
+            "Incorrect version specified in apply patch. Specified patch version: {version}, expected: {api_version}"
         )));
     }
     if entries_of(applied).is_some_and(|e| !e.is_null()) {
@@ -614,7 +642,7 @@ fn last_applied_fields(base: &Value, typ: Type<'_>) -> FieldSet {
     let Some(Ok(last)) = annotation.map(serde_json::from_str::<Value>) else {
         return FieldSet::default();
     };
-    if typed::check(&last, typ).is_err() {
+    if typed::check(&last, typ, false).is_err() {
         return FieldSet::default();
     }
     let mut set = typed::field_set(&last, typ);
@@ -663,21 +691,29 @@ fn refresh_last_applied(object: &mut Value, applied: &Value) {
     annotations.insert(LAST_APPLIED.into(), Value::String(format!("{}\n", gofmt::sorted_json(&copy))));
 }
 
-/// Whether two objects differ in nothing but the times of their managers.
-fn unchanged(live: &Value, object: &Value) -> bool {
+fn metadata_of(object: &Value) -> Option<&Map<String, Value>> {
+    object.get("metadata").and_then(Value::as_object)
+}
+
+/// Whether two objects differ in nothing but their managers.
+fn same_fields(live: &Value, object: &Value) -> bool {
     let (Some(a), Some(b)) = (live.as_object(), object.as_object()) else {
         return false;
     };
     let empty = Map::new();
-    let meta_a = a.get("metadata").and_then(Value::as_object).unwrap_or(&empty);
-    let meta_b = b.get("metadata").and_then(Value::as_object).unwrap_or(&empty);
+    let (meta_a, meta_b) = (metadata_of(live).unwrap_or(&empty), metadata_of(object).unwrap_or(&empty));
     let body = |x: &Map<String, Value>, y: &Map<String, Value>, skip: &str| {
         x.iter()
             .filter(|(k, _)| *k != skip)
             .all(|(k, v)| y.get(k).is_some_and(|w| gofmt::same(v, w)))
             && y.keys().filter(|k| *k != skip).all(|k| x.contains_key(k))
     };
-    if !body(a, b, "metadata") || !body(meta_a, meta_b, "managedFields") {
+    body(a, b, "metadata") && body(meta_a, meta_b, "managedFields")
+}
+
+/// Whether two objects differ in nothing but the times of their managers.
+fn unchanged(live: &Value, object: &Value) -> bool {
+    if !same_fields(live, object) {
         return false;
     }
     let timeless = |entries: Option<&Value>| -> Option<Vec<Manager>> {
@@ -687,7 +723,7 @@ fn unchanged(live: &Value, object: &Value) -> bool {
         }
         Some(list)
     };
-    let (x, y) = (timeless(meta_a.get("managedFields")), timeless(meta_b.get("managedFields")));
+    let (x, y) = (timeless(entries_of(live)), timeless(entries_of(object)));
     match (x, y) {
         (Some(x), Some(y)) => x.len() == y.len() && x.iter().all(|m| y.contains(m)),
         _ => false,

@@ -25,6 +25,8 @@ fn params(manager: &str) -> ApplyParams {
         now: "2026-11-22T10:00:00.5Z".parse().unwrap(),
         api_version: "example.com/v1".into(),
         reset: ResetFields::None,
+        unowned: json!({}),
+        untypable: false,
     }
 }
 

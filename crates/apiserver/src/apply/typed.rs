@@ -165,13 +165,13 @@ fn element(list: Type<'_>, shape: &Shape<'_>, item: &Value) -> Result<String, St
     }
 }
 
-/// Checks an applied configuration: declared fields only, scalars where scalars belong, no duplicate entries.
-pub(crate) fn check(value: &Value, typ: Type<'_>) -> Result<(), String> {
+/// Checks an applied configuration: declared fields only, scalars where scalars belong, no duplicate entries unless they are allowed.
+pub(crate) fn check(value: &Value, typ: Type<'_>, duplicates: bool) -> Result<(), String> {
     let mut path = String::new();
-    check_at(value, typ, &mut path)
+    check_at(value, typ, duplicates, &mut path)
 }
 
-fn check_at(value: &Value, typ: Type<'_>, path: &mut String) -> Result<(), String> {
+fn check_at(value: &Value, typ: Type<'_>, duplicates: bool, path: &mut String) -> Result<(), String> {
     if let Type::Node(node, _) = typ {
         kind_matches(value, node).map_err(|e| if path.is_empty() { e } else { format!("{path}: {e}") })?;
     }
@@ -183,7 +183,7 @@ fn check_at(value: &Value, typ: Type<'_>, path: &mut String) -> Result<(), Strin
                 path.push('.');
                 path.push_str(key);
                 match typ.field(key) {
-                    Some((t, _)) => check_at(child, t, path)?,
+                    Some((t, _)) => check_at(child, t, duplicates, path)?,
                     None => return Err(format!("{path}: field not declared in schema")),
                 }
                 path.truncate(length);
@@ -197,11 +197,11 @@ fn check_at(value: &Value, typ: Type<'_>, path: &mut String) -> Result<(), Strin
                     Err(e) => return Err(format!("{path}: element {i}: {e}")),
                 };
                 let shown = super::fieldset::display(&[&element]);
-                if !seen.insert(element) {
+                if !seen.insert(element) && !duplicates {
                     return Err(format!("{path}: duplicate entries for key {shown}"));
                 }
                 path.push_str(&shown);
-                check_at(item, typ.item(), path)?;
+                check_at(item, typ.item(), duplicates, path)?;
                 path.truncate(length);
             }
         }
@@ -323,7 +323,9 @@ impl Comparer {
                         Value::Object(m) => m.is_empty(),
                         _ => false,
                     };
+                    let side = if o.is_null() { n } else { o };
                     if empty(o) && empty(n)
+                        || matches!(typ.shape(side), Shape::Leaf)
                         || !matches!(
                             (o, n),
                             (Value::Object(_) | Value::Array(_), _) | (_, Value::Object(_) | Value::Array(_))
@@ -331,7 +333,6 @@ impl Comparer {
                     {
                         true
                     } else {
-                        let side = if o.is_null() { n } else { o };
                         return self.children(Some(o).filter(|v| !v.is_null()), Some(n).filter(|v| !v.is_null()), side, typ);
                     }
                 } else {
@@ -497,6 +498,12 @@ fn both_empty(old: Option<&Value>, new: Option<&Value>) -> bool {
 pub(crate) fn merge(live: Option<&Value>, applied: &Value, typ: Type<'_>) -> Result<Value, String> {
     let shape = typ.shape(applied);
     match (&shape, live, applied) {
+        // An applied null says nothing about the entries that are there.
+        (_, Some(there @ (Value::Object(_) | Value::Array(_))), Value::Null)
+            if !both_empty(None, Some(there)) && !matches!(typ.shape(there), Shape::Leaf) =>
+        {
+            Ok(there.clone())
+        }
         (Shape::Map, live, Value::Object(applied)) => {
             let empty = Map::new();
             let base = live.and_then(Value::as_object).unwrap_or(&empty);

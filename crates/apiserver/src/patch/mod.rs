@@ -3,11 +3,13 @@
 //! Pure functions on JSON. Each bounds what a request can cost: the number of operations, and the size of what
 //! copying operations build up.
 
+mod operations;
 mod strategic;
 
+pub use operations::json_patch;
 pub use strategic::{MergeInfo, strategic_merge};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// A JSON patch may have this many operations, as in the real server.
 pub const MAX_JSON_PATCH_OPERATIONS: usize = 10_000;
@@ -28,56 +30,6 @@ pub enum PatchError {
     TooLarge(String),
 }
 
-/// Applies a JSON patch (RFC 6902).
-pub fn json_patch(doc: &Value, patch: &Value) -> Result<Value, PatchError> {
-    let Some(operations) = patch.as_array() else {
-        return Err(PatchError::Malformed(
-            "error decoding patch: a JSON patch must be an array of operations".into(),
-        ));
-    };
-    if operations.len() > MAX_JSON_PATCH_OPERATIONS {
-        return Err(PatchError::TooLarge(format!(
-            "The allowed maximum operations in a JSON patch is {MAX_JSON_PATCH_OPERATIONS}, got {}",
-            operations.len()
-        )));
-    }
-    let mut out = doc.clone();
-    let mut copied = 0usize;
-    for (i, raw) in operations.iter().enumerate() {
-        let operation: json_patch::PatchOperation =
-            serde_json::from_value(raw.clone()).map_err(|e| PatchError::Malformed(format!("error decoding patch: operation {i}: {e}")))?;
-        if let json_patch::PatchOperation::Copy(copy) = &operation {
-            // A copy of a copy of a copy grows without bound; each is counted before it is made.
-            let size = copy.from.resolve(&out).map_or(0, approximate_size);
-            copied = copied.saturating_add(size);
-            if copied > MAX_COPIED_BYTES {
-                return Err(PatchError::TooLarge(format!(
-                    "Unable to complete the copy, the accumulated size increase of copy is {copied}, exceeding the limit {MAX_COPIED_BYTES}"
-                )));
-            }
-        }
-        // Each operation is applied to a whole document or not at all, and `out` is dropped on failure.
-        json_patch::patch_unsafe(&mut out, std::slice::from_ref(&operation)).map_err(|e| describe(&e, &operation))?;
-    }
-    Ok(out)
-}
-
-fn describe(error: &json_patch::PatchError, operation: &json_patch::PatchOperation) -> PatchError {
-    let path = operation.path();
-    let text = match (operation, &error.kind) {
-        (json_patch::PatchOperation::Test(_), _) => format!("testing value {path} failed: test failed"),
-        (json_patch::PatchOperation::Remove(_), _) => {
-            format!("remove operation does not apply: doc is missing path: {path}: missing value")
-        }
-        (json_patch::PatchOperation::Replace(_), _) => {
-            format!("replace operation does not apply: doc is missing path: {path}: missing value")
-        }
-        (json_patch::PatchOperation::Add(_), _) => format!("add operation does not apply: doc is missing path: \"{path}\": missing value"),
-        (_, kind) => format!("operation on {path} does not apply: {kind}"),
-    };
-    PatchError::Unprocessable(format!("the server rejected our request due to an error in our request: {text}"))
-}
-
 fn approximate_size(value: &Value) -> usize {
     match value {
         Value::Null | Value::Bool(_) => 5,
@@ -90,35 +42,41 @@ fn approximate_size(value: &Value) -> usize {
 
 /// Applies a JSON merge patch (RFC 7386).
 pub fn merge_patch(doc: &Value, patch: &Value) -> Result<Value, PatchError> {
-    if !patch.is_object() {
+    let Value::Object(patch) = patch else {
         return Err(PatchError::Malformed(
             "error decoding patch: a JSON merge patch must be an object".into(),
         ));
-    }
+    };
     let mut out = doc.clone();
     merge_into(&mut out, patch);
     Ok(out)
 }
 
-fn merge_into(target: &mut Value, patch: &Value) {
-    let Value::Object(patch) = patch else {
-        *target = patch.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = Value::Object(serde_json::Map::new());
-    }
+fn merge_into(target: &mut Value, patch: &Map<String, Value>) {
     let Some(target) = target.as_object_mut() else { return };
     for (key, value) in patch {
-        match value {
-            Value::Null => {
-                target.remove(key);
-            }
-            Value::Object(_) => merge_into(target.entry(key.clone()).or_insert(Value::Null), value),
-            other => {
-                target.insert(key.clone(), other.clone());
+        match (target.get_mut(key), value) {
+            (_, Value::Null) => _ = target.remove(key),
+            (Some(current @ Value::Object(_)), Value::Object(inner)) => merge_into(current, inner),
+            (Some(current @ Value::Object(_)), other) => *current = other.clone(),
+            _ => {
+                let mut value = value.clone();
+                drop_nulls(&mut value);
+                target.insert(key.clone(), value);
             }
         }
+    }
+}
+
+/// A new value carries no nulls in its objects, also in those within lists.
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|_, value| !value.is_null());
+            map.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(list) => list.iter_mut().for_each(drop_nulls),
+        _ => {}
     }
 }
 

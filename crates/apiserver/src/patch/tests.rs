@@ -44,8 +44,39 @@ fn json_patch_applies_in_order_and_refuses_what_does_not_fit() {
     assert!(matches!(json_patch(&doc, &json!({"op": "add"})), Err(PatchError::Malformed(_))));
     assert!(matches!(
         json_patch(&doc, &json!([{"op": "shake", "path": "/a"}])),
-        Err(PatchError::Malformed(_))
+        Err(PatchError::Unprocessable(_))
     ));
+    assert!(matches!(json_patch(&doc, &json!([5])), Err(PatchError::Malformed(_))));
+    assert_eq!(json_patch(&doc, &json!([{"op": "add", "path": "/n"}])).unwrap()["n"], Value::Null);
+}
+
+#[test]
+fn json_patch_is_as_lenient_as_the_real_servers() {
+    let doc = json!({"a": {"b": [1, 2]}, "s": "text"});
+    let patched = |patch: Value| json_patch(&doc, &patch);
+    assert_eq!(
+        patched(json!([{"op": "replace", "path": "/a/c", "value": 3}])).unwrap(),
+        json!({"a": {"b": [1, 2], "c": 3}, "s": "text"})
+    );
+    assert_eq!(
+        patched(json!([{"op": "copy", "from": "/x", "path": "/y"}])).unwrap(),
+        json!({"a": {"b": [1, 2]}, "s": "text", "y": null})
+    );
+    assert_eq!(
+        patched(json!([{"op": "remove", "path": "/a/b/-1"}])).unwrap(),
+        json!({"a": {"b": [1]}, "s": "text"})
+    );
+    assert_eq!(patched(json!([{"op": "test", "path": "/x", "value": null}])).unwrap(), doc);
+    for patch in [
+        json!([{"op": "replace", "path": "/a/b/2", "value": 3}]),
+        json!([{"op": "replace", "path": "/a/b/-", "value": 3}]),
+        json!([{"op": "add", "path": "/s/c", "value": 3}]),
+        json!([{"op": "add", "path": "/x/c", "value": 3}]),
+        json!([{"op": "move", "from": "/x", "path": "/y"}]),
+        json!([{"op": "add", "value": 3}]),
+    ] {
+        assert!(matches!(patched(patch.clone()), Err(PatchError::Unprocessable(_))), "{patch}");
+    }
 }
 
 #[test]

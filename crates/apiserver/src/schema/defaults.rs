@@ -8,6 +8,11 @@ impl Structural {
     /// Applies the schema's defaults to `obj`, after dropping nulls that are neither allowed nor have a default.
     pub fn default(&self, obj: &mut Value) {
         drop_nulls(obj, Some(&self.root));
+        self.fill(obj);
+    }
+
+    /// Applies the schema's defaults and leaves other nulls as they are, as for an applied configuration.
+    pub fn fill(&self, obj: &mut Value) {
         if self.root.has_defaults {
             apply(obj, &self.root);
         }
@@ -89,9 +94,4 @@ fn replace_null(value: &mut Value, schema: &Node) {
     {
         *value = default.clone();
     }
-}
-
-/// Applies the defaults of one node to a value of its own; used to check defaults against their schema.
-pub(crate) fn apply_node(value: &mut Value, node: &Node) {
-    apply(value, node);
 }

@@ -2,6 +2,7 @@
 
 use super::error::FieldError;
 use super::gofmt;
+use super::gotime::{self, Precision};
 use super::names;
 use serde_json::{Map, Value, json};
 
@@ -196,23 +197,24 @@ fn owner_references(meta: &Map<String, Value>, path: &str, errors: &mut Vec<Fiel
     let Some(owners) = meta.get("ownerReferences").and_then(Value::as_array) else {
         return;
     };
+    // The real server names the list, not the entry.
+    let here = format!("{path}.ownerReferences");
     let mut controller: Option<String> = None;
-    for (i, owner) in owners.iter().enumerate() {
-        let here = format!("{path}.ownerReferences[{i}]");
+    for owner in owners {
         let get = |name: &str| owner.get(name).and_then(Value::as_str).unwrap_or_default();
         let api_version = get("apiVersion");
-        if api_version.is_empty() {
-            errors.push(FieldError::required(format!("{here}.apiVersion"), "must not be empty"));
-        } else if api_version.matches('/').count() > 1 || api_version.ends_with('/') {
+        // As Go splits it: more than one slash is no version at all.
+        let parts: Vec<&str> = api_version.split('/').collect();
+        if parts.len() > 2 || parts.last().is_none_or(|version| version.is_empty()) {
             errors.push(FieldError::invalid_str(
                 format!("{here}.apiVersion"),
                 api_version,
-                "must be <group>/<version> or <version>",
+                "version must not be empty",
             ));
         }
         for name in ["kind", "name", "uid"] {
             if get(name).is_empty() {
-                errors.push(FieldError::required(format!("{here}.{name}"), "must not be empty"));
+                errors.push(FieldError::invalid_str(format!("{here}.{name}"), "", "must not be empty"));
             }
         }
         if api_version == "v1" && get("kind") == "Event" {
@@ -226,7 +228,7 @@ fn owner_references(meta: &Map<String, Value>, path: &str, errors: &mut Vec<Fiel
             let this = format!("{}/{}", get("kind"), get("name"));
             match &controller {
                 Some(first) => errors.push(FieldError::invalid(
-                    format!("{path}.ownerReferences"),
+                    here.clone(),
                     &Value::Array(owners.clone()),
                     &format!("Only one reference can have Controller set to true. Found \"true\" in references for {first} and {this}"),
                 )),
@@ -410,6 +412,19 @@ pub fn coerce(obj: &mut Value) -> Result<Vec<String>, String> {
     };
     let mut unknown = Vec::new();
     let mut failure = None;
+    // A null in a map of texts is decoded as an empty one.
+    for texts in ["labels", "annotations"] {
+        for text in map
+            .get_mut(texts)
+            .and_then(Value::as_object_mut)
+            .into_iter()
+            .flat_map(Map::values_mut)
+        {
+            if text.is_null() {
+                *text = json!("");
+            }
+        }
+    }
     map.retain(|key, value| {
         if failure.is_some() {
             return true;
@@ -430,47 +445,74 @@ pub fn coerce(obj: &mut Value) -> Result<Vec<String>, String> {
     match failure {
         Some(text) => Err(text),
         None => {
-            list_of_known(
-                map,
-                "ownerReferences",
-                &["apiVersion", "kind", "name", "uid", "controller", "blockOwnerDeletion"],
-                &mut unknown,
-            );
-            list_of_known(
-                map,
-                "managedFields",
-                &[
-                    "manager",
-                    "operation",
-                    "apiVersion",
-                    "time",
-                    "fieldsType",
-                    "fieldsV1",
-                    "subresource",
-                ],
-                &mut unknown,
-            );
+            list_of_known(map, "ownerReferences", "OwnerReference", &OWNER_FIELDS, &mut unknown)?;
+            list_of_known(map, "managedFields", "ManagedFieldsEntry", &ENTRY_FIELDS, &mut unknown)?;
             unknown.sort();
             Ok(unknown)
         }
     }
 }
 
-fn list_of_known(map: &mut Map<String, Value>, name: &str, known: &[&str], unknown: &mut Vec<String>) {
+/// Fields of an owner reference and their Go types.
+const OWNER_FIELDS: [(&str, &str); 6] = [
+    ("apiVersion", "string"),
+    ("kind", "string"),
+    ("name", "string"),
+    ("uid", "types.UID"),
+    ("controller", "bool"),
+    ("blockOwnerDeletion", "bool"),
+];
+/// Fields of an entry of managed fields and their Go types.
+const ENTRY_FIELDS: [(&str, &str); 7] = [
+    ("manager", "string"),
+    ("operation", "v1.ManagedFieldsOperationType"),
+    ("apiVersion", "string"),
+    ("time", "v1.Time"),
+    ("fieldsType", "string"),
+    ("fieldsV1", "v1.FieldsV1"),
+    ("subresource", "string"),
+];
+
+/// Drops unknown fields of the entries of a list; a known one must have its type.
+fn list_of_known(
+    map: &mut Map<String, Value>,
+    name: &str,
+    holder: &str,
+    known: &[(&str, &str)],
+    unknown: &mut Vec<String>,
+) -> Result<(), String> {
     let Some(list) = map.get_mut(name).and_then(Value::as_array_mut) else {
-        return;
+        return Ok(());
     };
     for (i, entry) in list.iter_mut().enumerate() {
-        if let Some(entry) = entry.as_object_mut() {
-            entry.retain(|key, _| {
-                let keep = known.contains(&key.as_str());
-                if !keep {
-                    unknown.push(format!("metadata.{name}[{i}].{key}"));
-                }
-                keep
-            });
+        let Some(entry) = entry.as_object_mut() else { continue };
+        entry.retain(|key, _| {
+            let keep = known.iter().any(|(field, _)| field == key);
+            if !keep {
+                unknown.push(format!("metadata.{name}[{i}].{key}"));
+            }
+            keep
+        });
+        for (field, value) in entry.iter() {
+            let typ = known.iter().find(|(known, _)| known == field).map_or("string", |(_, typ)| typ);
+            let fits = match typ {
+                "bool" => value.is_boolean(),
+                "v1.FieldsV1" => true,
+                _ => value.is_string(),
+            };
+            if !fits && !value.is_null() {
+                let typ = if typ == "v1.Time" { "string" } else { typ };
+                return Err(format!(
+                    "json: cannot unmarshal {} into Go struct field {holder}.metadata.{name}.{field} of type {typ}",
+                    go_kind(value)
+                ));
+            }
+            if let ("v1.Time", Value::String(text)) = (typ, value) {
+                gotime::canonical(text, Precision::Seconds)?;
+            }
         }
     }
+    Ok(())
 }
 
 enum Field {
@@ -487,6 +529,13 @@ fn field(key: &str, value: &Value) -> Field {
             go_kind(value)
         ))
     };
+    let entries = |list: &[Value], typ: &str| match list.iter().find(|entry| !entry.is_object() && !entry.is_null()) {
+        Some(bad) => Field::Wrong(format!(
+            "json: cannot unmarshal {} into Go struct field ObjectMeta.metadata.{key} of type {typ}",
+            go_kind(bad)
+        )),
+        None => Field::Keep,
+    };
     if STRING_FIELDS.contains(&key) {
         return match value {
             Value::Null => Field::Drop,
@@ -498,13 +547,11 @@ fn field(key: &str, value: &Value) -> Field {
     if TIME_FIELDS.contains(&key) {
         return match value {
             Value::Null => Field::Drop,
-            Value::String(s) if s.parse::<jiff::Timestamp>().is_ok() => Field::Keep,
-            Value::String(s) => Field::Wrong(format!(
-                "parsing time {} as \"2006-01-02T15:04:05Z07:00\": cannot parse {} as \"2006\"",
-                gofmt::quote(s),
-                gofmt::quote(s)
-            )),
-            _ => wrong("v1.Time"),
+            Value::String(s) => match gotime::canonical(s, Precision::Seconds) {
+                Ok(_) => Field::Keep,
+                Err(why) => Field::Wrong(why),
+            },
+            _ => wrong("string"),
         };
     }
     if NUMBER_FIELDS.contains(&key) {
@@ -548,13 +595,13 @@ fn field(key: &str, value: &Value) -> Field {
         "ownerReferences" => match value {
             Value::Null => Field::Drop,
             Value::Array(list) if list.is_empty() => Field::Drop,
-            Value::Array(list) if list.iter().all(Value::is_object) => Field::Keep,
+            Value::Array(list) => entries(list, "v1.OwnerReference"),
             _ => wrong("[]v1.OwnerReference"),
         },
         // An empty list is kept: it resets field management.
         "managedFields" => match value {
             Value::Null => Field::Drop,
-            Value::Array(list) if list.iter().all(Value::is_object) => Field::Keep,
+            Value::Array(list) => entries(list, "v1.ManagedFieldsEntry"),
             _ => wrong("[]v1.ManagedFieldsEntry"),
         },
         _ => Field::Unknown,

@@ -10,6 +10,7 @@ mod defaults;
 mod error;
 mod formats;
 pub(crate) mod gofmt;
+mod gotime;
 pub mod jsonpath;
 pub mod metadata;
 pub mod names;

@@ -11,6 +11,9 @@ use super::regexp::GoRegex;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
+/// The format of bytes in core objects. Decoding judges them, as Go does; the format `byte` of custom resources allows no empty ones.
+pub(crate) const GO_BYTES: &str = "go-bytes";
+
 /// A schema problem has the form of a field error; its path points into the schema.
 pub type SchemaError = FieldError;
 
@@ -23,6 +26,8 @@ pub(crate) enum JsonType {
     /// No type is demanded.
     #[default]
     Any,
+    /// A type that there is not; such a schema is refused.
+    Unknown,
     Object,
     Array,
     String,
@@ -34,7 +39,7 @@ pub(crate) enum JsonType {
 impl JsonType {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Self::Any => "",
+            Self::Any | Self::Unknown => "",
             Self::Object => "object",
             Self::Array => "array",
             Self::String => "string",
@@ -190,9 +195,14 @@ impl Structural {
         };
         super::structural_rules::check(&root, &mut errors);
         if errors.is_empty() {
-            cel::compile_rules(&mut root, &mut errors);
+            // Rules are judged only where the defaults are right, as in the real server.
+            let mut of_rules = Vec::new();
+            cel::compile_rules(&mut root, &mut of_rules);
             prepare(&mut root);
             super::structural_rules::check_defaults(&root, &mut errors);
+            if errors.is_empty() {
+                errors = of_rules;
+            }
         }
         if errors.is_empty() { Ok(Structural { root }) } else { Err(errors) }
     }
@@ -202,6 +212,7 @@ impl Structural {
     pub(crate) fn trusted(schema: &Value) -> Structural {
         let mut errors = Vec::new();
         let mut root = parse_node(schema, &SchemaPath::Root, 0, &mut errors).unwrap_or_default();
+        as_go_type(&mut root);
         prepare(&mut root);
         debug_assert!(errors.is_empty(), "built-in schema: {errors:?}");
         Structural { root }
@@ -237,6 +248,23 @@ pub fn prefix_errors(prefix: &str, errors: Vec<SchemaError>) -> Vec<SchemaError>
             e
         })
         .collect()
+}
+
+/// Core objects are Go structs: what was not sent has its zero value, so no field is missing (rules say which may not be empty), and a time or a
+/// list may be null.
+fn as_go_type(node: &mut Node) {
+    node.validation.required.clear();
+    if node.validation.format.as_deref() == Some("byte") {
+        node.validation.format = Some(GO_BYTES.to_owned());
+    }
+    node.nullable |= node.typ == JsonType::Array || node.validation.format.as_deref() == Some("date-time");
+    node.properties.values_mut().for_each(as_go_type);
+    if let Some(items) = &mut node.items {
+        as_go_type(items);
+    }
+    if let Some(Additional::Schema(child)) = &mut node.additional {
+        as_go_type(child);
+    }
 }
 
 fn prepare(node: &mut Node) {
@@ -330,20 +358,19 @@ fn parse_node(schema: &Value, path: &SchemaPath<'_>, depth: usize, errors: &mut 
         Some("integer") => JsonType::Integer,
         Some("number") => JsonType::Number,
         Some("boolean") => JsonType::Boolean,
-        Some("null") => {
-            errors.push(FieldError::forbidden(
-                path.child("type").to_string(),
-                "type cannot be set to null, use nullable as an alternative",
-            ));
-            JsonType::Any
-        }
         Some(other) => {
             errors.push(FieldError::not_supported(
                 path.child("type").to_string(),
                 &Value::String(other.to_string()),
                 &["array", "boolean", "integer", "number", "object", "string"],
             ));
-            JsonType::Any
+            if other == "null" {
+                errors.push(FieldError::forbidden(
+                    path.child("type").to_string(),
+                    "type cannot be set to null, use nullable as an alternative",
+                ));
+            }
+            JsonType::Unknown
         }
     };
     node.list_type = match map.get("x-kubernetes-list-type").and_then(Value::as_str) {
@@ -436,10 +463,12 @@ fn refuse_unsupported(map: &Map<String, Value>, path: &SchemaPath<'_>, errors: &
             "uniqueItems cannot be set to true since the runtime complexity becomes quadratic",
         ));
     }
-    if map.get("additionalProperties") == Some(&Value::Bool(false)) {
-        errors.push(FieldError::forbidden(
-            path.child("additionalProperties").to_string(),
-            "additionalProperties cannot be set to false",
+    let preserve = "x-kubernetes-preserve-unknown-fields";
+    if map.get(preserve) == Some(&Value::Bool(false)) {
+        errors.push(FieldError::invalid(
+            path.child(preserve).to_string(),
+            &Value::Bool(false),
+            "must be true or undefined",
         ));
     }
 }

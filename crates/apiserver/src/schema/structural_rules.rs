@@ -2,9 +2,8 @@
 //!
 //! The rules and texts are those of apiextensions v1. Checking runs once per definition, over the parsed tree.
 
-use super::defaults;
 use super::error::FieldError;
-use super::structural::{Additional, JsonType, ListType, Node, SchemaError, SchemaPath};
+use super::structural::{Additional, JsonType, ListType, Node, SchemaError, SchemaPath, prefix_errors};
 use super::validate;
 use serde_json::{Value, json};
 
@@ -94,7 +93,7 @@ fn invariants(node: &Node, level: Level, path: &SchemaPath<'_>, errors: &mut Vec
             "must not be used if x-kubernetes-embedded-resource is set",
         ));
     }
-    if level == Level::Root && !matches!(node.typ, JsonType::Any | JsonType::Object) {
+    if level == Level::Root && !matches!(node.typ, JsonType::Any | JsonType::Unknown | JsonType::Object) {
         errors.push(FieldError::invalid_str(
             type_path(),
             node.typ.as_str(),
@@ -401,7 +400,7 @@ fn openapi(node: &Node, root: bool, path: &SchemaPath<'_>, inside_meta: bool, no
 fn wrong_type(node: &Node, path: &SchemaPath<'_>, detail: &str, errors: &mut Vec<SchemaError>) {
     let at = path.child("type").to_string();
     errors.push(match node.typ {
-        JsonType::Any => FieldError::required(at, detail),
+        JsonType::Any | JsonType::Unknown => FieldError::required(at, detail),
         typ => FieldError::invalid_str(at, typ.as_str(), detail),
     });
 }
@@ -530,17 +529,10 @@ fn default_of(node: &Node, path: &SchemaPath<'_>, errors: &mut Vec<SchemaError>)
     }
     if let Some(default) = &node.default {
         let at = path.child("default").to_string();
-        let mut value = default.clone();
-        let unpruned = {
-            let dropped = super::prune::prune_node(&mut value, node);
-            !dropped.is_empty()
-        };
-        if unpruned {
+        if !super::prune::prune_node(&mut default.clone(), node).is_empty() {
             errors.push(FieldError::invalid(at.clone(), default, "must not have unknown fields"));
         } else {
-            defaults::apply_node(&mut value, node);
-            let mut found = validate::validate_node(node, &value, &at);
-            errors.append(&mut found);
+            errors.extend(prefix_errors(&at, validate::validate_node(node, default)));
         }
     }
     let properties = path.child("properties");

@@ -265,7 +265,7 @@ fn count(obj: &Value, pointers: &[&str]) -> Value {
                 .unwrap_or(0)
         })
         .sum();
-    json!(total.to_string())
+    json!(total)
 }
 
 fn name(obj: &Value, _: Timestamp) -> Value {
@@ -491,7 +491,7 @@ mod tests {
             json!({"metadata": {"name": "s", "creationTimestamp": "2026-01-01T00:00:00Z"}, "type": "Opaque", "data": {"a": "", "b": ""}});
         assert_eq!(
             Columns::for_builtin("", "Secret").row(&secret, now),
-            [json!("s"), json!("Opaque"), json!("2"), json!("10s")]
+            [json!("s"), json!("Opaque"), json!(2), json!("10s")]
         );
     }
 }

@@ -213,7 +213,7 @@ fn schemas_that_are_not_structural_are_refused() {
         ),
         (
             spec(json!({"type": "string", "default": 1})),
-            "properties[spec].properties[x].default: Invalid value: \"integer\": properties[spec].properties[x].default in body must be of type string: \"integer\"",
+            "properties[spec].properties[x].default: Invalid value: \"integer\":  in body must be of type string: \"integer\"",
         ),
         (
             spec(json!({"type": "array", "x-kubernetes-list-type": "map", "items": {"type": "object"}})),

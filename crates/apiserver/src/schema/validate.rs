@@ -18,8 +18,6 @@ use std::collections::HashSet;
 pub(crate) enum Path<'a> {
     /// The object itself.
     Root,
-    /// A given text in front of everything.
-    Prefix(&'a str),
     /// A property.
     Child(&'a Path<'a>, &'a str),
     /// A key of a map.
@@ -53,7 +51,6 @@ impl Path<'_> {
     fn render(&self, out: &mut String, brackets: bool) {
         match self {
             Path::Root => {}
-            Path::Prefix(text) => out.push_str(text),
             Path::Child(parent, name) => {
                 parent.render(out, brackets);
                 if !parent.is_root() {
@@ -118,6 +115,11 @@ impl Structural {
     /// Errors in values that did not change are forgiven as in the real server. `metadata` itself is validated by
     /// [`super::metadata::validate`].
     pub fn validate(&self, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+        self.validate_after(&[], new, old)
+    }
+
+    /// The same after other errors were found, which may be such that rules are not asked any more.
+    pub fn validate_after(&self, found: &[FieldError], new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         let mut errors = check(&self.root, new, Path::Root);
         if !errors.is_empty()
             && let Some(old) = old
@@ -144,7 +146,7 @@ impl Structural {
             }
         }
         if self.root.has_rules {
-            if errors.iter().any(FieldError::blocks_rules) {
+            if found.iter().chain(&errors).any(FieldError::blocks_rules) {
                 errors.push(FieldError::invalid(
                     "<nil>",
                     &Value::Null,
@@ -158,13 +160,11 @@ impl Structural {
     }
 }
 
-/// Validates a value by one node, reporting below `prefix`.
-pub(crate) fn validate_node(node: &Node, value: &Value, prefix: &str) -> Vec<FieldError> {
-    let path = Path::Prefix(prefix);
-    let mut errors = check(node, value, path);
-    unique_lists(node, value, path, &mut errors);
+/// Validates a value by one node, as if it were an object of its own. Lists may repeat themselves, as the real server lets defaults.
+pub(crate) fn validate_node(node: &Node, value: &Value) -> Vec<FieldError> {
+    let mut errors = check(node, value, Path::Root);
     if errors.is_empty() && node.has_rules {
-        cel::validate_rules_at(node, value, prefix, &mut errors);
+        cel::validate_rules_at(node, value, &mut errors);
     }
     errors
 }
@@ -413,7 +413,7 @@ fn range(node: &Node, number: Num, path: Path<'_>, out: &mut Outcome) {
     let format = known_format(node).unwrap_or("");
     let fits = match (node.typ, format, number) {
         (JsonType::Integer, "int32", Num::Int(i)) => i32::try_from(i).is_ok(),
-        (JsonType::Integer, _, Num::Float(f)) => f.abs() < 9.3e18,
+        (JsonType::Integer, _, Num::Float(f)) => f.fract() == 0.0 && f.abs() < 9.3e18,
         (JsonType::Number, "float", n) => n.as_f64().abs() <= f64::from(f32::MAX),
         _ => true,
     };

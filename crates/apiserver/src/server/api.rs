@@ -1,6 +1,6 @@
 //! The HTTP surface: from a request to the operation it names, and back.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use axum::body::Body;
@@ -45,9 +45,14 @@ impl Surface {
         let started = Instant::now();
         let path = request.uri().path().to_owned();
         let mut labels = ("other", String::new());
-        let answer = match self.route(request, &path, &mut labels).await {
+        let mut warnings = Vec::new();
+        let answer = match self.route(request, &path, &mut labels, &mut warnings).await {
             Ok(response) => response,
-            Err(error) => error.into_response(),
+            Err(error) => {
+                let mut response = error.into_response();
+                output::warn(response.headers_mut(), &warnings);
+                response
+            }
         };
         let (verb, resource) = labels;
         let code = answer.status().as_u16();
@@ -66,7 +71,14 @@ impl Surface {
         answer
     }
 
-    async fn route(self: &Arc<Self>, request: Request, path: &str, labels: &mut (&'static str, String)) -> ApiResult<Response> {
+    /// Answers a request, or refuses it; `warnings` are those that go with a refusal.
+    async fn route(
+        self: &Arc<Self>,
+        request: Request,
+        path: &str,
+        labels: &mut (&'static str, String),
+        warnings: &mut Vec<String>,
+    ) -> ApiResult<Response> {
         if is_public(path) {
             return self.public(path, request.method());
         }
@@ -87,7 +99,7 @@ impl Surface {
         let name = asked_name(&resource, verb, &query);
         self.core.access.authorize(&identity, &attempt(&resource, verb, &name))?;
         if let Some(review) = super::reviews::route(&resource, verb) {
-            return super::reviews::answer(&self.core, &identity, review, &resource.namespace, request).await;
+            return super::reviews::answer(&self.core, &identity, review?, &resource.namespace, request).await;
         }
         let Some(info) = self.core.registry().get(&resource.group, &resource.version, &resource.resource) else {
             return Err(if resource.group.is_empty() && resource.version == "v1" {
@@ -98,7 +110,7 @@ impl Surface {
         };
         labels.1 = info.qualified();
         let caller = Caller::new(self.core.access.clone(), identity, &resource.name);
-        self.resource(request, &info, &resource, verb, &query, &caller).await
+        self.resource(request, &info, &resource, verb, &query, &caller, warnings).await
     }
 
     /// Who sends a request, and for whom.
@@ -214,6 +226,7 @@ impl Surface {
         Ok(output::respond_value(200, &value, false, &[]))
     }
 
+    #[allow(clippy::too_many_arguments)]
     async fn resource(
         &self,
         request: Request,
@@ -222,6 +235,7 @@ impl Surface {
         verb: Verb,
         query: &Query,
         caller: &Caller,
+        warnings: &mut Vec<String>,
     ) -> ApiResult<Response> {
         let core = &self.core;
         let unsupported = || match info.custom() {
@@ -240,7 +254,9 @@ impl Surface {
                 return Err(unsupported());
             }
             let options = WriteOptions::parse(query, request.headers(), "CreateOptions")?;
-            let wanted = decoded(request, true).await?.value;
+            let (parts, content) = request.into_parts();
+            body::accepts(&parts.headers, true)?;
+            let wanted = decoded(&parts.headers, &body::read(content).await?, true)?.value;
             let value = request_token::answer(core, info, &path.namespace, &path.name, wanted, options.dry_run)?;
             return Ok(output::respond_value(201, &value, false, &[]));
         }
@@ -251,13 +267,25 @@ impl Surface {
             ("scale", _) if info.scale.is_some() => Part::Scale,
             _ => return Err(ApiError::no_route()),
         };
+        warnings.extend(info.deprecation.iter().cloned());
+        if verb == Verb::Patch {
+            // Refuse before anything else what cannot be used.
+            patching::accepts(info, &body::media_type(request.headers()))?;
+        }
+        if matches!(verb, Verb::Update | Verb::Patch) && path.name.is_empty() {
+            // Collections of core kinds have no handler at all; those of custom resources have one, which misses the name.
+            return Err(if info.custom() {
+                ApiError::bad_request("name must be provided")
+            } else {
+                unsupported()
+            });
+        }
         let show = Show::parse(Accept::parse(request.headers())?, query)?;
-        let mut warnings: Vec<String> = info.deprecation.iter().cloned().collect();
         if part != Part::Main && !matches!(verb, Verb::Get | Verb::Update | Verb::Patch) {
             return Err(unsupported());
         }
         if part == Part::Scale {
-            return self.scale(request, info, path, verb, query, show, &mut warnings).await;
+            return self.scale(request, info, path, verb, query, show, warnings).await;
         }
         match verb {
             Verb::Get => {
@@ -270,57 +298,59 @@ impl Surface {
                     .store
                     .get(&core.key(info, &path.namespace, &path.name))
                     .ok_or_else(|| ApiError::not_found(&info.group, &info.resource, &path.name))?;
-                Ok(output::respond(200, output::one(info, &object, show), show.accept.yaml, &warnings))
+                Ok(output::respond(200, output::one(info, &object, show), show.accept.yaml, warnings))
             }
             Verb::List => {
-                let selection = Selection::parse(info, &path.namespace, query)?;
+                let selection = Selection::parse(info, &path.namespace, query, false)?;
                 let (objects, meta) = core.list(info, &selection, query).await?;
                 Ok(output::respond(
                     200,
                     output::many(info, &objects, &meta, show),
                     show.accept.yaml,
-                    &warnings,
+                    warnings,
                 ))
             }
             Verb::Watch => {
-                let mut selection = Selection::parse(info, &path.namespace, query)?;
+                let mut selection = Selection::parse(info, &path.namespace, query, true)?;
                 if !path.name.is_empty() {
                     selection = selection.pin(&path.name)?;
                 }
                 core.watch(info.clone(), selection, query, show).await
             }
             Verb::Create => {
-                if !path.name.is_empty() {
+                // A custom resource is created by a POST to any of its paths: the name is that of the body.
+                if !path.name.is_empty() && !info.custom() {
                     return Err(unsupported());
                 }
-                let options = WriteOptions::parse(query, request.headers(), "CreateOptions")?.of(caller);
-                let decoded = decoded(request, !info.custom()).await?;
+                let (parts, content) = request.into_parts();
+                body::accepts(&parts.headers, !info.custom())?;
+                let bytes = body::read(content).await?;
+                let options = WriteOptions::parse(query, &parts.headers, "CreateOptions")?.of(caller);
+                let decoded = decoded(&parts.headers, &bytes, !info.custom())?;
                 let outcome = core
-                    .create(info, &path.namespace, decoded.value, &decoded.duplicates, &options, &mut warnings)
+                    .create(info, &path.namespace, decoded.value, &decoded.duplicates, &options, warnings)
                     .await?;
-                Ok(self.written(info, &outcome, 201, show, &warnings))
+                Ok(self.written(info, &outcome, 201, show, warnings))
             }
             Verb::Update => {
-                if path.name.is_empty() {
-                    return Err(unsupported());
-                }
-                let options = WriteOptions::parse(query, request.headers(), "UpdateOptions")?.of(caller);
-                let decoded = decoded(request, !info.custom()).await?;
+                let (parts, content) = request.into_parts();
+                let bytes = body::read(content).await?;
+                let options = WriteOptions::parse(query, &parts.headers, "UpdateOptions")?.of(caller);
+                let decoded = decoded(&parts.headers, &bytes, !info.custom())?;
                 let change = Change::Replace(&decoded.value, &decoded.duplicates);
                 let (outcome, created) = core
-                    .update(info, &path.namespace, &path.name, part, &change, &options, &mut warnings)
+                    .update(info, &path.namespace, &path.name, part, &change, &options, warnings)
                     .await?;
-                Ok(self.written(info, &outcome, if created { 201 } else { 200 }, show, &warnings))
+                Ok(self.written(info, &outcome, if created { 201 } else { 200 }, show, warnings))
             }
             Verb::Patch => {
-                if path.name.is_empty() || part == Part::Finalize {
+                if part == Part::Finalize {
                     return Err(unsupported());
                 }
-                let options = WriteOptions::parse(query, request.headers(), "PatchOptions")?.of(caller);
                 let media_type = body::media_type(request.headers());
-                // Refuse before reading what cannot be used.
-                patching::accepts(info, &media_type)?;
-                let bytes = body::read(request.into_body()).await?;
+                let (parts, content) = request.into_parts();
+                let bytes = body::read(content).await?;
+                let options = WriteOptions::parse(query, &parts.headers, "PatchOptions")?.of(caller);
                 let patch = patching::parse(info, &media_type, &bytes, &options)?;
                 let apply = |old: &Value| patching::apply(info, &patch, old);
                 let change = match &patch {
@@ -328,16 +358,16 @@ impl Surface {
                     _ => Change::Patch(&apply),
                 };
                 let (outcome, created) = core
-                    .update(info, &path.namespace, &path.name, part, &change, &options, &mut warnings)
+                    .update(info, &path.namespace, &path.name, part, &change, &options, warnings)
                     .await?;
-                Ok(self.written(info, &outcome, if created { 201 } else { 200 }, show, &warnings))
+                Ok(self.written(info, &outcome, if created { 201 } else { 200 }, show, warnings))
             }
-            Verb::Delete => self.delete(request, info, path, query, show, &warnings).await,
+            Verb::Delete => self.delete(request, info, path, query, show, warnings).await,
             Verb::DeleteCollection => {
                 if info.special == Special::Namespace {
                     return Err(unsupported());
                 }
-                let selection = Selection::parse(info, &path.namespace, query)?;
+                let selection = Selection::parse(info, &path.namespace, query, false)?;
                 let options = delete_options(request, query, !info.custom()).await?;
                 let (objects, meta) = core.list(info, &selection, query).await?;
                 let mut deleted = Vec::new();
@@ -354,7 +384,7 @@ impl Surface {
                     200,
                     output::many(info, &deleted, &meta, show),
                     show.accept.yaml,
-                    &warnings,
+                    warnings,
                 ))
             }
         }
@@ -410,65 +440,59 @@ impl Surface {
         let Some(paths) = &info.scale else {
             return Err(ApiError::no_route());
         };
-        let outcome = match verb {
-            Verb::Get => {
-                let object = self
-                    .core
-                    .store
-                    .get(&self.core.key(info, &path.namespace, &path.name))
-                    .ok_or_else(|| ApiError::not_found(&info.group, &info.resource, &path.name))?;
-                Outcome::Stored(object)
-            }
-            Verb::Update => {
-                let options = WriteOptions::parse(query, request.headers(), "UpdateOptions")?;
-                let sent = decoded(request, !info.custom()).await?.value;
-                let change = |old: &Value| scale::apply(info, paths, &sent, old);
-                self.core
-                    .update(
-                        info,
-                        &path.namespace,
-                        &path.name,
-                        Part::Scale,
-                        &Change::Patch(&change),
-                        &options,
-                        warnings,
-                    )
-                    .await?
-                    .0
-            }
-            _ => {
-                let options = WriteOptions::parse(query, request.headers(), "PatchOptions")?;
-                let media_type = body::media_type(request.headers());
-                patching::accepts(info, &media_type)?;
-                let bytes = body::read(request.into_body()).await?;
-                let patch = patching::parse(info, &media_type, &bytes, &options)?;
-                let change = |old: &Value| {
-                    let now = scale::of(info, paths, old)?;
-                    let wanted = match &patch {
-                        // The count is the only field that can be applied.
-                        Patch::Apply(config, _) => crate::patch::merge_patch(&now, config).map_err(patching::patch_error)?,
-                        other => patching::apply(info, other, &now)?,
+        if verb == Verb::Get {
+            let object = self
+                .core
+                .store
+                .get(&self.core.key(info, &path.namespace, &path.name))
+                .ok_or_else(|| ApiError::not_found(&info.group, &info.resource, &path.name))?;
+            let object = view(info, &object);
+            let missing = || ApiError::internal(format!("the spec replicas field {:?} does not exist", paths.spec_path));
+            let value = scale::replicas(paths, &object)
+                .ok_or_else(missing)
+                .and_then(|_| scale::of(info, paths, &object))?;
+            return Ok(output::respond_value(200, &value, show.accept.yaml, warnings));
+        }
+        let (parts, content) = request.into_parts();
+        let bytes = body::read(content).await?;
+        let kind = if verb == Verb::Update { "UpdateOptions" } else { "PatchOptions" };
+        let options = WriteOptions::parse(query, &parts.headers, kind)?;
+        // The change is decided as often as others are faster, so its warnings are those of the last time.
+        let told = Mutex::new(Vec::new());
+        let tell = |unknown| *told.lock().unwrap_or_else(PoisonError::into_inner) = unknown;
+        let update = async |change: Change<'_>, warnings: &mut Vec<String>| {
+            self.core
+                .update(info, &path.namespace, &path.name, Part::Scale, &change, &options, warnings)
+                .await
+        };
+        let result = if verb == Verb::Update {
+            let sent = decoded(&parts.headers, &bytes, true)?.value;
+            let wanted = scale::sent(&sent, path, options.field_validation).map(|(wanted, unknown)| {
+                tell(unknown);
+                wanted
+            })?;
+            update(Change::Patch(&|old| Ok(wanted.put(paths, old))), warnings).await
+        } else {
+            match patching::parse(info, &body::media_type(&parts.headers), &bytes, &options)? {
+                Patch::Apply(config, duplicates) => {
+                    let key = self.core.key(info, &path.namespace, &path.name);
+                    if self.core.store.get(&key).is_none() {
+                        return Err(ApiError::not_found(&info.group, &info.resource, &path.name));
+                    }
+                    update(Change::Apply(&scale::configuration(info, paths, &config)?, &duplicates), warnings).await
+                }
+                patch => {
+                    let change = |old: &Value| {
+                        let patched = patching::apply(info, &patch, &scale::before(info, paths, old)?)?;
+                        let wanted = scale::patched(paths, &patched, path, options.field_validation, tell)?;
+                        Ok(wanted.put(paths, old))
                     };
-                    scale::apply(info, paths, &wanted, old)
-                };
-                self.core
-                    .update(
-                        info,
-                        &path.namespace,
-                        &path.name,
-                        Part::Scale,
-                        &Change::Patch(&change),
-                        &options,
-                        warnings,
-                    )
-                    .await?
-                    .0
+                    update(Change::Patch(&change), warnings).await
+                }
             }
         };
-        let object = match &outcome {
-            Outcome::Stored(object) => view(info, object),
-            Outcome::Value(value) => value.clone(),
-        };
+        warnings.append(&mut told.lock().unwrap_or_else(PoisonError::into_inner));
+        let object = result?.0.value(info);
         Ok(output::respond_value(
             200,
             &scale::of(info, paths, &object)?,
@@ -514,14 +538,12 @@ fn plain_headers() -> [(header::HeaderName, &'static str); 2] {
     ]
 }
 
-async fn decoded(request: Request, typed: bool) -> ApiResult<body::Decoded> {
-    let (parts, content) = request.into_parts();
-    body::accepts(&parts.headers, typed)?;
-    let bytes = body::read(content).await?;
+fn decoded(headers: &HeaderMap, bytes: &[u8], typed: bool) -> ApiResult<body::Decoded> {
+    body::accepts(headers, typed)?;
     if bytes.is_empty() {
         return Err(ApiError::bad_request("the body of the request is empty; send an object"));
     }
-    body::decode(&parts.headers, &bytes, typed)
+    body::decode(headers, bytes, typed)
 }
 
 async fn delete_options(request: Request, query: &Query, typed: bool) -> ApiResult<DeleteOptions> {

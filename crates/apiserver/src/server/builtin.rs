@@ -24,32 +24,44 @@ pub fn normalize(info: &ResourceInfo, value: &mut Value) {
     }
     drop_nulls(value);
     rules::canonicalize(&info.group, &info.kind, value);
-    rules::default(&info.group, &info.kind, value);
-    let Some(map) = value.as_object_mut() else { return };
-    // What the Go types write even when it is empty.
-    let fields: &[(&str, Value)] = match info.special {
-        Special::Lease => &[("spec", json!({}))],
-        Special::RoleBinding | Special::ClusterRoleBinding => &[("roleRef", json!({}))],
-        Special::CoreEvent => &[
-            ("involvedObject", json!({})),
-            ("source", json!({})),
-            ("firstTimestamp", Value::Null),
-            ("lastTimestamp", Value::Null),
-            ("eventTime", Value::Null),
-            ("reportingComponent", json!("")),
-            ("reportingInstance", json!("")),
-        ],
-        Special::Event => &[
-            ("regarding", json!({})),
-            ("deprecatedSource", json!({})),
-            ("deprecatedFirstTimestamp", Value::Null),
-            ("deprecatedLastTimestamp", Value::Null),
-            ("eventTime", Value::Null),
-        ],
-        _ => &[],
+    let (Some(map), Value::Object(always)) = (value.as_object_mut(), zero(info.special)) else {
+        return;
     };
-    for (field, default) in fields {
-        map.entry(*field).or_insert_with(|| default.clone());
+    for field in ["data", "binaryData"] {
+        if map.get(field).and_then(Value::as_object).is_some_and(Map::is_empty) {
+            map.remove(field);
+        }
+    }
+    for (field, empty) in always {
+        map.entry(field).or_insert(empty);
+    }
+    rules::default(&info.group, &info.kind, value);
+}
+
+/// What a new object of a kind has without anybody's doing: nobody owns it.
+pub fn unowned(special: Special) -> Value {
+    match special {
+        Special::Namespace => json!({ "spec": { "finalizers": ["kubernetes"] }, "status": {} }),
+        _ => zero(special),
+    }
+}
+
+/// What a core object is before anything is set: its Go type writes these fields even when they are empty.
+fn zero(special: Special) -> Value {
+    match special {
+        Special::Lease => json!({ "spec": {} }),
+        Special::Role | Special::ClusterRole => json!({ "rules": null }),
+        Special::RoleBinding | Special::ClusterRoleBinding => json!({ "roleRef": {} }),
+        Special::Namespace => json!({ "spec": {}, "status": {} }),
+        Special::Definition => json!({ "spec": { "names": {} }, "status": {} }),
+        Special::CoreEvent => json!({
+            "involvedObject": {}, "source": {}, "firstTimestamp": null, "lastTimestamp": null, "eventTime": null,
+            "reportingComponent": "", "reportingInstance": "",
+        }),
+        Special::Event => json!({
+            "regarding": {}, "deprecatedSource": {}, "deprecatedFirstTimestamp": null, "deprecatedLastTimestamp": null, "eventTime": null,
+        }),
+        _ => json!({}),
     }
 }
 
@@ -122,7 +134,24 @@ pub fn validate(info: &ResourceInfo, new: &Value, old: Option<&Value>, part: Par
     if info.custom() {
         return crate::schema::metadata::validate(new, old, info.namespaced, info.name_rule);
     }
-    rules::validate(&info.group, &info.kind, new, old, part.subresource())
+    let mut errors = rules::validate(&info.group, &info.kind, new, old, part.subresource());
+    let mut times = 1;
+    if old.is_some() && matches!(info.special, Special::ConfigMap | Special::Secret | Special::ServiceAccount) {
+        // Of these kinds the real server validates an update as a new object, too.
+        errors.extend(crate::schema::metadata::validate(new, None, info.namespaced, info.name_rule));
+        times = 2;
+    }
+    if info.group.is_empty() || info.special.grants() {
+        let finalizers = super::metadata::finalizers(new);
+        for (at, finalizer) in finalizers.iter().enumerate() {
+            if !finalizer.contains('/') && !matches!(finalizer.as_str(), "orphan" | "foregroundDeletion" | "kubernetes") {
+                let detail = "name is neither a standard finalizer name nor is it fully qualified";
+                let error = FieldError::invalid_str(format!("metadata.finalizers[{at}]"), finalizer, detail);
+                errors.extend(std::iter::repeat_n(error, times));
+            }
+        }
+    }
+    errors
 }
 
 /// Warnings about an object that is accepted.

@@ -132,19 +132,24 @@ pub fn shape(info: &ResourceInfo, value: &mut Value) {
     if info.special == Special::Event {
         events::to_events_api(value);
     }
-    if info.multi_schema {
-        info.schema.prune(
-            value,
-            PruneOptions {
-                report: false,
-                resource_root: true,
-            },
-        );
-        info.schema.default(value);
+    if info.reshapes {
+        let pruning = PruneOptions {
+            report: false,
+            resource_root: true,
+        };
+        // As the real server reads: in the form of the version that is stored, with its defaults, and from that into this one, without more.
+        if let Some(stored) = &info.stored_schema {
+            stored.prune(value, pruning);
+            stored.default(value);
+        }
+        info.schema.prune(value, pruning);
+        if info.stored_schema.is_none() {
+            info.schema.default(value);
+        }
     }
 }
 
 /// Whether the stored bytes can be served in this version as they are.
 pub fn verbatim(info: &ResourceInfo) -> bool {
-    info.special != Special::Event && !info.multi_schema
+    info.special != Special::Event && !info.reshapes
 }

@@ -77,7 +77,7 @@ fn condition(value: &Value, kind: &str) -> bool {
 }
 
 /// The resources of one established definition.
-fn resources_of(definition: &Value, cache: &mut SchemaCache) -> Vec<ResourceInfo> {
+fn resources_of(definition: &Value, since: u64, cache: &mut SchemaCache) -> Vec<ResourceInfo> {
     let group = string(definition, "/spec/group");
     let plural = string(definition, "/spec/names/plural");
     let served: Vec<&Value> = list(definition, "/spec/versions")
@@ -85,14 +85,22 @@ fn resources_of(definition: &Value, cache: &mut SchemaCache) -> Vec<ResourceInfo
         .collect();
     let schema_of = |version: &Value| version.pointer("/schema/openAPIV3Schema").cloned().unwrap_or(Value::Null);
     let all: Vec<Value> = list(definition, "/spec/versions").map(schema_of).collect();
-    let multi_schema = all.windows(2).any(|pair| pair[0] != pair[1]);
+    // Versions with schemas of their own share what is stored; and a definition that was ever changed may have had another schema, in the
+    // form of which objects are still stored.
+    let changed = definition.pointer("/metadata/generation").and_then(Value::as_i64) != Some(1);
+    let reshapes = changed || all.windows(2).any(|pair| pair[0] != pair[1]);
     let preserve = definition.pointer("/spec/preserveUnknownFields") == Some(&json!(true));
+    let stored = list(definition, "/spec/versions")
+        .find(|version| version["storage"] == json!(true))
+        .map(schema_of);
     let mut infos = Vec::new();
     for version in served {
         let name = string(version, "/name");
         let Some(schema) = cache.get(&schema_of(version), preserve) else {
             continue;
         };
+        let other = stored.as_ref().filter(|stored| **stored != schema_of(version));
+        let stored_schema = other.and_then(|stored| cache.get(stored, preserve)).map(Schema::Custom);
         let kind = string(definition, "/spec/names/kind");
         let api_version = format!("{group}/{name}");
         let scale = version
@@ -121,7 +129,9 @@ fn resources_of(definition: &Value, cache: &mut SchemaCache) -> Vec<ResourceInfo
             status: version.pointer("/subresources/status").is_some_and(|status| !status.is_null()),
             scale,
             schema: Schema::Custom(schema),
-            multi_schema,
+            stored_schema,
+            reshapes,
+            since,
             columns: Columns::from_crd(version),
             name_rule: NameRule::Subdomain,
             special: Special::Custom,
@@ -333,7 +343,10 @@ async fn pass(core: &Arc<Core>, storage: &Arc<str>, cache: &mut SchemaCache) {
         if condition(&new, "Established") {
             let mut as_accepted = new.clone();
             as_accepted["spec"]["names"] = accepted;
-            custom.extend(resources_of(&as_accepted, cache));
+            let storage = format!("{group}/{}", string(&as_accepted, "/spec/names/plural"));
+            let served = core.registry().by_storage(&storage);
+            let since = served.map_or_else(|| core.store.revision(), |info| info.since);
+            custom.extend(resources_of(&as_accepted, since, cache));
             shown.push(as_accepted);
         }
         if new["status"] != value["status"] {

@@ -168,7 +168,8 @@ impl Core {
             return Err(ApiError::forbidden(&info.group, &info.resource, name, why));
         }
         let key = self.key(info, namespace, name);
-        let conflict = |why: String| ApiError::conflict(&info.group, &info.resource, name, &why);
+        // The real server names the kind here, not the resource.
+        let conflict = |why: String| ApiError::conflict(&info.group, &info.kind, name, &why);
         loop {
             let Some(current) = self.store.get(&key) else {
                 return Err(ApiError::not_found(&info.group, &info.resource, name));
@@ -176,7 +177,7 @@ impl Core {
             let old = view(info, &current);
             if let Some(uid) = options.uid.as_deref().filter(|uid| *uid != text(&old, "uid")) {
                 return Err(conflict(format!(
-                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                    "the UID in the precondition ({uid}) does not match the UID in record ({}). The object might have been deleted and then recreated",
                     text(&old, "uid")
                 )));
             }
@@ -186,7 +187,7 @@ impl Core {
                 .filter(|version| *version != text(&old, "resourceVersion"))
             {
                 return Err(conflict(format!(
-                    "Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {}",
+                    "the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record ({}). The object might have been modified",
                     text(&old, "resourceVersion")
                 )));
             }

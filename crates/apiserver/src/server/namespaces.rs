@@ -1,5 +1,6 @@
 //! The life of namespaces: the ones that always exist, and the emptying of deleted ones.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -9,7 +10,7 @@ use super::delete::DeleteOptions;
 use super::registry::{NAMESPACES, ResourceInfo};
 use super::request::WriteOptions;
 use super::status::{ApiError, ApiResult};
-use crate::store::Key;
+use crate::store::{Key, Object};
 
 /// The namespaces that exist from the start.
 pub const INITIAL: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
@@ -107,23 +108,82 @@ async fn empty(core: &Core, key: &Key) -> ApiResult<()> {
             }
             return;
         }
-        let finalizers: Vec<String> = left
-            .iter()
-            .flat_map(|object| super::metadata::finalizers(&object.value()))
-            .collect();
-        let message = format!(
-            "Some content in the namespace has finalizers remaining: {} in {} resource instances",
-            finalizers.join(", "),
-            left.len()
-        );
-        let known = value.pointer("/status/conditions/0/message").cloned();
-        if known != Some(json!(message)) {
-            value["status"]["conditions"] = json!([{
-                "type": "NamespaceFinalizersRemaining", "status": "True", "reason": "SomeFinalizersRemain", "message": message,
-                "lastTransitionTime": super::metadata::now_text(),
-            }]);
-        }
+        tell(value, &left);
     })
     .await?;
     Ok(())
+}
+
+/// Says in the conditions of a namespace what its deletion waits for, in the words of the real controller.
+fn tell(namespace: &mut Value, left: &[Arc<Object>]) {
+    let mut resources: BTreeMap<String, usize> = BTreeMap::new();
+    let mut finalizers: BTreeMap<String, usize> = BTreeMap::new();
+    for object in left {
+        let (group, resource) = object.key.resource.split_once('/').unwrap_or_default();
+        *resources.entry(format!("{resource}.{group}")).or_default() += 1;
+        for name in super::metadata::finalizers(&object.value()) {
+            *finalizers.entry(name).or_default() += 1;
+        }
+    }
+    let joined = |counts: &BTreeMap<String, usize>, word: &str| {
+        let texts = counts
+            .iter()
+            .map(|(name, count)| format!("{name} {word} {count} resource instances"));
+        texts.collect::<Vec<_>>().join(", ")
+    };
+    let resources = joined(&resources, "has");
+    let finalizers = joined(&finalizers, "in");
+    let remaining = |what: &str, names: &str| (!names.is_empty()).then(|| format!("{what}: {names}"));
+    let told = [
+        (
+            "NamespaceDeletionDiscoveryFailure",
+            None,
+            "",
+            "ResourcesDiscovered",
+            "All resources successfully discovered",
+        ),
+        (
+            "NamespaceDeletionGroupVersionParsingFailure",
+            None,
+            "",
+            "ParsedGroupVersions",
+            "All legacy kube types successfully parsed",
+        ),
+        (
+            "NamespaceDeletionContentFailure",
+            None,
+            "",
+            "ContentDeleted",
+            "All content successfully deleted, may be waiting on finalization",
+        ),
+        (
+            "NamespaceContentRemaining",
+            remaining("Some resources are remaining", &resources),
+            "SomeResourcesRemain",
+            "ContentRemoved",
+            "All content successfully removed",
+        ),
+        (
+            "NamespaceFinalizersRemaining",
+            remaining("Some content in the namespace has finalizers remaining", &finalizers),
+            "SomeFinalizersRemain",
+            "ContentHasNoFinalizers",
+            "All content-preserving finalizers finished",
+        ),
+    ];
+    let before = namespace.pointer("/status/conditions").cloned().unwrap_or_default();
+    let known = |kind: &str| before.as_array().into_iter().flatten().find(|condition| condition["type"] == kind);
+    let conditions: Vec<Value> = told
+        .into_iter()
+        .map(|(kind, waits, why, fine, all_well)| {
+            let (status, reason) = if waits.is_some() { ("True", why) } else { ("False", fine) };
+            let message = waits.unwrap_or_else(|| all_well.to_owned());
+            let since = known(kind)
+                .filter(|old| old["status"] == status)
+                .map(|old| old["lastTransitionTime"].clone());
+            let since = since.unwrap_or_else(|| json!(super::metadata::now_text()));
+            json!({ "type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": since })
+        })
+        .collect();
+    namespace["status"]["conditions"] = json!(conditions);
 }

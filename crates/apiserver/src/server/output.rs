@@ -5,7 +5,7 @@
 use axum::body::Body;
 use axum::response::Response;
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
 
 use super::core::{shape, verbatim, view};
@@ -66,6 +66,12 @@ pub fn respond(code: u16, body: Bytes, yaml: bool, warnings: &[String]) -> Respo
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    warn(headers, warnings);
+    response
+}
+
+/// Adds warnings to an answer, each once.
+pub fn warn(headers: &mut HeaderMap, warnings: &[String]) {
     let mut seen: Vec<&String> = Vec::new();
     for warning in warnings {
         if seen.contains(&warning) {
@@ -81,7 +87,6 @@ pub fn respond(code: u16, body: Bytes, yaml: bool, warnings: &[String]) -> Respo
             headers.append(header::WARNING, value);
         }
     }
-    response
 }
 
 /// A value as an answer.
@@ -186,6 +191,11 @@ pub fn many(info: &ResourceInfo, objects: &[std::sync::Arc<Object>], meta: &List
         Form::Object => {
             let size: usize = objects.iter().map(|object| object.json.len() + info.prefix.len() + 1).sum();
             let mut out = BytesMut::with_capacity(size + 256);
+            let mut metadata = metadata;
+            if info.custom() && meta.next.is_none() {
+                // The real server's untyped lists say so even when nothing follows.
+                metadata["continue"] = json!("");
+            }
             out.put_slice(
                 format!(
                     "{{\"kind\":{},\"apiVersion\":{},\"metadata\":{metadata},\"items\":[",
@@ -206,6 +216,7 @@ pub fn many(info: &ResourceInfo, objects: &[std::sync::Arc<Object>], meta: &List
         }
         Form::Partial => {
             let items: Vec<Value> = objects.iter().map(|object| partial(&view(info, object))).collect();
+            let items = if items.is_empty() { Value::Null } else { Value::Array(items) };
             let list = json!({ "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "items": items });
             Bytes::from(list.to_string())
         }

@@ -113,8 +113,12 @@ pub struct ResourceInfo {
     pub scale: Option<Scale>,
     /// The schema.
     pub schema: Schema,
-    /// Whether other versions have another schema, so that reads must prune and default.
-    pub multi_schema: bool,
+    /// The schema of the version that is stored, where it is another one.
+    pub stored_schema: Option<Schema>,
+    /// Whether objects may be stored in the form of another schema, so that reads must prune and default.
+    pub reshapes: bool,
+    /// The store's revision when this server began to serve it.
+    pub since: u64,
     /// Printer columns.
     pub columns: Columns,
     /// How names are checked.
@@ -497,7 +501,9 @@ fn builtins() -> Vec<ResourceInfo> {
             status: core.status,
             scale: None,
             schema: Schema::Builtin(schema),
-            multi_schema: false,
+            stored_schema: None,
+            reshapes: false,
+            since: 0,
             columns: Columns::for_builtin(core.group, core.kind),
             name_rule: core.name_rule,
             special: core.special,

@@ -81,12 +81,17 @@ impl Review {
     }
 }
 
-/// The review that a request asks for, if any.
-pub fn route(path: &ResourcePath, verb: Verb) -> Option<Review> {
-    if verb != Verb::Create || path.version != "v1" || !path.name.is_empty() {
+/// The review at a path, if any. It is created and nothing else: there is no object to read, change or delete.
+pub fn route(path: &ResourcePath, verb: Verb) -> Option<ApiResult<Review>> {
+    if path.version != "v1" || !path.name.is_empty() {
         return None;
     }
-    Review::of(&path.group).find(|review| review.resource() == path.resource && review.namespaced() != path.namespace.is_empty())
+    let mut reviews = Review::of(&path.group);
+    let review = reviews.find(|review| review.resource() == path.resource && review.namespaced() != path.namespace.is_empty())?;
+    Some(match verb {
+        Verb::Create => Ok(review),
+        _ => Err(ApiError::no_method()),
+    })
 }
 
 fn word<'a>(value: &'a Value, field: &str) -> &'a str {

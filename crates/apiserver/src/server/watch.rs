@@ -48,9 +48,13 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// Reads the selectors of a request.
-    pub fn parse(info: &ResourceInfo, namespace: &str, query: &Query) -> ApiResult<Selection> {
+    /// Reads and checks the options of a list or watch, and its selectors.
+    pub fn parse(info: &ResourceInfo, namespace: &str, query: &Query, watching: bool) -> ApiResult<Selection> {
+        // First what is malformed, then what does not go together, then fields that cannot be selected.
         let labels = LabelSelector::parse(query.get("labelSelector"))?;
+        FieldSelector::parse(query.get("fieldSelector"), &|_| true)?;
+        query.number("limit")?;
+        check_options(query, watching)?;
         let fields = FieldSelector::parse(query.get("fieldSelector"), &|field| info.selectable(field))?;
         Ok(Selection {
             namespace: namespace.to_owned(),
@@ -87,64 +91,87 @@ impl Selection {
     }
 }
 
-fn parse_revision(text: &str) -> ApiResult<Option<u64>> {
+fn parse_revision(text: &str, watching: bool) -> ApiResult<Option<u64>> {
     match text {
         "" => Ok(None),
         text => text.parse().map(Some).map_err(|_| {
-            ApiError::bad_request(format!(
-                "Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
-            ))
+            let why = format!("resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax");
+            // The real server's watch does not say whose fault it is.
+            match watching {
+                true => ApiError::new(500, "", why),
+                false => ApiError::bad_request(format!("invalid resource version: {why}")),
+            }
         }),
     }
 }
 
-fn options_error(field: &str, detail: &str) -> ApiError {
-    ApiError::invalid("meta.k8s.io", "ListOptions", "", &[FieldError::forbidden(field, detail)])
-}
-
 /// Checks the combinations of list and watch options.
 fn check_options(query: &Query, watching: bool) -> ApiResult<()> {
-    let matching = query.get("resourceVersionMatch");
-    if query.has("sendInitialEvents") {
-        if !watching {
-            return Err(options_error("sendInitialEvents", "sendInitialEvents is forbidden for list"));
-        }
-        if matching != "NotOlderThan" {
-            let detail = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
-            return Err(options_error("resourceVersionMatch", detail));
-        }
-    } else if watching && !matching.is_empty() {
-        return Err(options_error(
-            "resourceVersionMatch",
-            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-        ));
+    let errors = if watching { watch_faults(query) } else { list_faults(query) };
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(ApiError::invalid("meta.k8s.io", "ListOptions", "", &errors))
     }
-    if watching || matching.is_empty() {
-        return Ok(());
+}
+
+const MATCH: &str = "resourceVersionMatch";
+
+fn watch_faults(query: &Query) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let (matching, initial) = (query.get(MATCH), query.has("sendInitialEvents"));
+    if initial && matching != "NotOlderThan" {
+        let detail = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+        errors.push(FieldError::forbidden(MATCH, detail));
     }
-    if query.get("resourceVersion").is_empty() {
-        return Err(options_error(
-            "resourceVersionMatch",
-            "resourceVersionMatch is forbidden unless resourceVersion is provided",
-        ));
+    if matching.is_empty() {
+        return errors;
+    }
+    if !initial {
+        let detail = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+        errors.push(FieldError::forbidden(MATCH, detail));
+    }
+    if matching != "NotOlderThan" {
+        errors.push(FieldError::not_supported(MATCH, &json!(matching), &["NotOlderThan"]));
     }
     if !query.get("continue").is_empty() {
-        return Err(options_error(
-            "resourceVersionMatch",
+        errors.push(FieldError::forbidden(
+            MATCH,
             "resourceVersionMatch is forbidden when continue is provided",
         ));
     }
-    match matching {
-        "Exact" if query.get("resourceVersion") == "0" => Err(options_error(
-            "resourceVersionMatch",
-            "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
-        )),
-        "Exact" | "NotOlderThan" => Ok(()),
-        other => {
-            let error = FieldError::not_supported("resourceVersionMatch", &json!(other), &["Exact", "NotOlderThan"]);
-            Err(ApiError::invalid("meta.k8s.io", "ListOptions", "", &[error]))
+    errors
+}
+
+fn list_faults(query: &Query) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let (matching, version) = (query.get(MATCH), query.get("resourceVersion"));
+    if !matching.is_empty() {
+        if version.is_empty() {
+            let detail = "resourceVersionMatch is forbidden unless resourceVersion is provided";
+            errors.push(FieldError::forbidden(MATCH, detail));
+        }
+        if !query.get("continue").is_empty() {
+            errors.push(FieldError::forbidden(
+                MATCH,
+                "resourceVersionMatch is forbidden when continue is provided",
+            ));
+        }
+        if !matches!(matching, "Exact" | "NotOlderThan") {
+            errors.push(FieldError::not_supported(MATCH, &json!(matching), &["Exact", "NotOlderThan", ""]));
+        }
+        if matching == "Exact" && version == "0" {
+            let detail = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+            errors.push(FieldError::forbidden(MATCH, detail));
         }
     }
+    if query.has("sendInitialEvents") {
+        errors.push(FieldError::forbidden(
+            "sendInitialEvents",
+            "sendInitialEvents is forbidden for list",
+        ));
+    }
+    errors
 }
 
 fn token(revision: i64, start: &str) -> String {
@@ -198,13 +225,12 @@ impl Core {
 
     /// The selected objects and the metadata of their list.
     pub async fn list(&self, info: &ResourceInfo, selection: &Selection, query: &Query) -> ApiResult<(Vec<Arc<Object>>, ListMeta)> {
-        check_options(query, false)?;
         // A list from "any" version comes whole, as the real server's watch cache gives it.
         let limit = match query.get("resourceVersion") {
             "0" => 0,
             _ => usize::try_from(query.number("limit")?.unwrap_or(0)).unwrap_or(0),
         };
-        let version = parse_revision(query.get("resourceVersion"))?;
+        let version = parse_revision(query.get("resourceVersion"), false)?;
         let exact = query.get("resourceVersionMatch") == "Exact";
         let mut page = Page {
             namespace: &selection.namespace,
@@ -249,13 +275,11 @@ impl Core {
         let everything = selection.is_everything();
         for (at, object) in listing.objects.iter().enumerate() {
             if limit > 0 && objects.len() == limit {
-                // A page that is full goes on after its last object, unless nothing selected follows.
+                // A page that is full goes on after its last object, even if nothing selected follows: nobody looks that far.
                 let rest = &listing.objects[at..];
-                if everything || rest.iter().any(|object| selection.matches(object)) {
-                    let last = objects.last().map_or("", |object: &Arc<Object>| &object.key.path);
-                    meta.next = Some(token(i64::try_from(listing.revision).unwrap_or(i64::MAX), last));
-                    meta.remaining = everything.then_some(rest.len());
-                }
+                let last = objects.last().map_or("", |object: &Arc<Object>| &object.key.path);
+                meta.next = Some(token(i64::try_from(listing.revision).unwrap_or(i64::MAX), last));
+                meta.remaining = everything.then_some(rest.len());
                 break;
             }
             if everything || selection.matches(object) {
@@ -267,8 +291,7 @@ impl Core {
 
     /// Starts a watch.
     pub async fn watch(self: &Arc<Self>, info: Arc<ResourceInfo>, selection: Selection, query: &Query, show: Show) -> ApiResult<Response> {
-        check_options(query, true)?;
-        let version = parse_revision(query.get("resourceVersion"))?;
+        let version = parse_revision(query.get("resourceVersion"), true)?;
         let bookmarks = query.flag("allowWatchBookmarks");
         let initial = if query.has("sendInitialEvents") {
             query.flag("sendInitialEvents")
@@ -336,7 +359,14 @@ impl Core {
                 None | Some(0) => self.store.revision(),
                 Some(version) => version,
             };
-            if let Err(StoreError::Expired { wanted, oldest }) = self.store.events_after(&stream.info.storage, stream.position, 0) {
+            // Before it was served, a resource has no history that could be told.
+            let since = stream.info.since;
+            let expired = match self.store.events_after(&stream.info.storage, stream.position, 0) {
+                Err(StoreError::Expired { wanted, oldest }) => Some((wanted, oldest.max(since))),
+                _ if stream.position < since => Some((stream.position, since)),
+                _ => None,
+            };
+            if let Some((wanted, oldest)) = expired {
                 stream.finished = Some(ApiError::expired(format!("too old resource version: {wanted} ({oldest})")));
             }
         }

@@ -17,6 +17,7 @@ use super::registry::{NAMESPACES, ResourceInfo, Special};
 use super::request::{FieldValidation, WriteOptions};
 use super::status::{ApiError, ApiResult};
 use crate::apply::{self, ApplyParams, ResetFields};
+use crate::schema::metadata::NameRule;
 use crate::schema::{self, CauseReason, FieldError, PruneOptions};
 use crate::store::{Draft, Expect, Key, Object, StoreError, Write};
 
@@ -123,15 +124,19 @@ pub fn check_type(info: &ResourceInfo, value: &mut Value) -> ApiResult<()> {
     Ok(())
 }
 
-/// Drops what the schema does not know, fills defaults; unknown and duplicate fields are warned of or refused.
+/// Drops what the schema does not know, fills defaults; unknown and duplicate fields are warned of, or given back to be refused. Fails when it is
+/// no such object at all.
 fn decode(
     info: &ResourceInfo,
     value: &mut Value,
     duplicates: &[String],
     validation: FieldValidation,
     warnings: &mut Vec<String>,
-) -> ApiResult<Vec<String>> {
-    let unknown_meta = schema::metadata::coerce(value).map_err(|why| bad_object(info, value, &why))?;
+) -> Result<Vec<String>, String> {
+    let unknown_meta = schema::metadata::coerce(value)?;
+    if !info.custom() {
+        schema::builtin::decode(&info.kind, &info.schema, value)?;
+    }
     if let Some(map) = value.as_object_mut() {
         map.entry("metadata").or_insert_with(|| json!({}));
     }
@@ -142,7 +147,10 @@ fn decode(
             resource_root: true,
         },
     );
-    unknown.extend(unknown_meta);
+    unknown.splice(..0, unknown_meta);
+    if !info.custom() {
+        unknown.sort();
+    }
     let mut strict: Vec<String> = duplicates.iter().map(|path| format!("duplicate field \"{path}\"")).collect();
     strict.extend(unknown.iter().map(|path| format!("unknown field \"{path}\"")));
     builtin::normalize(info, value);
@@ -157,14 +165,36 @@ fn decode(
     }
 }
 
+/// Decodes a whole object as it was sent.
+fn decode_whole(
+    info: &ResourceInfo,
+    value: &mut Value,
+    duplicates: &[String],
+    validation: FieldValidation,
+    warnings: &mut Vec<String>,
+) -> ApiResult<()> {
+    match decode(info, value, duplicates, validation, warnings) {
+        Ok(strict) if strict.is_empty() => Ok(()),
+        Ok(strict) => Err(bad_object(info, value, &format!("strict decoding error: {}", strict.join(", ")))),
+        Err(why) => Err(bad_object(info, value, &why)),
+    }
+}
+
 fn validate(info: &ResourceInfo, new: &Value, old: Option<&Value>, part: Part) -> ApiResult<()> {
     let mut errors = builtin::validate(info, new, old, part);
-    let of_schema = info.schema.validate(new, old);
-    if !info.custom()
-        && let Some(error) = of_schema.iter().find(|error| error.reason == CauseReason::TypeInvalid)
-    {
-        // The real server cannot even decode a core object with a value of the wrong type.
-        return Err(bad_object(info, new, &error.to_string()));
+    if old.is_some() {
+        // On an update the real server asks for the rules of metadata more than once: for every kind as of a new object and as of an update, and
+        // then for this kind.
+        errors.splice(..0, schema::metadata::validate(new, old, info.namespaced, info.name_rule));
+        errors.splice(..0, schema::metadata::validate(new, None, info.namespaced, NameRule::PathSegment));
+    }
+    if let Some(scale) = &info.scale {
+        errors.extend(super::scale::faults(scale, new, part));
+    }
+    let mut of_schema = info.schema.validate_after(&errors, new, old);
+    if !info.custom() {
+        // What is of the wrong type was refused when it was decoded.
+        of_schema.retain(|error| error.reason != CauseReason::TypeInvalid);
     }
     errors.extend(of_schema);
     if errors.is_empty() {
@@ -183,7 +213,7 @@ fn generated(prefix: &str) -> String {
     head + &tail
 }
 
-fn params(info: &ResourceInfo, part: Part, options: &WriteOptions) -> ApplyParams {
+fn params(info: &ResourceInfo, part: Part, options: &WriteOptions, untypable: bool) -> ApplyParams {
     let reset = match part {
         Part::Status => ResetFields::AllButStatus,
         Part::Main if info.custom() && info.status => ResetFields::Status,
@@ -197,6 +227,8 @@ fn params(info: &ResourceInfo, part: Part, options: &WriteOptions) -> ApplyParam
         now: jiff::Timestamp::now(),
         api_version: info.api_version(),
         reset,
+        unowned: builtin::unowned(info.special),
+        untypable,
     }
 }
 
@@ -259,10 +291,7 @@ impl Core {
         warnings: &mut Vec<String>,
     ) -> ApiResult<Outcome> {
         check_type(info, &mut value)?;
-        let strict = decode(info, &mut value, duplicates, options.field_validation, warnings)?;
-        if !strict.is_empty() {
-            return Err(bad_object(info, &value, &format!("strict decoding error: {}", strict.join(", "))));
-        }
+        decode_whole(info, &mut value, duplicates, options.field_validation, warnings)?;
         self.insert(info, namespace, value, options, warnings, false).await
     }
 
@@ -284,14 +313,9 @@ impl Core {
         if info.namespaced {
             let own = text(&value, "namespace");
             if !own.is_empty() && own != namespace {
-                return Err(ApiError::bad_request(
-                    "the namespace of the provided object does not match the namespace sent on the request",
-                ));
+                return Err(other_namespace());
             }
             metadata::set(&mut value, "namespace", json!(namespace));
-        }
-        if !text(&value, "resourceVersion").is_empty() {
-            return Err(ApiError::new(500, "", "resourceVersion should not be set on objects to be created"));
         }
         let guard = self.namespace_guard(info, namespace, text(&value, "name"))?;
         let now = now_text();
@@ -303,6 +327,8 @@ impl Core {
         if info.has_generation() {
             metadata::set(&mut value, "generation", json!(1));
         }
+        // Ownership is found out before the status is dropped.
+        let untypable = !apply::fits(&info.schema, &value);
         if info.status
             && let Some(map) = value.as_object_mut()
         {
@@ -320,7 +346,7 @@ impl Core {
                     caller.may_grant(info, namespace, &value, None)?;
                 }
                 if !applied {
-                    apply::track_update(&info.schema, None, &mut value, &params(info, Part::Main, options));
+                    apply::track_update(&info.schema, None, &mut value, &params(info, Part::Main, options, untypable));
                 }
                 validate(info, &value, None, Part::Main)?;
                 if let Some(caller) = &options.caller {
@@ -335,6 +361,9 @@ impl Core {
                     return Err(ApiError::already_exists(&info.group, &info.resource, &name));
                 }
                 return Ok(Outcome::Value(value));
+            }
+            if !text(&value, "resourceVersion").is_empty() {
+                return Err(ApiError::new(500, "", "resourceVersion should not be set on objects to be created"));
             }
             let write = Write::Put {
                 key,
@@ -384,7 +413,14 @@ impl Core {
                 }
             };
             let old = view(info, &current);
-            let (new, pinned) = self.decide(info, name, &old, part, change, options, &mut attempt_warnings)?;
+            let decided = self.decide(info, name, &old, part, change, options, &mut attempt_warnings);
+            let (new, pinned) = match decided {
+                Ok(decided) => decided,
+                Err(error) => {
+                    warnings.extend(attempt_warnings);
+                    return Err(error);
+                }
+            };
             if options.dry_run {
                 warnings.extend(attempt_warnings);
                 return Ok((Outcome::Value(new), false));
@@ -460,20 +496,42 @@ impl Core {
                 Err(ApiError::conflict(&info.group, &info.resource, name, &why))
             }
             Change::Apply(config, duplicates) if part == Part::Main => {
-                let value = self.applied(info, name, None, config, part, duplicates, options, warnings)?;
-                if !text(&value, "resourceVersion").is_empty() {
-                    return Err(missing());
-                }
+                let mut value = self.applied(info, namespace, name, None, config, part, duplicates, options, warnings)?;
+                metadata::remove(&mut value, "resourceVersion");
                 self.insert(info, namespace, value, options, warnings, true).await
+            }
+            Change::Replace(value, duplicates) => {
+                // What is sent is decoded before anything is looked for.
+                let mut value = (*value).clone();
+                self.replacement(info, &mut value, namespace, name, duplicates, options, warnings)?;
+                Err(missing())
             }
             _ => Err(missing()),
         }
+    }
+
+    /// Decodes and checks a whole object that was sent to replace another.
+    #[allow(clippy::too_many_arguments)]
+    fn replacement(
+        &self,
+        info: &ResourceInfo,
+        value: &mut Value,
+        namespace: &str,
+        name: &str,
+        duplicates: &[String],
+        options: &WriteOptions,
+        warnings: &mut Vec<String>,
+    ) -> ApiResult<()> {
+        check_type(info, value)?;
+        decode_whole(info, value, duplicates, options.field_validation, warnings)?;
+        check_names(info, value, namespace, name)
     }
 
     #[allow(clippy::too_many_arguments)]
     fn applied(
         &self,
         info: &ResourceInfo,
+        namespace: &str,
         name: &str,
         old: Option<&Value>,
         config: &Value,
@@ -484,7 +542,8 @@ impl Core {
     ) -> ApiResult<Value> {
         let mut config = config.clone();
         check_type(info, &mut config)?;
-        schema::metadata::coerce(&mut config).map_err(|why| bad_object(info, &config, &why))?;
+        let params = params(info, part, options, false);
+        let mut value = apply::server_side_apply(&info.schema, old, &config, &params).map_err(super::patching::apply_error)?;
         let strict: Vec<String> = duplicates.iter().map(|path| format!("duplicate field \"{path}\"")).collect();
         match options.field_validation {
             FieldValidation::Strict if !strict.is_empty() => {
@@ -493,16 +552,17 @@ impl Core {
             FieldValidation::Warn => warnings.extend(strict),
             _ => {}
         }
-        let own = text(&config, "name");
-        if !own.is_empty() && own != name {
-            return Err(other_name(own, name));
-        }
-        metadata::set(&mut config, "name", json!(name));
-        let params = params(info, part, options);
-        let mut value = apply::server_side_apply(&info.schema, old, &config, &params).map_err(super::patching::apply_error)?;
+        same_place(info, &value, namespace, name)?;
         stamp(info, &mut value);
+        schema::metadata::coerce(&mut value).map_err(|why| bad_object(info, &config, &why))?;
+        if !info.custom() {
+            schema::builtin::decode(&info.kind, &info.schema, &mut value).map_err(|why| {
+                let kind = format!("{}, Kind={}", info.api_version(), info.kind);
+                ApiError::new(500, "", format!("unable to convert unstructured object to {kind}: {why}"))
+            })?;
+        }
         builtin::normalize(info, &mut value);
-        info.schema.default(&mut value);
+        info.schema.fill(&mut value);
         Ok(value)
     }
 
@@ -522,12 +582,7 @@ impl Core {
         let mut new = match change {
             Change::Replace(value, duplicates) => {
                 let mut value = (*value).clone();
-                check_type(info, &mut value)?;
-                check_names(info, &value, text(old, "namespace"), name)?;
-                let strict = decode(info, &mut value, duplicates, options.field_validation, warnings)?;
-                if !strict.is_empty() {
-                    return Err(bad_object(info, &value, &format!("strict decoding error: {}", strict.join(", "))));
-                }
+                self.replacement(info, &mut value, text(old, "namespace"), name, duplicates, options, warnings)?;
                 if text(&value, "resourceVersion").is_empty() && !info.unconditional_update() {
                     let detail = "must be specified for an update";
                     let error = FieldError {
@@ -546,17 +601,31 @@ impl Core {
                     return Err(ApiError::bad_request("the patch does not leave an object"));
                 }
                 let sent = value.clone();
-                check_type(info, &mut value)?;
-                let strict = decode(info, &mut value, &[], options.field_validation, warnings)?;
-                if !strict.is_empty() {
-                    let why = format!("strict decoding error: {}", strict.join(", "));
-                    let error = FieldError::invalid("patch", &json!(sent.to_string()), &why);
-                    return Err(ApiError::invalid("", "", "", &[error]));
+                let undecodable = |why: &str| ApiError::invalid("", "", "", &[FieldError::invalid("patch", &json!(sent.to_string()), why)]);
+                check_type(info, &mut value).map_err(|error| if error.code == 400 { undecodable(&error.message) } else { error })?;
+                let why = match decode(info, &mut value, &[], options.field_validation, warnings) {
+                    Ok(strict) if strict.is_empty() => None,
+                    Ok(strict) => Some(format!("strict decoding error: {}", strict.join(", "))),
+                    Err(why) => Some(why),
+                };
+                if let Some(why) = why {
+                    return Err(undecodable(&why));
                 }
+                same_place(info, &value, text(old, "namespace"), name)?;
                 value
             }
             Change::Apply(config, duplicates) => {
-                let mut value = self.applied(info, name, Some(old), config, part, duplicates, options, warnings)?;
+                let mut value = self.applied(
+                    info,
+                    text(old, "namespace"),
+                    name,
+                    Some(old),
+                    config,
+                    part,
+                    duplicates,
+                    options,
+                    warnings,
+                )?;
                 let wanted = text(config, "resourceVersion").to_owned();
                 let wanted = if wanted.is_empty() {
                     text(old, "resourceVersion").to_owned()
@@ -569,7 +638,8 @@ impl Core {
         };
         let wanted = text(&new, "resourceVersion").to_owned();
         let uid = text(&new, "uid").to_owned();
-        if !uid.is_empty() && uid != text(old, "uid") {
+        // The uid of a whole object is a precondition; that of a patch would be a change.
+        if !uid.is_empty() && uid != text(old, "uid") && (matches!(change, Change::Replace(..)) || part == Part::Scale) {
             return Err(conflict(&format!(
                 "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
                 text(old, "uid")
@@ -589,9 +659,7 @@ impl Core {
         // A patch carries the version of the object it was computed on; only a client's own version pins it.
         let pinned = matches!(change, Change::Replace(..)) && !wanted.is_empty();
         carry_over(old, &mut new);
-        if text(&new, "name") != name {
-            return Err(other_name(text(&new, "name"), name));
-        }
+        let untypable = !apply::fits(&info.schema, &new);
         restrict(info, old, &mut new, part);
         builtin::prepare_update(info, old, &mut new, part);
         if info.has_generation()
@@ -605,7 +673,7 @@ impl Core {
             caller.may_grant(info, text(old, "namespace"), &new, Some(old))?;
         }
         if !matches!(change, Change::Apply(..)) {
-            apply::track_update(&info.schema, Some(old), &mut new, &params(info, part, options));
+            apply::track_update(&info.schema, Some(old), &mut new, &params(info, part, options, untypable));
         }
         validate(info, &new, Some(old), part)?;
         warnings.extend(builtin::warnings(info, &new, Some(old)));
@@ -650,13 +718,33 @@ fn restrict(info: &ResourceInfo, old: &Value, new: &mut Value, part: Part) {
     }
 }
 
-fn other_name(own: &str, name: &str) -> ApiError {
+/// 400: an object of another name.
+pub fn other_name(own: &str, name: &str) -> ApiError {
     ApiError::bad_request(format!(
         "the name of the object ({own}) does not match the name on the URL ({name})"
     ))
 }
 
+/// 400: an object of another namespace.
+pub fn other_namespace() -> ApiError {
+    ApiError::bad_request("the namespace of the provided object does not match the namespace sent on the request")
+}
+
+/// Whether what a patch leaves is still the object of the request.
+fn same_place(info: &ResourceInfo, value: &Value, namespace: &str, name: &str) -> ApiResult<()> {
+    let own = text(value, "namespace");
+    if info.namespaced && !own.is_empty() && own != namespace {
+        return Err(other_namespace());
+    }
+    let own = text(value, "name");
+    if own == name { Ok(()) } else { Err(other_name(own, name)) }
+}
+
 fn check_names(info: &ResourceInfo, value: &Value, namespace: &str, name: &str) -> ApiResult<()> {
+    let own = text(value, "namespace");
+    if info.namespaced && !own.is_empty() && own != namespace {
+        return Err(other_namespace());
+    }
     let own = text(value, "name");
     if own.is_empty() {
         return Err(ApiError::bad_request(
@@ -665,12 +753,6 @@ fn check_names(info: &ResourceInfo, value: &Value, namespace: &str, name: &str) 
     }
     if own != name {
         return Err(other_name(own, name));
-    }
-    let own = text(value, "namespace");
-    if info.namespaced && !own.is_empty() && own != namespace {
-        return Err(ApiError::bad_request(format!(
-            "the namespace of the object ({own}) does not match the namespace on the request ({namespace})"
-        )));
     }
     Ok(())
 }

@@ -15,8 +15,12 @@ use crate::{
 };
 
 /// What is compared of an answer.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Seen {
+    /// The request and what was known of its object before, to be told with a difference.
+    pub sent: String,
+    /// The answer as it came, to be told with a difference.
+    pub text: String,
     /// HTTP status.
     pub code: u16,
     /// Warning headers.
@@ -40,8 +44,13 @@ impl Seen {
 
 impl fmt::Display for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {:?} {}", self.code, self.kind, self.warnings, self.body)
+        write!(f, "{} {} {:?} {}", self.code, self.kind, self.warnings, brief(&self.text, 3_000))
     }
+}
+
+/// The beginning of a text that may be long.
+fn brief(text: &str, length: usize) -> &str {
+    text.char_indices().nth(length).map_or(text, |(end, _)| &text[..end])
 }
 
 /// One server and what was seen of it.
@@ -114,18 +123,25 @@ impl Side {
         }
         let Some(call) = self.call(number, step) else {
             return Seen {
+                sent: "nothing".to_owned(),
+                text: String::new(),
                 code: 0,
                 warnings: Vec::new(),
                 kind: String::new(),
                 body: json!("not sent: there is no next page"),
             };
         };
+        let before = step.object().and_then(|(kind, name)| self.last(kind, name, 0));
+        let before = before.map(|object| format!("\n    before   {object}")).unwrap_or_default();
+        let sent = format!("{}{before}", brief(&call.told(), 2_000));
         let answer = call.send().await;
         self.remember(step, &answer);
         if let Step::Delete(kind, name, _, _, "Foreground" | "Orphan") = step {
             self.settle(*kind, name).await;
         }
         Seen {
+            sent,
+            text: answer.text.clone(),
             code: answer.code,
             warnings: answer.warnings(),
             kind: answer.header("content-type").to_owned(),
@@ -158,7 +174,10 @@ impl Side {
                 send(Method::GET, &format!("{path}&continue={}", encoded(token)))
             }
             Step::Put(kind, name, part, version, change, query) => {
-                let body = self.replaced(*kind, name, *version, change);
+                let body = match part {
+                    Part::Scale => self.scale(*kind, name, *version, change),
+                    Part::Main | Part::Status => self.replaced(*kind, name, *version, change),
+                };
                 send(Method::PUT, &self.path(*kind, name, *part, query)).body("application/json", body.to_string())
             }
             Step::Patch(kind, name, part, change, query) => self.patch(*kind, name, *part, change, query),
@@ -231,6 +250,17 @@ impl Side {
         body
     }
 
+    /// A Scale with the count of a change.
+    fn scale(&self, kind: Kind, name: &str, version: Version, change: &Value) -> Value {
+        let replicas = change.pointer("/spec/replicas").cloned().unwrap_or(json!(4));
+        let mut body =
+            json!({ "apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": { "name": name }, "spec": { "replicas": replicas } });
+        if let Some(version) = self.version(kind, name, version) {
+            body["metadata"]["resourceVersion"] = json!(version);
+        }
+        body
+    }
+
     fn patch(&self, kind: Kind, name: &str, part: Part, change: &Patch, query: &str) -> Call {
         let path = self.path(kind, name, part, query);
         let send = |path: &str, kind: &str, body: &Value| {
@@ -249,6 +279,10 @@ impl Side {
                     body =
                         json!({ "apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": body["metadata"], "spec": { "replicas": 2 } });
                 }
+                // See the list of intended differences.
+                if let Some(labels) = body["metadata"].get_mut("labels").and_then(Value::as_object_mut) {
+                    labels.retain(|_, value| !value.is_null());
+                }
                 // The name in the body is mostly that of the path.
                 if body["metadata"]["name"].as_str().is_none_or(|name| name != "Bad_Name") {
                     body["metadata"]["name"] = json!(name);
@@ -266,8 +300,12 @@ impl Side {
         let body =
             json!({ "apiVersion": "conformance.example.com/v1", "kind": "Widget", "metadata": { "name": "odd" }, "spec": { "size": 1 } })
                 .to_string();
+        let core = Kind::ConfigMap.collection(&self.namespace);
+        let core_body = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "odd" } }).to_string();
         match odd {
             Odd::PutCollection => call(Method::PUT, &widgets).body("application/json", body),
+            Odd::PutCoreCollection => call(Method::PUT, &core).body("application/json", core_body),
+            Odd::PostCoreObject => call(Method::POST, &format!("{core}/a")).body("application/json", core_body),
             Odd::PostObject => call(Method::POST, &format!("{widgets}/a")).body("application/json", body),
             Odd::PatchCollection => call(Method::PATCH, &widgets).body(patch::MERGE, "{}"),
             Odd::MediaType => call(Method::POST, &widgets).body("text/plain", body),
@@ -343,6 +381,8 @@ impl Side {
         self.watches
             .push((format!("watch {kind:?} {labels:?} {fields:?} {back} back"), kind, watch));
         Seen {
+            sent: path,
+            text: String::new(),
             code: 200,
             warnings: Vec::new(),
             kind: String::new(),
@@ -367,7 +407,7 @@ impl Side {
         for (shown, _, mut watch) in self.watches.drain(..) {
             let mut events = Vec::new();
             loop {
-                match watch.within(crate::api::PATIENCE).await {
+                match watch.within(*crate::api::PATIENCE).await {
                     Some(Some((_, object))) if object["metadata"]["name"] == "z-last" => break,
                     Some(Some((kind, object))) => events.push(format!("{kind} {}", normal::object(&object))),
                     Some(None) => {

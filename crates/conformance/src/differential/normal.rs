@@ -108,7 +108,9 @@ pub fn object(value: &Value) -> Value {
             .into_iter()
             .flatten()
         {
-            entry["time"] = json!("MASKED");
+            if let Some(time) = entry.get_mut("time") {
+                *time = json!("MASKED");
+            }
         }
         if let Some(entries) = metadata.get_mut("managedFields").and_then(Value::as_array_mut) {
             // Their order follows their times, which differ.

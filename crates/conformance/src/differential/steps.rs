@@ -117,10 +117,14 @@ pub enum Patch {
 /// Something that is refused for its form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Odd {
-    /// PUT to a collection.
+    /// PUT to a collection of custom resources.
     PutCollection,
-    /// POST to an object.
+    /// PUT to a collection of a core kind.
+    PutCoreCollection,
+    /// POST to a custom resource.
     PostObject,
+    /// POST to a core object.
+    PostCoreObject,
     /// PATCH of a collection.
     PatchCollection,
     /// A body of another media type.
@@ -164,9 +168,27 @@ pub enum Step {
     Odd(Odd),
 }
 
+impl Step {
+    /// Whether it leaves everything as it is.
+    pub fn only_reads(&self) -> bool {
+        matches!(self, Step::Get(..) | Step::List(..) | Step::Next | Step::Watch(..))
+    }
+
+    /// The object that it is about, if it names one.
+    pub fn object(&self) -> Option<(Kind, &str)> {
+        match self {
+            Step::Create(kind, body, _) => body["metadata"]["name"].as_str().map(|name| (*kind, name)),
+            Step::Get(kind, name, ..) | Step::Put(kind, name, ..) | Step::Patch(kind, name, ..) | Step::Delete(kind, name, ..) => {
+                Some((*kind, name))
+            }
+            Step::List(..) | Step::Next | Step::Watch(..) | Step::DeleteCollection(..) | Step::Odd(_) => None,
+        }
+    }
+}
+
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
-/// Label selectors; those of [`WATCHABLE`] select what carries [`SENTINEL_LABELS`].
-const LABELS: [&str; 12] = [
+/// Label selectors.
+const LABELS: [&str; 9] = [
     "app=web",
     "app!=web",
     "app in (web,db)",
@@ -176,11 +198,10 @@ const LABELS: [&str; 12] = [
     "tier>1",
     "tier<2",
     "app=web,tier=1",
-    "app in (",
-    "a b",
-    "tier>x",
 ];
-/// Label selectors for watches.
+/// Label selectors that cannot be read.
+const BROKEN: [&str; 3] = ["app in (", "a b", "tier>x"];
+/// Label selectors for watches; each selects what carries the labels of [`sentinel_labels`].
 pub const WATCHABLE: [&str; 5] = ["", "app=web", "app in (web,db)", "tier>1", "app!=db"];
 /// Labels that every selector of [`WATCHABLE`] selects.
 pub fn sentinel_labels() -> Value {
@@ -420,6 +441,27 @@ fn object(kind: Kind) -> BoxedStrategy<Value> {
         .boxed()
 }
 
+/// An object that is accepted, so that there is something to list and to change.
+fn plain(kind: Kind) -> BoxedStrategy<Value> {
+    let labels = fields(vec![
+        (70, "app", pick(&[json!("web"), json!("db")])),
+        (50, "tier", pick(&[json!("1"), json!("2")])),
+    ]);
+    let content = match kind {
+        Kind::Widget => (0i64..50).prop_map(|size| json!({ "spec": { "size": size } })).boxed(),
+        Kind::ConfigMap => Just(json!({ "data": { "key": "value" } })).boxed(),
+        Kind::Secret => Just(json!({ "data": { "key": "dmFsdWU=" } })).boxed(),
+        Kind::Lease => Just(json!({ "spec": { "holderIdentity": "one" } })).boxed(),
+    };
+    (name(), labels, content)
+        .prop_map(move |(name, labels, content)| {
+            let mut value = join(kind.stamp(), content);
+            value["metadata"] = json!({ "name": name, "labels": labels });
+            value
+        })
+        .boxed()
+}
+
 fn query() -> impl Strategy<Value = &'static str> {
     prop_oneof![
         14 => Just(""),
@@ -514,7 +556,7 @@ fn patch(kind: Kind) -> BoxedStrategy<Patch> {
 }
 
 fn labels() -> impl Strategy<Value = &'static str> {
-    prop_oneof![1 => Just(""), 2 => prop::sample::select(&LABELS[..])]
+    prop_oneof![3 => Just(""), 9 => prop::sample::select(&LABELS[..]), 1 => prop::sample::select(&BROKEN[..])]
 }
 
 fn field_selector(kind: Kind) -> BoxedStrategy<&'static str> {
@@ -535,7 +577,7 @@ fn field_selector(kind: Kind) -> BoxedStrategy<&'static str> {
 }
 
 fn form() -> impl Strategy<Value = Form> {
-    prop_oneof![12 => Just(Form::Object), 2 => Just(Form::Table), 2 => Just(Form::Partial), 1 => Just(Form::Impossible)]
+    prop_oneof![12 => Just(Form::Object), 2 => Just(Form::Table), 2 => Just(Form::Partial), 2 => Just(Form::Impossible)]
 }
 
 fn version() -> impl Strategy<Value = Version> {
@@ -550,10 +592,13 @@ fn odd() -> impl Strategy<Value = Odd> {
     prop::sample::select(
         &[
             Odd::PutCollection,
+            Odd::PutCoreCollection,
             Odd::PostObject,
+            Odd::PostCoreObject,
             Odd::PatchCollection,
             Odd::MediaType,
             Odd::Broken,
+            Odd::Large,
             Odd::PatchType,
             Odd::Resource,
             Odd::DefaultNamespace,
@@ -563,11 +608,16 @@ fn odd() -> impl Strategy<Value = Odd> {
 }
 
 fn step() -> BoxedStrategy<Step> {
-    let create = kind().prop_flat_map(|kind| (object(kind), query()).prop_map(move |(body, query)| Step::Create(kind, body, query)));
+    let create = kind().prop_flat_map(|kind| {
+        prop_oneof![
+            1 => (object(kind), query()).prop_map(move |(body, query)| Step::Create(kind, body, query)),
+            1 => plain(kind).prop_map(move |body| Step::Create(kind, body, "")),
+        ]
+    });
     let get =
         kind().prop_flat_map(|kind| (name(), part(kind), form()).prop_map(move |(name, part, form)| Step::Get(kind, name, part, form)));
     let list = kind().prop_flat_map(|kind| {
-        (labels(), field_selector(kind), prop::option::weighted(0.4, 1u8..4), from(), form())
+        (labels(), field_selector(kind), prop::option::weighted(0.4, 1u8..3), from(), form())
             .prop_map(move |(labels, fields, limit, from, form)| Step::List(kind, labels, fields, limit, from, form))
     });
     let watch = kind().prop_flat_map(|kind| {
@@ -597,22 +647,21 @@ fn step() -> BoxedStrategy<Step> {
             .prop_map(move |(labels, query)| Step::DeleteCollection(kind, labels, query))
     });
     prop_oneof![
-        20 => create,
-        8 => get,
-        14 => list,
-        4 => Just(Step::Next),
+        30 => create,
+        10 => get,
+        20 => list,
+        12 => Just(Step::Next),
         3 => watch,
         9 => put,
         26 => patch,
         7 => delete,
-        2 => collection,
-        11 => odd().prop_map(Step::Odd),
-        1 => Just(Step::Odd(Odd::Large)),
+        3 => collection,
+        24 => odd().prop_map(Step::Odd),
     ]
     .boxed()
 }
 
-/// A sequence.
+/// A sequence. It may be as short as one step, so that it can be shrunk to that.
 pub fn sequence() -> impl Strategy<Value = Vec<Step>> {
-    prop::collection::vec(step(), 15..40)
+    prop::collection::vec(step(), 1..50)
 }

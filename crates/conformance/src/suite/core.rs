@@ -43,8 +43,55 @@ fn new_event(t: &Case, name: &str) -> Value {
     })
 }
 
+/// What `refused_objects.yaml` says.
+fn refused_by_table() -> Vec<Behaviour> {
+    let rows: Vec<Value> = serde_saphyr::from_str(include_str!("refused_objects.yaml")).expect("a list");
+    let text = |row: &Value, field: &str| row[field].as_str().unwrap_or_default().to_owned();
+    rows.iter()
+        .map(|row| {
+            let (what, path, message) = (text(row, "what"), text(row, "path"), text(row, "message"));
+            let body = row["body"].clone();
+            let causes: Vec<(String, String)> = serde_json::from_value(row["causes"].clone()).unwrap_or_default();
+            behaviour(format!("core objects: {what}"), async move |t| {
+                let at_home = |text: &str| text.replace("NS", &t.namespace);
+                let body: Value = serde_json::from_str(&at_home(&body.to_string())).expect("JSON");
+                let answer = t.post(&format!("{}?dryRun=All", at_home(&path)), &body).await;
+                if message.is_empty() {
+                    let causes: Vec<(&str, &str)> = causes.iter().map(|(reason, field)| (&**reason, &**field)).collect();
+                    answer.refused(422, "Invalid").causes(&causes);
+                } else {
+                    answer.refused(400, "BadRequest").message(&message);
+                }
+            })
+        })
+        .collect()
+}
+
+/// What `accepted_objects.yaml` says.
+fn accepted_by_table() -> Vec<Behaviour> {
+    let rows: Vec<Value> = serde_saphyr::from_str(include_str!("accepted_objects.yaml")).expect("a list");
+    rows.into_iter()
+        .map(|row| {
+            let what = row["what"].as_str().expect("a name").to_owned();
+            behaviour(format!("core objects: {what} comes back as it should"), async move |t| {
+                let row: Value = serde_json::from_str(&row.to_string().replace("NS", &t.namespace)).expect("JSON");
+                let path = row["path"].as_str().expect("a path");
+                let mut made = t.post(&format!("{path}?dryRun=All&fieldManager=m"), &row["body"]).await.ok(201);
+                assert_eq!(made["metadata"]["managedFields"][0]["fieldsV1"], row["fields"], "{}", made.0);
+                let metadata = made["metadata"].as_object_mut().expect("metadata");
+                for field in ["uid", "resourceVersion", "creationTimestamp", "managedFields"] {
+                    metadata.remove(field);
+                }
+                assert_eq!(made.0, row["made"]);
+            })
+        })
+        .collect()
+}
+
 pub(super) fn all() -> Vec<Behaviour> {
     let mut list = data();
+    list.extend(refused_by_table());
+    list.extend(accepted_by_table());
     list.extend(events());
     list.extend(leases_and_accounts());
     list
@@ -85,7 +132,21 @@ fn data() -> Vec<Behaviour> {
             let mut sent = config_map("c");
             sent["data"] = json!({ "n": 1 });
             let refused = t.post(&t.config_maps(), &sent).await.refused(400, "BadRequest");
-            refused.says("ConfigMap in version \"v1\" cannot be handled as a ConfigMap");
+            refused.says("ConfigMap in version \"v1\" cannot be handled as a ConfigMap: json: cannot unmarshal number into Go struct field ConfigMap.data of type string");
+        }),
+        behaviour("ConfigMap: a patch to a number is no text either", async |t| {
+            t.post(&t.config_maps(), &config_map("c")).await.ok(201);
+            let refused = t
+                .merge(&t.config_map("c"), &json!({ "data": { "key": 1 } }))
+                .await
+                .refused(422, "Invalid");
+            refused.causes(&[("FieldValueInvalid", "patch")]);
+        }),
+        behaviour("ConfigMap: null is an empty text", async |t| {
+            let mut sent = config_map("c");
+            sent["data"] = json!({ "n": null });
+            let made = t.post(&t.config_maps(), &sent).await.ok(201);
+            assert_eq!(made["data"], json!({ "n": "" }));
         }),
         behaviour("ConfigMap: bytes that are no base64", async |t| {
             let mut sent = config_map("c");
@@ -200,6 +261,26 @@ fn events() -> Vec<Behaviour> {
             let made = t.post(&t.core("events"), &core_event(t, "e")).await.ok(201);
             made.has(json!({ "count": 2, "eventTime": null, "reportingComponent": "", "reportingInstance": "" }));
         }),
+        behaviour("Event: seconds have no fraction", async |t| {
+            let mut sent = core_event(t, "e");
+            sent["firstTimestamp"] = json!("2026-01-01T02:00:00.5+02:00");
+            t.post(&t.core("events"), &sent)
+                .await
+                .ok(201)
+                .has(json!({ "firstTimestamp": "2026-01-01T00:00:00Z" }));
+        }),
+        behaviour("Event: nobody owns what was not set", async |t| {
+            let mut sent = core_event(t, "e");
+            for field in ["source", "firstTimestamp", "lastTimestamp"] {
+                sent.as_object_mut().expect("an object").remove(field);
+            }
+            let made = t.post(&t.core("events"), &sent).await.ok(201);
+            let owned = made.manager("conformance", "Update", "");
+            assert_eq!(
+                owned["fieldsV1"],
+                json!({ "f:count": {}, "f:involvedObject": {}, "f:message": {}, "f:reason": {}, "f:type": {} })
+            );
+        }),
         behaviour("Event: about another namespace is refused", async |t| {
             let mut sent = core_event(t, "e");
             sent["involvedObject"]["namespace"] = json!("default");
@@ -236,6 +317,14 @@ fn events() -> Vec<Behaviour> {
             let change = json!({ "series": { "count": 2, "lastObservedTime": "2026-01-01T00:00:02.000000Z" } });
             let after = t.merge(&format!("{}/e", new_events(t)), &change).await.ok(200);
             after.has(json!({ "series": { "count": 2, "lastObservedTime": "2026-01-01T00:00:02.000000Z" } }));
+        }),
+        behaviour("Event: a new one's reason cannot change", async |t| {
+            t.post(&new_events(t), &new_event(t, "e")).await.ok(201);
+            // Told twice, as the real server asks twice.
+            t.merge(&format!("{}/e", new_events(t)), &json!({ "reason": "Other" }))
+                .await
+                .refused(422, "Invalid")
+                .causes(&[("FieldValueInvalid", "reason"), ("FieldValueInvalid", "reason")]);
         }),
         behaviour("Event: selected by what it regards", async |t| {
             t.post(&new_events(t), &new_event(t, "e")).await.ok(201);
@@ -279,6 +368,20 @@ fn leases_and_accounts() -> Vec<Behaviour> {
                 .await
                 .refused(400, "BadRequest");
             refused.says("Lease in version \"v1\" cannot be handled as a Lease: parsing time");
+        }),
+        behaviour("Lease: times are written in UTC", async |t| {
+            let made = t
+                .post(&leases(t), &lease("l", &json!({ "renewTime": "2026-01-01T02:00:00.123456+02:00" })))
+                .await
+                .ok(201);
+            made.has(json!({ "spec": { "renewTime": "2026-01-01T00:00:00.123456Z" } }));
+        }),
+        behaviour("Lease: a whole number has no fraction", async |t| {
+            let refused = t
+                .post(&leases(t), &lease("l", &json!({ "leaseDurationSeconds": 1.5 })))
+                .await
+                .refused(400, "BadRequest");
+            refused.says("json: cannot unmarshal number 1.5 into Go struct field LeaseSpec.spec.leaseDurationSeconds of type int32");
         }),
         behaviour("Lease: a duration of zero", async |t| {
             let refused = t

@@ -63,9 +63,43 @@ pub(super) fn all() -> Vec<Behaviour> {
                 .message("namespaces \"nowhere\" not found")
                 .has(json!({ "details": { "name": "nowhere", "kind": "namespaces" } }));
         }),
+        behaviour("create: without name and generateName", async |t| {
+            let mut sent = widget("a", 1);
+            sent["metadata"] = json!({});
+            let refused = t.post(&t.widgets(), &sent).await.refused(422, "Invalid");
+            refused
+                .says("name or generateName is required")
+                .causes(&[("FieldValueRequired", "metadata.name"), ("FieldValueInvalid", "<nil>")]);
+        }),
         behaviour("create: cluster-scoped objects have no namespace", async |t| {
             let made = t.post(GADGETS, &gadget(&t.namespace)).await.ok(201);
             made.lacks("/metadata/namespace");
+        }),
+        behaviour("create: POST to a custom resource's path takes the name of the body", async |t| {
+            t.post(&t.widget("other"), &widget("a", 1)).await.ok(201);
+            t.get(&t.widget("a")).await.ok(200);
+            t.get(&t.widget("other")).await.refused(404, "NotFound");
+        }),
+        behaviour("create: POST to a core object's path is not allowed", async |t| {
+            t.post(&t.config_map("c"), &config_map("c")).await.refused(405, "MethodNotAllowed");
+        }),
+        behaviour("create: a refusal carries the warnings", async |t| {
+            let answer = t.post(&t.widgets(), &of_spec("a", json!({ "size": -1, "bogus": 1 }))).await;
+            assert_eq!(answer.warnings(), ["unknown field \"spec.bogus\""]);
+            answer.refused(422, "Invalid");
+        }),
+        behaviour("create: a null label is an empty one", async |t| {
+            let made = t.post(&t.widgets(), &labelled("a", json!({ "app": null }))).await.ok(201);
+            made.has(json!({ "metadata": { "labels": { "app": "" } } }));
+        }),
+        behaviour("create: a status of another type leaves the object without managers", async |t| {
+            let mut sent = widget("a", 1);
+            sent["status"] = json!({ "ready": "yes" });
+            t.post(&t.widgets(), &sent)
+                .await
+                .ok(201)
+                .lacks("/metadata/managedFields")
+                .lacks("/status");
         }),
         behaviour("create: YAML is read", async |t| {
             let text = "apiVersion: conformance.example.com/v1\nkind: Widget\nmetadata:\n  name: a\nspec:\n  size: 4\n";
@@ -146,7 +180,11 @@ pub(super) fn all() -> Vec<Behaviour> {
         }),
         behaviour("get: resourceVersion 0 gives any version", async |t| {
             t.made("a").await;
-            t.get(&format!("{}?resourceVersion=0", t.widget("a"))).await.ok(200);
+            // Any version is also one from before it was made: the real server's cache may be a moment behind.
+            crate::api::eventually("it is seen", async || {
+                t.get(&format!("{}?resourceVersion=0", t.widget("a"))).await.code == 200
+            })
+            .await;
         }),
         behaviour("update: a changed spec is a new generation and version", async |t| {
             let mut object = t.made("a").await;
@@ -200,6 +238,12 @@ pub(super) fn all() -> Vec<Behaviour> {
             let refused = t.put(&t.widget("a"), &object).await.refused(400, "BadRequest");
             refused.message("the name of the object (b) does not match the name on the URL (a)");
         }),
+        behaviour("update: another namespace than in the path", async |t| {
+            let mut object = t.made("a").await;
+            object["metadata"]["namespace"] = json!("default");
+            let refused = t.put(&t.widget("a"), &object).await.refused(400, "BadRequest");
+            refused.message("the namespace of the provided object does not match the namespace sent on the request");
+        }),
         behaviour("update: of a missing custom resource", async |t| {
             let mut object = widget("a", 1);
             object["metadata"]["resourceVersion"] = json!("1");
@@ -207,6 +251,11 @@ pub(super) fn all() -> Vec<Behaviour> {
         }),
         behaviour("update: of a missing ConfigMap", async |t| {
             t.put(&t.config_map("c"), &config_map("c")).await.refused(404, "NotFound");
+        }),
+        behaviour("update: of a collection misses the name", async |t| {
+            let refused = t.put(&t.widgets(), &widget("a", 1)).await.refused(400, "BadRequest");
+            refused.message("name must be provided");
+            t.put(&t.config_maps(), &config_map("a")).await.refused(405, "MethodNotAllowed");
         }),
         behaviour("update: what the server set stays", async |t| {
             let made = t.made("a").await;

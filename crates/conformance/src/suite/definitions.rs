@@ -111,6 +111,28 @@ fn refused() -> Vec<Refused> {
     ]
 }
 
+/// What `refused_definitions.yaml` says.
+fn refused_by_table() -> Vec<Behaviour> {
+    let rows: Vec<Value> = serde_saphyr::from_str(include_str!("refused_definitions.yaml")).expect("a list");
+    let text = |row: &Value, field: &str| row[field].as_str().expect("a text").to_owned();
+    rows.iter()
+        .map(|row| {
+            let (what, at, value) = (text(row, "what"), text(row, "at"), row["value"].clone());
+            let causes: Vec<(String, String)> = serde_json::from_value(row["causes"].clone()).expect("causes");
+            behaviour(format!("definitions: {what} is refused"), async move |t| {
+                let mut sent = things(t);
+                let (parent, field) = at.rsplit_once('/').expect("a pointer");
+                sent.pointer_mut(parent).expect("a parent")[field] = value.clone();
+                let causes: Vec<(&str, &str)> = causes.iter().map(|(reason, field)| (&**reason, &**field)).collect();
+                t.post(&format!("{DEFINITIONS}?dryRun=All"), &sent)
+                    .await
+                    .refused(422, "Invalid")
+                    .causes(&causes);
+            })
+        })
+        .collect()
+}
+
 pub(super) fn all() -> Vec<Behaviour> {
     let refused = refused().into_iter().map(|(what, change, causes)| {
         behaviour(format!("definitions: {what} is refused"), async move |t| {
@@ -119,7 +141,7 @@ pub(super) fn all() -> Vec<Behaviour> {
             t.post(DEFINITIONS, &sent).await.refused(422, "Invalid").causes(causes);
         })
     });
-    refused.chain(life()).chain(versions()).collect()
+    refused.chain(refused_by_table()).chain(life()).chain(versions()).collect()
 }
 
 fn life() -> Vec<Behaviour> {
@@ -164,6 +186,38 @@ fn life() -> Vec<Behaviour> {
             })
             .await;
             assert_eq!(t.get(&format!("{collection}/a")).await.ok(200).version(), made.version());
+        }),
+        behaviour("definitions: what a later schema does not know is not shown", async |t| {
+            let collection = t.install_definition(&things(t)).await;
+            t.post(&collection, &t.thing("a", json!({ "x": "y" }))).await.ok(201);
+            let change = json!([
+                { "op": "remove", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/x" },
+                { "op": "add", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/z", "value": { "type": "string" } },
+            ]);
+            t.patch(crate::api::patch::JSON, &path(t), &change).await.ok(200);
+            eventually("the field is gone", async || {
+                t.get(&format!("{collection}/a")).await.ok(200)["spec"] == json!({})
+            })
+            .await;
+            let list = t.get(&collection).await.ok(200);
+            assert_eq!(list["items"][0]["spec"], json!({}));
+        }),
+        behaviour("definitions: an error in one of two schemas names its version", async |t| {
+            let mut sent = two_versions(t);
+            sent["spec"]["versions"][1]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["y"] = json!({ "type": "word" });
+            let place = "spec.versions[1].schema.openAPIV3Schema.properties[spec].properties[y].type";
+            t.post(DEFINITIONS, &sent)
+                .await
+                .refused(422, "Invalid")
+                .causes(&[("FieldValueNotSupported", place)]);
+        }),
+        behaviour("definitions: a default with an unknown field is refused", async |t| {
+            let mut sent = things(t);
+            sent["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["default"] = json!({ "nothing": 1 });
+            let refused = t.post(DEFINITIONS, &sent).await.refused(422, "Invalid");
+            refused
+                .causes(&[("FieldValueInvalid", "spec.validation.openAPIV3Schema.properties[spec].default")])
+                .says("must not have unknown fields");
         }),
         behaviour("definitions: a removal takes the objects and the path", async |t| {
             let collection = t.install_definition(&things(t)).await;
@@ -267,6 +321,17 @@ fn versions() -> Vec<Behaviour> {
             let refused = t.post(&t.widgets(), &sent).await.refused(400, "BadRequest");
             refused.message("the API version in the data (conformance.example.com/v1beta1) does not match the expected API version (conformance.example.com/v1)");
         }),
+        behaviour(
+            "versions: fields of the newer one are kept out of what is stored in the older one",
+            async |t| {
+                let newer = other(t).await;
+                let mut sent = t.thing("a", json!({ "x": "1", "y": "2" }));
+                sent["apiVersion"] = json!(format!("{}/v2", t.group()));
+                t.post(&newer, &sent).await.ok(201).has(json!({ "spec": { "x": "1" } }));
+                let older = format!("/apis/{}/v1/namespaces/{}/things/a", t.group(), t.namespace);
+                t.get(&older).await.ok(200).lacks("/spec/y");
+            },
+        ),
         behaviour("versions: one that is no longer served is gone", async |t| {
             let newer = other(t).await;
             let change = json!([{ "op": "replace", "path": "/spec/versions/1/served", "value": false }]);

@@ -71,11 +71,58 @@ fn single() -> Vec<Behaviour> {
             t.delete(&t.widget("a")).await.ok(200);
             assert_ne!(t.made("a").await.uid(), one.uid());
         }),
+        behaviour("delete: with another uid", async |t| {
+            let made = t.made("a").await;
+            let refused = t
+                .delete_with(&t.widget("a"), &json!({ "preconditions": { "uid": "other" } }))
+                .await
+                .refused(409, "Conflict");
+            // The kind stands where otherwise the resource does.
+            refused
+                .message(&format!(
+                    "Operation cannot be fulfilled on Widget.conformance.example.com \"a\": the UID in the precondition (other) does not match the UID in record ({}). The object might have been deleted and then recreated",
+                    made.uid()
+                ))
+                .has(json!({ "details": { "name": "a", "group": "conformance.example.com", "kind": "Widget" } }));
+        }),
+        behaviour("delete: with another resourceVersion", async |t| {
+            let made = t.made("a").await;
+            let refused = t
+                .delete_with(&t.widget("a"), &json!({ "preconditions": { "resourceVersion": "1" } }))
+                .await
+                .refused(409, "Conflict");
+            refused.says(&format!(
+                "the ResourceVersion in the precondition (1) does not match the ResourceVersion in record ({}). The object might have been modified",
+                made.version()
+            ));
+        }),
         behaviour("delete: with both preconditions met", async |t| {
             let made = t.made("a").await;
             let options = json!({ "kind": "DeleteOptions", "apiVersion": "v1", "preconditions": { "uid": made.uid(), "resourceVersion": made.version() } });
             t.delete_with(&t.widget("a"), &options).await.ok(200);
             t.get(&t.widget("a")).await.refused(404, "NotFound");
+        }),
+        behaviour("delete: another uid than the precondition's is a conflict", async |t| {
+            let made = t.made("a").await;
+            let options =
+                json!({ "kind": "DeleteOptions", "apiVersion": "v1", "preconditions": { "uid": "11111111-1111-1111-1111-111111111111" } });
+            let refused = t.delete_with(&t.widget("a"), &options).await.refused(409, "Conflict");
+            refused.message(&format!(
+                "Operation cannot be fulfilled on Widget.conformance.example.com \"a\": the UID in the precondition (11111111-1111-1111-1111-111111111111) does not match the UID in record ({}). The object might have been deleted and then recreated",
+                made.uid()
+            ));
+            t.get(&t.widget("a")).await.ok(200);
+        }),
+        behaviour("delete: another version than the precondition's is a conflict", async |t| {
+            let made = t.made("a").await;
+            t.merge(&t.widget("a"), &json!({ "spec": { "size": 2 } })).await.ok(200);
+            let options = json!({ "kind": "DeleteOptions", "apiVersion": "v1", "preconditions": { "resourceVersion": made.version() } });
+            let refused = t.delete_with(&t.widget("a"), &options).await.refused(409, "Conflict");
+            refused.says(&format!(
+                "the ResourceVersion in the precondition ({}) does not match",
+                made.version()
+            ));
+            t.get(&t.widget("a")).await.ok(200);
         }),
         behaviour("delete: options of an unknown kind are refused", async |t| {
             t.made("a").await;
@@ -159,6 +206,19 @@ fn single() -> Vec<Behaviour> {
             t.post(&t.widgets(), &held("a", &["example.com/hold"])).await.ok(201);
             let marked = t.delete(&t.widget("a")).await.ok(200);
             assert_eq!(t.delete(&t.widget("a")).await.ok(200), marked);
+        }),
+        behaviour("finalizers: none can be added during deletion", async |t| {
+            t.post(&t.widgets(), &held("a", &["example.com/hold"])).await.ok(201);
+            t.delete(&t.widget("a")).await.ok(200);
+            let change = json!({ "metadata": { "finalizers": ["example.com/hold", "example.com/more"] } });
+            let refused = t.merge(&t.widget("a"), &change).await.refused(422, "Invalid");
+            // Rules of metadata are asked for twice on an update.
+            refused
+                .says("no new finalizers can be added if the object is being deleted")
+                .causes(&[
+                    ("FieldValueForbidden", "metadata.finalizers"),
+                    ("FieldValueForbidden", "metadata.finalizers"),
+                ]);
         }),
         behaviour("finalizers: a deletion is not taken back", async |t| {
             t.post(&t.widgets(), &held("a", &["example.com/hold"])).await.ok(201);

@@ -45,6 +45,8 @@ fn tables() -> Vec<Behaviour> {
                 columns(&table),
                 ["Name", "Color", "Size", "Ready", "Phase", "Ratio", "Tags", "Seen", "Age"]
             );
+            let wide = &table["columnDefinitions"][5];
+            assert_eq!((wide["name"].as_str(), wide["priority"].as_i64()), (Some("Ratio"), Some(1)));
             let first = &table["columnDefinitions"][1];
             assert_eq!(
                 *first,
@@ -297,6 +299,12 @@ fn discovery() -> Vec<Behaviour> {
                 (Some("Namespaced"), Some("widget"))
             );
             assert_eq!(widgets["subresources"].as_array().map(Vec::len), Some(2));
+            let mut verbs: Vec<String> = serde_json::from_value(widgets["verbs"].clone()).expect("verbs");
+            verbs.sort();
+            assert_eq!(
+                verbs,
+                ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
+            );
         }),
         behaviour("discovery: aggregated, of core", async |t| {
             let list = t.get_as("/api", AGGREGATED).await.ok(200);

@@ -1,5 +1,6 @@
 //! The behaviours, by theme.
 
+pub mod access;
 pub mod apply;
 pub mod core;
 pub mod crud;
@@ -7,7 +8,6 @@ pub mod definitions;
 pub mod deletion;
 pub mod forms;
 pub mod lists;
-pub mod open;
 pub mod patches;
 pub mod refusals;
 pub mod reviews;
@@ -36,6 +36,7 @@ pub fn all() -> Vec<Behaviour> {
         forms::all(),
         core::all(),
         reviews::all(),
+        access::all(),
         refusals::all(),
     ]
     .into_iter()

@@ -93,6 +93,13 @@ fn json_refusals() -> Vec<Behaviour> {
                 .await
                 .refused(422, "Invalid");
         }),
+        behaviour("JSON patch: replacing what is not there adds it", async |t| {
+            prepared(t).await;
+            json_patch(t, json!([{ "op": "replace", "path": "/spec/note", "value": "x" }]))
+                .await
+                .ok(200)
+                .has(json!({ "spec": { "note": "x" } }));
+        }),
         behaviour("JSON patch: an index out of bounds", async |t| {
             prepared(t).await;
             json_patch(t, json!([{ "op": "add", "path": "/spec/steps/9", "value": "x" }]))
@@ -181,6 +188,14 @@ fn merge() -> Vec<Behaviour> {
             let change = json!({ "metadata": { "resourceVersion": made.version() }, "spec": { "size": 2 } });
             t.merge(&t.widget("a"), &change).await.ok(200);
         }),
+        behaviour("merge patch: the uid cannot change", async |t| {
+            t.made("a").await;
+            // Rules of metadata are asked for twice on an update.
+            t.merge(&t.widget("a"), &json!({ "metadata": { "uid": "x" } }))
+                .await
+                .refused(422, "Invalid")
+                .causes(&[("FieldValueInvalid", "metadata.uid"), ("FieldValueInvalid", "metadata.uid")]);
+        }),
         behaviour("merge patch: the name cannot change", async |t| {
             t.made("a").await;
             t.merge(&t.widget("a"), &json!({ "metadata": { "name": "b" } }))
@@ -213,6 +228,11 @@ fn merge() -> Vec<Behaviour> {
             t.patch("application/json", &t.widget("a"), &json!({}))
                 .await
                 .refused(415, "UnsupportedMediaType");
+        }),
+        behaviour("patch: of a collection misses the name", async |t| {
+            let refused = t.merge(&t.widgets(), &json!({})).await.refused(400, "BadRequest");
+            refused.message("name must be provided");
+            t.merge(&t.config_maps(), &json!({})).await.refused(405, "MethodNotAllowed");
         }),
         behaviour("patch: force is for apply", async |t| {
             t.made("a").await;

@@ -1,14 +1,48 @@
 //! Bodies of refusals: code, reason, message and details, class by class.
 
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     behaviour::{Behaviour, behaviour},
     definitions::*,
 };
 
+/// What `refused_requests.yaml` says.
+fn by_table() -> Vec<Behaviour> {
+    let rows: Vec<Value> = serde_saphyr::from_str(include_str!("refused_requests.yaml")).expect("a list");
+    let text = |row: &Value, field: &str| row[field].as_str().unwrap_or_default().to_owned();
+    rows.iter()
+        .map(|row| {
+            let (what, path, body, reason) = (text(row, "what"), text(row, "path"), text(row, "body"), text(row, "reason"));
+            let method = Method::from_bytes(text(row, "method").as_bytes()).expect("a method");
+            let code = u16::try_from(row["code"].as_u64().expect("a code")).expect("a code");
+            behaviour(format!("refusals: {what}"), async move |t| {
+                let kind = if method == Method::PATCH {
+                    crate::api::patch::MERGE
+                } else {
+                    "application/json"
+                };
+                let call = t.call(method.clone(), &path.replace("NS", &t.namespace)).accept("application/json");
+                let call = if body.is_empty() { call } else { call.body(kind, body.clone()) };
+                let answer = call.send().await;
+                if answer.body.is_null() {
+                    assert_eq!((answer.code, reason.as_str()), (code, ""), "{}", answer.text);
+                } else {
+                    answer.refused(code, &reason);
+                }
+            })
+        })
+        .collect()
+}
+
 pub(super) fn all() -> Vec<Behaviour> {
+    let mut list = by_table();
+    list.extend(classes());
+    list
+}
+
+fn classes() -> Vec<Behaviour> {
     vec![
         behaviour("refusals: an unknown path is plain text", async |t| {
             let answer = t.get("/nothing").await;
@@ -71,6 +105,13 @@ pub(super) fn all() -> Vec<Behaviour> {
                 .await
                 .refused(415, "UnsupportedMediaType");
             refused.says("the body of the request was in an unknown format - accepted media types include: application/json");
+        }),
+        behaviour("refusals: protobuf is not for custom resources", async |t| {
+            t.call(Method::POST, &t.widgets())
+                .body("application/vnd.kubernetes.protobuf", "x")
+                .send()
+                .await
+                .refused(415, "UnsupportedMediaType");
         }),
         behaviour("refusals: another kind in the body", async |t| {
             let mut sent = widget("a", 1);

@@ -232,10 +232,27 @@ fn messages() -> Vec<Behaviour> {
 /// Rules that a definition may not have.
 fn refused_rules() -> Vec<Behaviour> {
     const ROWS: &[(&str, &str, &str)] = &[
-        ("that does not parse", "self >", "compilation failed"),
-        ("of another type", "self + 1", "must evaluate to a bool"),
-        ("with an unknown field", "self.nothing == 1", "compilation failed"),
-        ("with an unknown function", "bend(self)", "compilation failed"),
+        (
+            "that does not parse",
+            "self >",
+            "compilation failed: ERROR: <input>:1:7: Syntax error: mismatched input '<EOF>' expecting {",
+        ),
+        ("of another type", "self + 1", "}: cel expression must evaluate to a bool"),
+        (
+            "with an unknown field",
+            "self.nothing == 1",
+            "compilation failed: ERROR: <input>:1:5: type 'int' does not support field selection\n | self.nothing == 1\n | ....^",
+        ),
+        (
+            "with an unknown function",
+            "bend(self)",
+            "compilation failed: ERROR: <input>:1:5: undeclared reference to 'bend' (in container '')\n | bend(self)\n | ....^",
+        ),
+        (
+            "that compares unlike types",
+            "self == 'x'",
+            "compilation failed: ERROR: <input>:1:6: found no matching overload for '_==_' applied to '(int, string)'\n | self == 'x'\n | .....^",
+        ),
     ];
     ROWS.iter()
         .map(|(what, rule, says)| {

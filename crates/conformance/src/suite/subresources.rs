@@ -123,6 +123,47 @@ pub(super) fn all() -> Vec<Behaviour> {
                 .ok(200)
                 .has(json!({ "status": { "replicas": 2, "selector": "app=x" } }));
         }),
+        behaviour("scale: a count that is not set", async |t| {
+            t.made("a").await;
+            let refused = t.get(&format!("{}/scale", t.widget("a"))).await.refused(500, "InternalError");
+            refused.says("the spec replicas field \".spec.replicas\" does not exist");
+            let refused = t
+                .merge(
+                    &format!("{}/scale", t.widget("a")),
+                    &json!({ "metadata": { "labels": { "a": "b" } } }),
+                )
+                .await
+                .refused(400, "BadRequest");
+            refused.message("the spec replicas field \".spec.replicas\" cannot be empty");
+        }),
+        behaviour("scale: PUT writes the count", async |t| {
+            t.post(&t.widgets(), &of_spec("a", json!({ "size": 1, "replicas": 1 })))
+                .await
+                .ok(201);
+            let mut scale = t.get(&format!("{}/scale", t.widget("a"))).await.ok(200);
+            scale["spec"]["replicas"] = json!(5);
+            t.put(&format!("{}/scale", t.widget("a")), &scale)
+                .await
+                .ok(200)
+                .has(json!({ "spec": { "replicas": 5 } }));
+            t.get(&t.widget("a"))
+                .await
+                .ok(200)
+                .has(json!({ "spec": { "replicas": 5 }, "metadata": { "generation": 2 } }));
+        }),
+        behaviour("scale: PUT of an older version", async |t| {
+            t.post(&t.widgets(), &of_spec("a", json!({ "size": 1, "replicas": 1 })))
+                .await
+                .ok(201);
+            let mut scale = t.get(&format!("{}/scale", t.widget("a"))).await.ok(200);
+            t.merge(&t.widget("a"), &json!({ "spec": { "size": 2 } })).await.ok(200);
+            scale["spec"]["replicas"] = json!(5);
+            t.put(&format!("{}/scale", t.widget("a")), &scale).await.refused(409, "Conflict");
+        }),
+        behaviour("scale: a PUT of another kind", async |t| {
+            let made = t.made("a").await;
+            t.put(&format!("{}/scale", t.widget("a")), &made).await.refused(400, "BadRequest");
+        }),
         behaviour("scale: a merge patch writes the count", async |t| {
             t.made("a").await;
             t.merge(&format!("{}/scale", t.widget("a")), &json!({ "spec": { "replicas": 2 } }))

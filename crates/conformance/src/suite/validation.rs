@@ -38,6 +38,11 @@ fn refused_specs() -> Vec<(&'static str, Value, Causes)> {
             json!({ "size": "1" }),
             vec![("FieldValueTypeInvalid", "spec.size"), UNCHECKED],
         ),
+        (
+            "a fraction for an integer",
+            json!({ "size": 1.5 }),
+            vec![("FieldValueTypeInvalid", "spec.size"), UNCHECKED, UNCHECKED],
+        ),
         ("a missing field", json!({}), vec![("FieldValueRequired", "spec.size"), UNCHECKED]),
         (
             "not of the enum",

@@ -338,6 +338,29 @@ fn starts() -> Vec<Behaviour> {
             assert!(!bookmark.version().is_empty());
             bookmark.lacks("/metadata/name");
         }),
+        behaviour(
+            "watch: goes on from a bookmark without a gap and without telling again",
+            async |t| {
+                t.made("a").await;
+                t.made("b").await;
+                let path = format!(
+                    "{}?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true",
+                    t.widgets()
+                );
+                let mut first = t.watch(&path).await;
+                let bookmark = loop {
+                    let (kind, object) = first.next().await.expect("an event");
+                    if kind == "BOOKMARK" {
+                        break object;
+                    }
+                };
+                t.made("c").await;
+                let mut next = t
+                    .watch(&format!("{}?watch=1&resourceVersion={}", t.widgets(), bookmark.version()))
+                    .await;
+                assert_eq!(next.brief().await, "ADDED c");
+            },
+        ),
         behaviour("watch: twenty watchers see the same", async |t| {
             let mut watches = Vec::new();
             for _ in 0..20 {

@@ -207,8 +207,12 @@ fn validate_spec(spec: &Value, old_spec: Option<&Value>, errors: &mut Vec<FieldE
             errors.push(FieldError::required(format!("spec.versions[{i}].schema.openAPIV3Schema"), ""));
         }
     }
-    let mut seen = HashSet::new();
-    let unique = versions.iter().all(|v| seen.insert(text(v, "name")));
+    // A version whose schema did not change is not judged again.
+    let unchanged = |version: &Value| {
+        let before = old_spec.and_then(|s| list(s, "versions").iter().find(|v| text(v, "name") == text(version, "name")));
+        before.is_some_and(|b| b.get("schema") == version.get("schema"))
+    };
+    let shared = Shared::of(versions);
     for (i, version) in versions.iter().enumerate() {
         let path = format!("spec.versions[{i}]");
         let complaints = names::dns1035_label(text(version, "name"));
@@ -219,12 +223,17 @@ fn validate_spec(spec: &Value, old_spec: Option<&Value>, errors: &mut Vec<FieldE
                 &complaints.join(","),
             ));
         }
-        // A version whose schema did not change is not judged again.
-        let before = old_spec.and_then(|s| list(s, "versions").iter().find(|v| text(v, "name") == text(version, "name")));
-        let unchanged = before.is_some_and(|b| b.get("schema") == version.get("schema"));
-        validate_version(version, unchanged, &path, errors);
+        deprecation(version, &path, errors);
+        let parts = Parts {
+            schema: (!shared.schema).then(|| format!("{path}.schema")),
+            subresources: (!shared.subresources).then(|| format!("{path}.subresources")),
+            columns: (!shared.columns).then(|| format!("{path}.additionalPrinterColumns")),
+            selectable: (!shared.selectable).then(|| format!("{path}.selectableFields")),
+        };
+        parts.validate(version, unchanged(version), errors);
     }
-    if !unique {
+    let mut seen = HashSet::new();
+    if !versions.iter().all(|v| seen.insert(text(v, "name"))) {
         errors.push(FieldError::invalid(
             "spec.versions",
             &json!(versions),
@@ -238,6 +247,17 @@ fn validate_spec(spec: &Value, old_spec: Option<&Value>, errors: &mut Vec<FieldE
             "must have exactly one version marked as storage version",
         ));
     }
+    // The real server keeps the first version's name a second time.
+    if let Some(first) = versions
+        .first()
+        .map(|version| text(version, "name"))
+        .filter(|name| !name.is_empty())
+    {
+        let complaints = names::dns1035_label(first);
+        if !complaints.is_empty() {
+            errors.push(FieldError::invalid_str("spec.version", first, &complaints.join(",")));
+        }
+    }
     let empty = json!({});
     let naming_of = spec.get("names").unwrap_or(&empty);
     for field in ["plural", "singular", "kind", "listKind"] {
@@ -246,61 +266,124 @@ fn validate_spec(spec: &Value, old_spec: Option<&Value>, errors: &mut Vec<FieldE
         }
     }
     naming(naming_of, "spec.names", errors);
+    if let Some(first) = versions.first() {
+        let parts = Parts {
+            schema: shared.schema.then(|| "spec.validation".to_owned()),
+            subresources: shared.subresources.then(|| "spec.subresources".to_owned()),
+            columns: shared.columns.then(|| "spec.additionalPrinterColumns".to_owned()),
+            selectable: shared.selectable.then(|| "spec.selectableFields".to_owned()),
+        };
+        parts.validate(first, unchanged(first), errors);
+    }
     conversion(spec, errors);
 }
 
-fn validate_version(version: &Value, unchanged: bool, path: &str, errors: &mut Vec<FieldError>) {
-    if let Some(warning) = version.get("deprecationWarning").and_then(Value::as_str) {
-        let at = format!("{path}.deprecationWarning");
-        if !flag(version, "deprecated") {
-            errors.push(FieldError::invalid_str(
-                at.clone(),
-                warning,
-                "can only be set for deprecated versions",
-            ));
-        }
-        if warning.len() > 256 {
-            errors.push(FieldError::invalid_str(at.clone(), warning, "must be <= 256 characters long"));
-        }
-        if warning.is_empty() {
-            errors.push(FieldError::invalid_str(at, warning, "must not be an empty string"));
+/// What all versions have in common. The real server keeps it once, beside the versions, and its errors name that place.
+struct Shared {
+    schema: bool,
+    subresources: bool,
+    columns: bool,
+    selectable: bool,
+}
+
+impl Shared {
+    fn of(versions: &[Value]) -> Shared {
+        let same = |field: &str| {
+            let part = |version: &Value| {
+                let value = version.get(field).filter(|value| !value.is_null());
+                value.filter(|value| value.as_array().is_none_or(|list| !list.is_empty())).cloned()
+            };
+            versions.windows(2).all(|pair| part(&pair[0]) == part(&pair[1]))
+        };
+        Shared {
+            schema: same("schema"),
+            subresources: same("subresources"),
+            columns: same("additionalPrinterColumns"),
+            selectable: same("selectableFields"),
         }
     }
-    if let Some(schema) = version.pointer("/schema/openAPIV3Schema").filter(|s| !s.is_null()) {
-        match Structural::parse(schema) {
-            Ok(parsed) => selectable_fields(version, &parsed, path, errors),
-            Err(_) if unchanged => {}
-            Err(found) => errors.extend(prefix_errors(&format!("{path}.schema.openAPIV3Schema"), found)),
+}
+
+/// The parts of a version that are to be validated, each with the place that errors name.
+struct Parts {
+    schema: Option<String>,
+    subresources: Option<String>,
+    columns: Option<String>,
+    selectable: Option<String>,
+}
+
+impl Parts {
+    fn validate(&self, version: &Value, unchanged: bool, errors: &mut Vec<FieldError>) {
+        let schema = version.pointer("/schema/openAPIV3Schema").filter(|s| !s.is_null());
+        let parsed = schema
+            .filter(|_| self.schema.is_some() || self.selectable.is_some())
+            .map(Structural::parse);
+        if let (Some(path), Some(Err(found))) = (&self.schema, &parsed)
+            && !unchanged
+        {
+            errors.extend(prefix_errors(&format!("{path}.openAPIV3Schema"), found.clone()));
         }
-    }
-    if let Some(scale) = version.pointer("/subresources/scale").filter(|s| !s.is_null()) {
-        let here = format!("{path}.subresources.scale");
-        for (field, root) in [("specReplicasPath", ".spec."), ("statusReplicasPath", ".status.")] {
-            let value = text(scale, field);
-            let at = format!("{here}.{field}");
-            if value.is_empty() {
-                errors.push(FieldError::required(at, ""));
-            } else if !value.starts_with('.') {
-                errors.push(FieldError::invalid_str(at, value, "must be a simple json path starting with ."));
-            } else if !value.starts_with(root) {
-                errors.push(FieldError::invalid_str(
-                    at,
-                    value,
-                    &format!("should be a json path under {}", root.trim_end_matches('.')),
-                ));
+        if let Some(path) = &self.subresources {
+            scale(version, &format!("{path}.scale"), errors);
+        }
+        if let Some(path) = &self.columns {
+            for (i, column) in list(version, "additionalPrinterColumns").iter().enumerate() {
+                printer_column(column, &format!("{path}[{i}]"), errors);
             }
         }
-        let selector = text(scale, "labelSelectorPath");
-        if !selector.is_empty() && !selector.starts_with(".spec.") && !selector.starts_with(".status.") {
+        if let (Some(path), Some(Ok(parsed))) = (&self.selectable, &parsed) {
+            selectable_fields(version, parsed, path, errors);
+        }
+    }
+}
+
+fn deprecation(version: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    let Some(warning) = version.get("deprecationWarning").and_then(Value::as_str) else {
+        return;
+    };
+    let at = format!("{path}.deprecationWarning");
+    if !flag(version, "deprecated") {
+        errors.push(FieldError::invalid_str(at, warning, "can only be set for deprecated versions"));
+        return;
+    }
+    if warning.len() > 256 {
+        errors.push(FieldError::invalid_str(at.clone(), warning, "must be <= 256 characters long"));
+    }
+    if warning.is_empty() {
+        errors.push(FieldError::invalid_str(at.clone(), warning, "must not be an empty string"));
+    }
+    if let Some((i, _)) = warning.char_indices().find(|(_, c)| c.is_control()) {
+        let detail = format!("must only contain printable UTF-8 characters; non-printable character found at index {i}");
+        errors.push(FieldError::invalid_str(at, warning, &detail));
+    }
+}
+
+fn scale(version: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    let Some(scale) = version.pointer("/subresources/scale").filter(|s| !s.is_null()) else {
+        return;
+    };
+    for (field, root) in [("specReplicasPath", ".spec."), ("statusReplicasPath", ".status.")] {
+        let value = text(scale, field);
+        let at = format!("{path}.{field}");
+        if value.is_empty() {
+            errors.push(FieldError::required(at, ""));
+        } else if !value.starts_with('.') {
+            errors.push(FieldError::invalid_str(at, value, "must be a simple json path starting with ."));
+        } else if !value.starts_with(root) {
             errors.push(FieldError::invalid_str(
-                format!("{here}.labelSelectorPath"),
-                selector,
-                "should be a json path under either .spec or .status",
+                at,
+                value,
+                &format!("should be a json path under {}", root.trim_end_matches('.')),
             ));
         }
     }
-    for (i, column) in list(version, "additionalPrinterColumns").iter().enumerate() {
-        printer_column(column, &format!("{path}.additionalPrinterColumns[{i}]"), errors);
+    let selector = text(scale, "labelSelectorPath");
+    if !selector.is_empty() && !selector.starts_with(".spec.") && !selector.starts_with(".status.") {
+        errors.push(FieldError::invalid_str(
+            format!("{path}.labelSelectorPath"),
+            selector,
+            "should be a json path under either .spec or .status",
+        ));
     }
 }
 
@@ -343,7 +426,7 @@ fn selectable_fields(version: &Value, schema: &Structural, path: &str, errors: &
     let fields = list(version, "selectableFields");
     let mut seen = HashSet::new();
     for (i, selectable) in fields.iter().enumerate() {
-        let at = format!("{path}.selectableFields[{i}].jsonPath");
+        let at = format!("{path}[{i}].jsonPath");
         let json_path = text(selectable, "jsonPath");
         if json_path.is_empty() {
             errors.push(FieldError::required(at, ""));
@@ -387,11 +470,7 @@ fn selectable_fields(version: &Value, schema: &Structural, path: &str, errors: &
     }
     if seen.len() > MAX_SELECTABLE_FIELDS {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        errors.push(FieldError::too_many(
-            format!("{path}.selectableFields"),
-            count(seen.len()),
-            count(MAX_SELECTABLE_FIELDS),
-        ));
+        errors.push(FieldError::too_many(path, count(seen.len()), count(MAX_SELECTABLE_FIELDS)));
     }
 }
 
@@ -445,11 +524,19 @@ fn conversion(spec: &Value, errors: &mut Vec<FieldError>) {
     match text(conversion, "strategy") {
         "" => errors.push(FieldError::required(format!("{path}.strategy"), "")),
         "None" => {
-            if conversion.get("webhook").is_some_and(|w| !w.is_null()) {
-                errors.push(FieldError::forbidden(
-                    format!("{path}.webhookClientConfig"),
-                    "should not be set when strategy is not set to Webhook",
-                ));
+            let webhook = conversion.get("webhook");
+            let given = |field: &str| {
+                let value = webhook.and_then(|webhook| webhook.get(field)).filter(|value| !value.is_null());
+                value.is_some_and(|value| value.as_array().is_none_or(|list| !list.is_empty()))
+            };
+            for (sent, field) in [
+                ("clientConfig", "webhookClientConfig"),
+                ("conversionReviewVersions", "conversionReviewVersions"),
+            ] {
+                if given(sent) {
+                    let why = "should not be set when strategy is not set to Webhook";
+                    errors.push(FieldError::forbidden(format!("{path}.{field}"), why));
+                }
             }
         }
         // The real server calls a webhook; this one says plainly that it does not.

@@ -4,10 +4,12 @@
 //! real server's defaults and texts.
 
 mod crd;
+mod decode;
 mod rbac;
 mod rules;
 mod schemas;
 
+pub use decode::decode;
 pub use rules::{canonicalize, default, name_rule, prepare_create, prepare_update, reset_fields, validate, warnings};
 
 use super::structural::{Node, Structural};

@@ -112,6 +112,7 @@ fn validate_aggregation(rule: &Value, errors: &mut Vec<FieldError>) {
     }
     for (i, selector) in selectors.iter().enumerate() {
         let at = format!("aggregationRule.clusterRoleSelectors[{i}]");
+        let before = errors.len();
         for (key, value) in selector.get("matchLabels").and_then(Value::as_object).into_iter().flatten() {
             for complaint in names::qualified_name(key) {
                 errors.push(FieldError::invalid_str(format!("{at}.matchLabels"), key, &complaint));
@@ -144,6 +145,10 @@ fn validate_aggregation(rule: &Value, errors: &mut Vec<FieldError>) {
             for complaint in names::qualified_name(key) {
                 errors.push(FieldError::invalid_str(format!("{at}.key"), key, &complaint));
             }
+        }
+        // The real server then fails to make a selector of it, and says so too.
+        if errors.len() > before {
+            errors.push(FieldError::invalid(at, &Value::Null, "it is no label selector"));
         }
     }
 }

@@ -115,8 +115,17 @@ pub fn prepare_create(group: &str, kind: &str, obj: &mut Value) {
                 }
             }
         }
+        ("", "ServiceAccount") => secrets_by_name(obj),
         ("apiextensions.k8s.io", "CustomResourceDefinition") => crd::prepare_create(obj),
         _ => {}
+    }
+}
+
+/// Of the references to its Secrets an account keeps the names: they are of its own namespace.
+fn secrets_by_name(account: &mut Value) {
+    let secrets = account.get_mut("secrets").and_then(Value::as_array_mut);
+    for reference in secrets.into_iter().flatten().filter_map(Value::as_object_mut) {
+        reference.retain(|field, _| field == "name");
     }
 }
 
@@ -131,6 +140,7 @@ pub fn prepare_update(group: &str, kind: &str, new: &mut Value, old: &Value) {
         }
         // A type that was left out is kept.
         ("", "Secret") if text(new, "type").is_empty() => copy_field(new, old, "type"),
+        ("", "ServiceAccount") => secrets_by_name(new),
         ("apiextensions.k8s.io", "CustomResourceDefinition") => crd::prepare_update(new, old),
         _ => {}
     }
@@ -482,6 +492,8 @@ fn event_v1(new: &Value, old: Option<&Value>, has_time: bool, errors: &mut Vec<F
             }
             for (field, shown) in [
                 ("regarding", "involvedObject"),
+                ("reason", "reason"),
+                // The real server tells it twice.
                 ("reason", "reason"),
                 ("note", "message"),
                 ("deprecatedSource", "source"),

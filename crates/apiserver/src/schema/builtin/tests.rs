@@ -77,8 +77,8 @@ fn a_definition_is_defaulted_and_checked() {
         texts(&validate("apiextensions.k8s.io", kind, &crd, None, "")),
         [
             "metadata.name: Invalid value: \"bars.example.com\": must be spec.names.plural+\".\"+spec.group",
-            "spec.versions[0].schema.openAPIV3Schema.properties[spec].properties[x].items: Required value: must be specified",
-            "spec.versions[0].schema.openAPIV3Schema.properties[spec].type: Required value: must not be empty for specified object fields",
+            "spec.validation.openAPIV3Schema.properties[spec].properties[x].items: Required value: must be specified",
+            "spec.validation.openAPIV3Schema.properties[spec].type: Required value: must not be empty for specified object fields",
         ]
     );
 }

@@ -50,7 +50,7 @@ impl<'a> Ty<'a> {
             return Some(Self::Obj(node, true));
         }
         Some(match node.typ {
-            JsonType::Any => return None,
+            JsonType::Any | JsonType::Unknown => return None,
             JsonType::Array => Self::List(Rc::new(Self::of(node.items.as_deref()?, false)?)),
             JsonType::Object => match additional(node) {
                 Some(values) => Self::Map(Rc::new(Self::Str), Rc::new(Self::of(values, values.embedded_resource)?)),

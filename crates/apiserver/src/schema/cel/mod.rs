@@ -185,8 +185,15 @@ fn compile_node(node: &mut Node, root: bool, path: &SchemaPath<'_>, uncorrelatab
     if node.rules.is_empty() {
         return;
     }
-    let mut rules = std::mem::take(&mut node.rules);
     let rules_path = path.child("x-kubernetes-validations");
+    if Ty::of(node, root || node.embedded_resource).is_none() {
+        errors.push(FieldError::internal(
+            rules_path.to_string(),
+            "internal error: failed to retrieve type information for x-kubernetes-validations",
+        ));
+        return;
+    }
+    let mut rules = std::mem::take(&mut node.rules);
     for (i, rule) in rules.iter_mut().enumerate() {
         let at = rules_path.index(i);
         let before = errors.len();
@@ -195,11 +202,6 @@ fn compile_node(node: &mut Node, root: bool, path: &SchemaPath<'_>, uncorrelatab
             continue;
         }
         let Some(this) = Ty::of(node, root || node.embedded_resource) else {
-            errors.push(FieldError::invalid(
-                at.child("rule").to_string(),
-                &Value::String(rule.source.clone()),
-                "rules cannot be set on values whose type is unknown",
-            ));
             continue;
         };
         match compile(rule, this) {
@@ -372,7 +374,10 @@ fn compile_source<'a>(source: &str, this: Ty<'a>, old: Ty<'a>) -> Result<(Progra
             let list: Vec<String> = errors
                 .errors
                 .iter()
-                .map(|e| pointed(source, e.pos.0, e.pos.1, &format!("Syntax error: {}", e.msg)))
+                .map(|e| {
+                    let text = e.msg.strip_prefix("Syntax error: ").unwrap_or(&e.msg);
+                    pointed(source, e.pos.0, e.pos.1, &format!("Syntax error: {text}"))
+                })
                 .collect();
             return Err(format!("compilation failed: {}", list.join("\n")));
         }
@@ -391,7 +396,13 @@ fn compile_source<'a>(source: &str, this: Ty<'a>, old: Ty<'a>) -> Result<(Progra
         return Err(format!("compilation failed: {}", list.join("\n")));
     }
     let mut regexes = HashMap::new();
-    patterns(&expr, &mut regexes).map_err(|e| format!("compilation failed: ERROR: <input>:1:1: {e}"))?;
+    patterns(&expr, &mut regexes).map_err(|bad| match bad {
+        BadPattern::Literal(id) => {
+            let (line, column) = position(&info, id, source);
+            format!("compilation failed: {}", pointed(source, line, column, "invalid matches argument"))
+        }
+        BadPattern::Program(why) => format!("program instantiation failed: error parsing regexp: {why}"),
+    })?;
     let uses_old = checker.uses_old;
     Ok((Program { expr, regexes }, typ, uses_old))
 }
@@ -415,15 +426,26 @@ fn pointed(source: &str, line: isize, column: isize, text: &str) -> String {
     format!("ERROR: <input>:{line}:{column}: {text}\n | {snippet}\n | {dots}^")
 }
 
+/// A pattern that does not compile. The real server finds those of `matches` when it checks a rule, all others when it builds its program.
+enum BadPattern {
+    Literal(u64),
+    Program(String),
+}
+
 /// Compiles the patterns that are written as literals.
-fn patterns(expr: &IdedExpr, out: &mut HashMap<String, GoRegex>) -> Result<(), String> {
+fn patterns(expr: &IdedExpr, out: &mut HashMap<String, GoRegex>) -> Result<(), BadPattern> {
     match &expr.expr {
         Expr::Call(call) => {
             if matches!(call.func_name.as_str(), "matches" | "find" | "findAll") {
                 let at = usize::from(call.target.is_none());
-                if let Some(Expr::Literal(LiteralValue::String(pattern))) = call.args.get(at).map(|a| &a.expr) {
+                if let Some(arg) = call.args.get(at)
+                    && let Expr::Literal(LiteralValue::String(pattern)) = &arg.expr
+                {
                     let pattern = pattern.inner().to_string();
-                    let regex = GoRegex::new(&pattern).map_err(|e| format!("invalid matches argument: {e}"))?;
+                    let regex = GoRegex::new(&pattern).map_err(|why| match call.func_name.as_str() {
+                        "matches" => BadPattern::Literal(arg.id),
+                        _ => BadPattern::Program(why),
+                    })?;
                     out.insert(pattern, regex);
                 }
             }
@@ -462,13 +484,13 @@ pub(crate) fn validate_rules(root: &Node, new: &Value, old: Option<&Value>, erro
 }
 
 /// Runs the rules of one node on a value of its own, as if it had been that value before.
-pub(crate) fn validate_rules_at(node: &Node, value: &Value, prefix: &str, errors: &mut Vec<FieldError>) {
+pub(crate) fn validate_rules_at(node: &Node, value: &Value, errors: &mut Vec<FieldError>) {
     let mut run = Run {
         budget: WRITE_BUDGET,
         errors,
         stopped: false,
     };
-    run.visit(node, value, Some(value), Ratchet { here: None, parent: None }, Path::Prefix(prefix));
+    run.visit(node, value, Some(value), Ratchet { here: None, parent: None }, Path::Root);
 }
 
 /// The old value to compare with, for forgiving errors in what did not change.

@@ -103,7 +103,7 @@ fn what_is_wrong_is_refused_with_the_definition() {
             "self.s.startsWith(1)",
             "found no matching overload for 'startsWith' applied to 'string.(int)'",
         ),
-        ("self.s.matches('(')", "missing closing )"),
+        ("self.s.matches('(')", "<input>:1:16: invalid matches argument"),
         ("self.for == 'x'", "undefined field 'for'"),
         ("self.disks.all(d, d.nope == 1)", "undefined field 'nope'"),
         ("self.n.x == 1", "does not support field selection"),
