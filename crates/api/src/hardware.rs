@@ -18,7 +18,10 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::common::{NetworkRef, Taint};
+use crate::{
+    common::{NetworkRef, Taint},
+    gate::Gate,
+};
 
 /// One accepted machine.
 #[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -75,6 +78,10 @@ pub struct BareMetalHardwareSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub class: Option<String>,
+    /// Steps that wait for other controllers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["conditionType"]))]
+    pub gates: Vec<Gate>,
     /// Take the machine out of service: no new instance, no order; a machine in use stays in use.
     #[serde(default)]
     pub maintenance: bool,

@@ -21,6 +21,7 @@ pub mod conditions;
 pub mod crds;
 pub mod discovery;
 pub mod endpoint;
+pub mod gate;
 pub mod hardware;
 pub mod image;
 pub mod instance;

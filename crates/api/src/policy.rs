@@ -6,7 +6,10 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::common::{NetworkRef, Taint};
+use crate::{
+    common::{NetworkRef, Taint},
+    gate::Gate,
+};
 
 /// A rule for machines that nobody accepted yet.
 ///
@@ -55,6 +58,10 @@ pub struct BareMetalDiscoveryPolicySpec {
     /// Network into which the NIC it booted from is plugged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_ref: Option<NetworkRef>,
+    /// Gates for the BareMetalHardware.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["conditionType"]))]
+    pub gates: Vec<Gate>,
     /// Whether what the root disk holds at acceptance may be erased. Never covers removable, remote or protected disks, nor data that appears later.
     #[serde(default)]
     pub erase_foreign_data: bool,

@@ -41,7 +41,10 @@ fn is_of_a_process(call: &Call) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_costs_few_requests() {
     for (addresses, bars) in [(false, BARS), (true, BARS_WITH_ADDRESSES)] {
-        println!("\n== instances {}", if addresses { "with an address of ours each" } else { "by DHCP" });
+        println!(
+            "\n== instances {}",
+            if addresses { "with an address of ours each" } else { "by DHCP" }
+        );
         measure(addresses, bars).await.unwrap();
     }
 }

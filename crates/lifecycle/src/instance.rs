@@ -341,12 +341,7 @@ impl<'a> Draft<'a> {
                 .as_ref()
                 .and_then(|s| s.conditions.iter().find(|c| c.type_ == conditions::READY))
                 .map(|c| c.message.clone())
-                .unwrap_or_else(|| {
-                    format!(
-                        "BareMetalEndpoint {} has no answer yet",
-                        first.metadata.name.as_deref().unwrap_or_default()
-                    )
-                });
+                .unwrap_or_else(|| unanswered(first));
             self.set(conditions::ADDRESSES_READY, false, "Waiting", &why);
             return;
         }
@@ -569,6 +564,26 @@ impl<'a> Draft<'a> {
             requeue_after: self.requeue,
         }
     }
+}
+
+/// For whom an endpoint waits that has no answer yet.
+pub fn unanswered(endpoint: &BareMetalEndpoint) -> String {
+    let network = &endpoint.spec.network_ref;
+    let name = format!(
+        "{}/{}",
+        endpoint.metadata.namespace.as_deref().unwrap_or_default(),
+        endpoint.metadata.name.as_deref().unwrap_or_default()
+    );
+    if network.is_ours() {
+        return format!(
+            "Waiting for an address from {} {} for BareMetalEndpoint {name}",
+            network.kind, network.name
+        );
+    }
+    format!(
+        "Waiting for the controller of {}.{} {} to answer BareMetalEndpoint {name}; nothing here can do it in its place",
+        network.kind, network.group, network.name
+    )
 }
 
 /// One NIC and network that an instance is to have.

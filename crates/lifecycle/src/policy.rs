@@ -9,6 +9,7 @@ use agent_protocol::inventory::Inventory;
 use api::{
     BareMetalDiscoveryPolicy,
     common::{NetworkRef, Taint},
+    gate::Gate,
     policy::PolicyAction,
 };
 use cel::{Context, Program, Value, objects::Map};
@@ -26,6 +27,8 @@ pub struct Acceptance {
     pub class: Option<String>,
     /// Network of the NIC it booted from.
     pub network_ref: Option<NetworkRef>,
+    /// Gates for the hardware.
+    pub gates: Vec<Gate>,
     /// Whether what the root disk holds now may be erased.
     pub erase_foreign_data: bool,
 }
@@ -142,6 +145,7 @@ pub fn evaluate<'a>(policies: impl IntoIterator<Item = &'a BareMetalDiscoveryPol
                     taints: spec.taints.clone(),
                     class: spec.class.clone(),
                     network_ref: spec.network_ref.clone(),
+                    gates: spec.gates.clone(),
                     erase_foreign_data: spec.erase_foreign_data,
                 })),
             };

@@ -7,6 +7,7 @@ use agent_protocol::{
 use api::{
     BareMetalDiscovery, BareMetalDiscoveryStatus, BareMetalHardware, BareMetalHardwareStatus, conditions,
     discovery::{AgentSession, BootAnswer},
+    gate::GateStep,
     hardware::SelectedDisk,
 };
 use jiff::Timestamp;
@@ -177,7 +178,9 @@ pub fn is_installed(hardware: &BareMetalHardware, discovery: Option<&BareMetalDi
     if was_taken_away(discovery, &claim.uid, installed.map(|i| i.order_id.as_str())) {
         return false;
     }
-    installed.is_some() || image_result(discovery, &claim.uid).is_some()
+    // Where a gate stands before the first boot, only the operator can say that it is open.
+    let gated = hardware.spec.gates.iter().any(|g| g.before == GateStep::Run);
+    installed.is_some() || (!gated && image_result(discovery, &claim.uid).is_some())
 }
 
 /// Whether the present claim is being released, or has been.

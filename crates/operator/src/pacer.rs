@@ -154,7 +154,10 @@ mod tests {
         assert_eq!(of_instance(Some(&imaging), &further), Urgency::Hint);
         assert_eq!(of_instance(Some(&imaging), &status(InstancePhase::Booting)), Urgency::Soon);
         assert_eq!(of_instance(Some(&imaging), &status(InstancePhase::Running)), Urgency::Now);
-        assert_eq!(of_instance(Some(&status(InstancePhase::Running)), &status(InstancePhase::Terminating)), Urgency::Soon);
+        assert_eq!(
+            of_instance(Some(&status(InstancePhase::Running)), &status(InstancePhase::Terminating)),
+            Urgency::Soon
+        );
         assert_eq!(of_instance(None, &imaging), Urgency::Now);
         let seen = BareMetalInstanceStatus {
             observed_generation: Some(2),
@@ -188,7 +191,11 @@ mod tests {
         let ready = in_phase(HardwarePhase::Ready);
         assert_eq!(of_hardware(Some(&ready), &in_phase(HardwarePhase::Reserved)), Urgency::Soon);
         assert_eq!(of_hardware(None, &ready), Urgency::Now);
-        assert_eq!(of_hardware(Some(&ready), &in_phase(HardwarePhase::Releasing)), Urgency::Now, "the guest is told by it");
+        assert_eq!(
+            of_hardware(Some(&ready), &in_phase(HardwarePhase::Releasing)),
+            Urgency::Now,
+            "the guest is told by it"
+        );
         let ordered = BareMetalHardwareStatus {
             order: Some(agent_protocol::order::Order::wait()),
             ..in_phase(HardwarePhase::Reserved)

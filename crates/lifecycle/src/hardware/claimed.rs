@@ -6,6 +6,7 @@ use agent_protocol::{
 };
 use api::{
     BareMetalInstance, HardwarePhase, InstancePhase, conditions,
+    gate::GateStep,
     hardware::{ClaimRef, InstalledEvidence, InstalledImage, SelectedDisk},
 };
 use jiff::Timestamp;
@@ -14,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::{
     Readiness, SpecChange,
     draft::{Draft, Standing},
-    free,
+    free, gates,
 };
 use crate::{orders, view};
 
@@ -210,6 +211,10 @@ fn installation(draft: &Draft<'_>, claim: &ClaimRef) -> Option<InstalledImage> {
 fn live(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInstance) {
     draft.new.power_off = !instance.spec.running;
     if let Some(installed) = installation(draft, claim) {
+        let booted = draft.new.installed.as_ref().is_some_and(|i| i.claim_uid == claim.uid);
+        if !booted && gates::before(draft, HardwarePhase::Provisioning, GateStep::Run, instance) {
+            return;
+        }
         if draft.old.phase != HardwarePhase::InUse {
             draft.event(
                 false,
@@ -270,6 +275,10 @@ fn provision(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInstan
             draft.wait(waiting_phase, reason, message.clone());
             return;
         }
+    }
+    let ordered = draft.new.order.as_ref().is_some_and(|o| o.kind == OrderKind::Image);
+    if !ordered && gates::before(draft, waiting_phase, GateStep::Provision, instance) {
+        return;
     }
     let Some(disk) = draft.inspect(true) else {
         draft.wait_for_inspection(waiting_phase);
@@ -397,6 +406,19 @@ fn release(draft: &mut Draft<'_>, claim: &ClaimRef, instance: Option<&BareMetalI
                 claim.namespace, claim.name
             ),
         );
+        return;
+    }
+    let ordered = draft
+        .old
+        .order
+        .as_ref()
+        .is_some_and(|o| o.kind == OrderKind::Erase && o.claim.as_ref().is_some_and(|c| c.uid == claim.uid));
+    // An instance that was taken away by force took its gates along: a deletion always ends.
+    if let Some(instance) = instance.filter(|_| !ordered)
+        && gates::before(draft, HardwarePhase::Releasing, GateStep::Release, instance)
+    {
+        draft.drop_order();
+        draft.new.installed = None;
         return;
     }
     if draft.new.claim_uid.as_deref() == Some(claim.uid.as_str())

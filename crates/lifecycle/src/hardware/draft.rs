@@ -15,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::{
     apis::meta::v1::{Condition, Time},
 };
 
-use super::{EventNote, HardwareDecision, HardwareFacts, SeedAction, SpecChange};
+use super::{EventNote, HardwareDecision, HardwareFacts, SeedAction, SpecChange, gates::GATE_CLOSED};
 use crate::{deadlines, disks, orders, view};
 
 /// What became of a wanted order.
@@ -456,6 +456,10 @@ impl<'a> Draft<'a> {
 
     /// Marks a wait that has passed its deadline.
     fn judge_deadline(&mut self) {
+        if self.new.reason == GATE_CLOSED {
+            // The machine is not late: it waits for others, and says so.
+            return;
+        }
         let bytes = self.new.root_disk.as_ref().map_or(0, |d| d.size_bytes);
         let Some(limit) = deadlines::hardware(self.new.phase, bytes) else {
             return;

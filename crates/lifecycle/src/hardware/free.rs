@@ -13,6 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::{
     SpecChange,
     draft::{Draft, Standing},
+    gates,
 };
 use crate::{orders, view};
 
@@ -47,6 +48,9 @@ pub(super) fn decide(draft: &mut Draft<'_>) {
         draft.wait_for_inspection(HardwarePhase::Inspecting);
         return;
     };
+    if draft.old.order.is_none() && gates::before_accept(draft) {
+        return;
+    }
     if collect_erase(draft, &disk) {
         become_ready(draft);
         return;

@@ -9,13 +9,15 @@
 //! * a claim is cleared only when `status.released_claims` names it, which is written together with the erase evidence of that claim and order (or
 //!   when no image order was ever issued for it, or by force into Quarantined), or when its instance is gone and no image order was ever issued;
 //! * a released claim is never taken up again;
-//! * a machine is Ready only while its root disk is known to be blank.
+//! * a machine is Ready only while its root disk is known to be blank;
+//! * a step before which a gate stands is taken only when that gate's condition was seen True ([`gates`]).
 //!
 //! Not here: doing any of it, and the instance's side ([`crate::instance`]).
 
 mod claimed;
 mod draft;
 mod free;
+mod gates;
 
 use agent_protocol::inventory::Inventory;
 use api::{
@@ -182,6 +184,7 @@ pub fn accepted(discovery_name: &str, inventory: &Inventory, acceptance: &Accept
             nics,
             taints: acceptance.taints.clone(),
             class: acceptance.class.clone(),
+            gates: acceptance.gates.clone(),
             ..BareMetalHardwareSpec::default()
         },
         status: None,

@@ -4,6 +4,7 @@ mod address;
 mod boot;
 mod disks;
 mod faults;
+mod gates;
 mod identity;
 mod life;
 mod policy;

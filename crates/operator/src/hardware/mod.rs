@@ -116,7 +116,10 @@ async fn act(
     }
     let mut written = false;
     if let Some(status) = decision.status {
-        let (uid, urgency) = (hardware.uid().unwrap_or_default(), pacer::of_hardware(hardware.status.as_ref(), &status));
+        let (uid, urgency) = (
+            hardware.uid().unwrap_or_default(),
+            pacer::of_hardware(hardware.status.as_ref(), &status),
+        );
         if let Err(wait) = world.pacer.judge(world, &uid, urgency) {
             world.metrics.progress_deferred();
             return Ok(Some(wait));

@@ -86,7 +86,6 @@ pub(crate) fn readiness(world: &World, instance: &BareMetalInstance, hardware: &
     };
     for wanted in wanted {
         let key = Key::of(&wanted);
-        let network = format!("{} {}", wanted.spec.network_ref.kind, wanted.spec.network_ref.name);
         let found = world
             .endpoints
             .get(&key)
@@ -103,11 +102,7 @@ pub(crate) fn readiness(world: &World, instance: &BareMetalInstance, hardware: &
             .and_then(|s| s.conditions.iter().find(|c| c.type_ == conditions::READY));
         return match condition {
             Some(condition) => waiting(&condition.reason, condition.message.clone()),
-            None if wanted.spec.network_ref.is_ours() => waiting("AwaitingAddress", format!("Waiting for an address from {network}")),
-            None => waiting(
-                "AwaitingAddress",
-                format!("Waiting for the controller of {network} to answer BareMetalEndpoint {key}; nothing here can do it in its place"),
-            ),
+            None => waiting("AwaitingAddress", instance::unanswered(&found)),
         };
     }
     Readiness::Ready
