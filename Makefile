@@ -209,6 +209,29 @@ conformance-long: control-plane ## Send 20000 random requests to both APIs and c
 conformance-defects: ## Plant defects in a copy of the embedded API, one at a time, and see that the suite finds each
 	$(CARGO) test --workspace --features conformance/defects --test defects -- --nocapture
 
+# The oldest Kubernetes that the chart names, from the modules of tests/kubernetes/oldest; its sources are the control plane's.
+OLDEST := tests/kubernetes/oldest
+KUBECTL_OLDEST := $(TARGET)/kubernetes/kubectl-oldest
+CONTROL_PLANE_OLDEST := $(TARGET)/kubernetes/control-plane-oldest
+
+.PHONY: kubectl-oldest
+kubectl-oldest: ## Build the kubectl of the oldest Kubernetes that is supported, for the tests (kept by content)
+	@scripts/setup --go
+	@PATH=$(HOME)/.cache/kube-baremetal/go/bin:$$PATH scripts/cached kubectl-oldest $(KUBECTL_OLDEST) $(addprefix $(OLDEST)/,go.mod go.sum build-kubectl) -- $(OLDEST)/build-kubectl OUT
+
+.PHONY: control-plane-oldest
+control-plane-oldest: ## Build the control plane of the oldest Kubernetes that is supported (kept by content)
+	@scripts/setup --go
+	@PATH=$(HOME)/.cache/kube-baremetal/go/bin:$$PATH scripts/cached control-plane-oldest $(CONTROL_PLANE_OLDEST) $(wildcard $(OLDEST)/*) -- $(OLDEST)/build OUT
+
+.PHONY: test-oldest
+test-oldest: control-plane-oldest helm ## Run the chart's tests and the worked extension on the oldest Kubernetes that is supported
+	KBM_CONTROL_PLANE=$(CONTROL_PLANE_OLDEST) $(CARGO) test --workspace --test chart --test extension -- --nocapture
+
+.PHONY: kubectl-session
+kubectl-session: control-plane kubectl-oldest ## Run the scripted kubectl session against both APIs with the current and the oldest kubectl (part of `make test`)
+	$(CARGO) test --workspace --test kubectl -- --nocapture --test-threads=1
+
 .PHONY: clean
 clean: ## Remove everything that was built (kept downloads stay in ~/.cache/kube-baremetal)
 	$(CARGO) clean

@@ -41,7 +41,7 @@ func etcd() int {
 	config.Dir = *dir
 	config.LogLevel = "warn"
 	config.UnsafeNoFsync = !*fsync
-	config.WarningUnaryRequestDuration = 10 * time.Second
+	setWarningDuration(config, 10*time.Second)
 	config.AutoCompactionMode = "periodic"
 	config.AutoCompactionRetention = "5m"
 	clientURL, err := url.Parse(*client)
