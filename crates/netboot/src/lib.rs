@@ -39,10 +39,10 @@ mod server;
 mod state;
 mod wake;
 
-pub use objects::seeds::{SEALED, secret_name};
 #[cfg(feature = "planted-holes")]
 #[doc(hidden)]
 pub use config::PlantedHoles;
 pub use config::{Config, Quotas};
 pub use error::Error;
 pub use netboot::{Addresses, Netboot, Route, routes};
+pub use objects::seeds::{SEALED, secret_name};

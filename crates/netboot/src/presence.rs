@@ -269,7 +269,11 @@ mod tests {
         let (now, after) = (Instant::now(), Duration::from_secs(300));
         presence.opened("m", "s", Some(HERE), now);
         presence.departs("m", now);
-        assert!(presence.newly_lost(Duration::from_secs(90), now + Duration::from_secs(200)).is_empty());
+        assert!(
+            presence
+                .newly_lost(Duration::from_secs(90), now + Duration::from_secs(200))
+                .is_empty()
+        );
         assert!(presence.overdue(after, now + Duration::from_secs(299)).is_empty());
         assert_eq!(presence.overdue(after, now + after), [("m".to_owned(), "s".to_owned())]);
         assert!(presence.overdue(after, now + after).is_empty(), "once");

@@ -109,7 +109,11 @@ async fn the_seed_comes_with_the_order_once_for_an_agent_that_takes_it_so() {
     assert_eq!(told.order, order);
     let seed = agent_protocol::seed::open(&told.seed.expect("with its seed"), &machine.sealing).unwrap();
     assert_eq!(seed.files["openstack/latest/user_data"], SECRET_TEXT);
-    assert_eq!(rig.api.writes.load(Ordering::SeqCst), writes + 2, "the Secret, and one note for both");
+    assert_eq!(
+        rig.api.writes.load(Ordering::SeqCst),
+        writes + 2,
+        "the Secret, and one note for both"
+    );
     assert!(rig.discovery(&name).await.status.unwrap().accepted_order.unwrap().seed_served);
     // The order again, as after an answer that was lost; the seed never again in this session.
     let again = machine.order_with_seed().await.unwrap();

@@ -42,6 +42,24 @@ pub fn binary() -> Result<PathBuf> {
     Ok(path.canonicalize()?)
 }
 
+/// The oldest kubectl that is supported, as `make kubectl-oldest` builds it: `$KBM_KUBECTL_OLDEST`, or `target/kubernetes/kubectl-oldest` of this workspace.
+///
+/// # Errors
+/// When there is no such file; the text says how to make it.
+pub fn oldest_kubectl() -> Result<PathBuf> {
+    let path = std::env::var_os("KBM_KUBECTL_OLDEST").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/kubernetes/kubectl-oldest"),
+        PathBuf::from,
+    );
+    if !path.is_file() {
+        bail!(
+            "this test needs an older kubectl, and {} is not there: run `make kubectl-oldest`, or name one in KBM_KUBECTL_OLDEST",
+            path.display()
+        );
+    }
+    Ok(path.canonicalize()?)
+}
+
 /// How a control plane is started.
 #[derive(Debug, Clone, Default)]
 pub struct Options {

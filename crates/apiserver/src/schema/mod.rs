@@ -15,6 +15,7 @@ pub mod jsonpath;
 pub mod metadata;
 pub mod names;
 pub mod openapi;
+pub mod openapi_binary;
 mod prune;
 mod regexp;
 pub(crate) mod structural;

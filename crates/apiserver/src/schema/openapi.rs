@@ -4,6 +4,8 @@
 //! apply), `x-kubernetes-group-version-kind`, and the `fieldValidation` and `dryRun` parameters by which kubectl
 //! decides who validates. The documents are not complete descriptions of the protocol.
 
+use std::sync::LazyLock;
+
 use super::builtin;
 use serde_json::{Map, Value, json};
 
@@ -12,6 +14,12 @@ const LIST_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";
 const STATUS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Status";
 const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
 const SCALE: &str = "io.k8s.api.autoscaling.v1.Scale";
+
+/// The models of metadata as Kubernetes publishes them (Apache 2.0), in the edition of v3: what `kubectl explain` shows of every kind.
+static META: LazyLock<Map<String, Value>> = LazyLock::new(|| {
+    let text = include_str!("meta.json");
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("meta.json is a part of this program: {error}"))
+});
 
 /// One served resource in one version.
 #[derive(Debug, Clone)]
@@ -174,9 +182,7 @@ pub fn v2(resources: &[ApiResource]) -> Value {
 }
 
 fn shared(edition: Edition) -> Map<String, Value> {
-    let meta = publish(&builtin::object_meta_schema(), edition, 0);
-    let mut out = Map::new();
-    out.insert(OBJECT_META.into(), meta);
+    let mut out: Map<String, Value> = META.iter().map(|(name, schema)| (name.clone(), refer(schema, edition))).collect();
     out.insert(
         LIST_META.into(),
         json!({"type": "object", "description": "ListMeta describes metadata that lists have.", "properties": {
@@ -222,6 +228,34 @@ fn shared(edition: Edition) -> Map<String, Value> {
         }),
     );
     out
+}
+
+/// A published schema of v3 with its references as an edition writes them.
+fn refer(schema: &Value, edition: Edition) -> Value {
+    match schema {
+        Value::Object(map) => {
+            let name = |reference: &Value| reference.as_str()?.strip_prefix("#/components/schemas/").map(str::to_owned);
+            if let Some(name) = map.get("$ref").and_then(name) {
+                return edition.reference(&name);
+            }
+            let mut out = Map::new();
+            for (key, value) in map {
+                match (key.as_str(), value.pointer("/0/$ref").and_then(name), edition) {
+                    // v2 knows no junctors: the reference stands beside the description.
+                    ("allOf", Some(name), Edition::V2) => {
+                        out.insert("$ref".to_owned(), json!(format!("#/definitions/{name}")));
+                    }
+                    ("default", _, Edition::V2) => {}
+                    _ => {
+                        out.insert(key.clone(), refer(value, edition));
+                    }
+                }
+            }
+            Value::Object(out)
+        }
+        Value::Array(items) => Value::Array(items.iter().map(|item| refer(item, edition)).collect()),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => schema.clone(),
+    }
 }
 
 fn add_models(resource: &ApiResource, edition: Edition, out: &mut Map<String, Value>) {

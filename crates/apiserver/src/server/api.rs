@@ -265,6 +265,10 @@ impl Surface {
             ("status", _) if info.status => Part::Status,
             ("finalize", Special::Namespace) => Part::Finalize,
             ("scale", _) if info.scale.is_some() => Part::Scale,
+            // Of a defined kind the object is said to be missing.
+            _ if matches!(info.schema, super::registry::Schema::Custom(_)) => {
+                return Err(ApiError::not_found(&info.group, &info.resource, &path.name));
+            }
             _ => return Err(ApiError::no_route()),
         };
         warnings.extend(info.deprecation.iter().cloned());
@@ -557,13 +561,14 @@ async fn delete_options(request: Request, query: &Query, typed: bool) -> ApiResu
 }
 
 /// An answer with an entity tag, or 304.
-pub fn tagged(headers: &HeaderMap, text: String, content_type: &str) -> Response {
-    let tag = discovery::etag(text.as_bytes());
+pub fn tagged(headers: &HeaderMap, body: impl Into<Vec<u8>>, content_type: &str) -> Response {
+    let body = body.into();
+    let tag = discovery::etag(&body);
     let known = headers
         .get(header::IF_NONE_MATCH)
         .and_then(|value| value.to_str().ok())
         .is_some_and(|value| value == tag);
-    let mut response = Response::new(if known { Body::empty() } else { Body::from(text) });
+    let mut response = Response::new(if known { Body::empty() } else { Body::from(body) });
     if known {
         *response.status_mut() = http::StatusCode::NOT_MODIFIED;
     }

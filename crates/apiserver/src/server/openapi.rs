@@ -11,13 +11,22 @@ use sha2::{Digest, Sha256};
 use super::api::tagged;
 use super::registry::Registry;
 use super::status::{ApiError, ApiResult};
-use crate::schema::openapi::{self, ApiResource};
+use crate::schema::{
+    openapi::{self, ApiResource},
+    openapi_binary,
+};
+
+/// How clients ask for the binary form of v2; the second is the older way to write it.
+const BINARY: [&str; 2] = [
+    openapi_binary::CONTENT_TYPE,
+    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+];
 
 /// The documents of one registry.
 #[derive(Default)]
 struct Made {
     serial: u64,
-    texts: HashMap<String, Arc<str>>,
+    texts: HashMap<String, Arc<[u8]>>,
 }
 
 /// Every served resource, core kinds first.
@@ -41,14 +50,15 @@ impl Documents {
             .get(header::ACCEPT)
             .and_then(|value| value.to_str().ok())
             .unwrap_or_default();
-        if !accept.is_empty()
-            && !accept.split(',').any(|range| {
-                matches!(
-                    range.split(';').next().map(str::trim),
-                    Some("application/json" | "*/*" | "application/*")
-                )
-            })
-        {
+        let ranges = || accept.split(',').filter_map(|range| range.split(';').next()).map(str::trim);
+        let json = accept.is_empty() || ranges().any(|range| matches!(range, "application/json" | "*/*" | "application/*"));
+        if !json && path == ["v2"] && ranges().any(|range| BINARY.contains(&range)) {
+            let bytes = self.text(registry, "v2 in binary", || {
+                openapi_binary::document(&openapi::v2(&resources(registry)))
+            });
+            return Ok(tagged(headers, bytes.to_vec(), openapi_binary::CONTENT_TYPE));
+        }
+        if !json {
             return Err(ApiError::new(
                 406,
                 "NotAcceptable",
@@ -56,16 +66,16 @@ impl Documents {
             ));
         }
         let text = match path {
-            ["v2"] => self.text(registry, "v2", || openapi::v2(&resources(registry))),
-            ["v3"] => self.text(registry, "v3", || self.index(registry)),
+            ["v2"] => self.text(registry, "v2", || openapi::v2(&resources(registry)).to_string()),
+            ["v3"] => self.text(registry, "v3", || self.index(registry).to_string()),
             ["v3", "api", version] => self.group(registry, "", version)?,
             ["v3", "apis", group, version] => self.group(registry, group, version)?,
             _ => return Err(ApiError::no_route()),
         };
-        Ok(tagged(headers, text.to_string(), "application/json"))
+        Ok(tagged(headers, text.to_vec(), "application/json"))
     }
 
-    fn group(&self, registry: &Registry, group: &str, version: &str) -> ApiResult<Arc<str>> {
+    fn group(&self, registry: &Registry, group: &str, version: &str) -> ApiResult<Arc<[u8]>> {
         if !registry
             .groups
             .get(group)
@@ -74,7 +84,7 @@ impl Documents {
             return Err(ApiError::no_route());
         }
         Ok(self.text(registry, &format!("v3/{group}/{version}"), || {
-            openapi::v3(group, version, &resources(registry))
+            openapi::v3(group, version, &resources(registry)).to_string()
         }))
     }
 
@@ -88,7 +98,7 @@ impl Documents {
                     format!("apis/{group}/{version}")
                 };
                 let Ok(text) = self.group(registry, group, version) else { continue };
-                let hash = hex::encode_upper(Sha256::digest(text.as_bytes()));
+                let hash = hex::encode_upper(Sha256::digest(&text));
                 paths.insert(
                     path.clone(),
                     json!({ "serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}") }),
@@ -99,7 +109,7 @@ impl Documents {
     }
 
     /// A document, made at most once per registry. Two that ask at once may both make it; the text is the same.
-    fn text(&self, registry: &Registry, name: &str, make: impl FnOnce() -> Value) -> Arc<str> {
+    fn text<M: Into<Vec<u8>>>(&self, registry: &Registry, name: &str, make: impl FnOnce() -> M) -> Arc<[u8]> {
         {
             let made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             if made.serial == registry.serial
@@ -108,7 +118,7 @@ impl Documents {
                 return text.clone();
             }
         }
-        let text: Arc<str> = Arc::from(make().to_string());
+        let text: Arc<[u8]> = Arc::from(make().into());
         let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if made.serial != registry.serial {
             *made = Made {

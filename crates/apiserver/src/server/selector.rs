@@ -197,7 +197,7 @@ fn show(token: &Token) -> &str {
 
 fn parse_set(tokens: &[Token], at: &mut usize) -> Result<Vec<String>, String> {
     if tokens[*at] != Token::Open {
-        return Err(format!("found '{}', expected: '('", show(&tokens[*at])));
+        return Err(format!("found '{}' expected: '('", show(&tokens[*at])));
     }
     *at += 1;
     let mut values = Vec::new();

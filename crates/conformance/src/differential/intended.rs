@@ -40,6 +40,11 @@ pub const INTENDED: &[Intended] = &[
             matches!(step, Step::Patch(_, _, Part::Scale, Patch::Apply(..), _)) && embedded.code < 300 && real.code == 500
         }),
     },
+    Intended {
+        what: "Kinds that are about running pods are not there: Pods, Services, Nodes, Deployments and their like",
+        why: "The embedded API runs no pods. `kubectl cluster-info`, which looks for Services, and `kubectl drain` end with an error.",
+        applies: None,
+    },
 ];
 
 /// Whether a difference is one of them.

@@ -65,7 +65,11 @@ impl Body {
             } else {
                 DiskContents::blank()
             },
-            firmware: if index.is_multiple_of(4) { FirmwareMode::BIOS } else { FirmwareMode::UEFI },
+            firmware: if index.is_multiple_of(4) {
+                FirmwareMode::BIOS
+            } else {
+                FirmwareMode::UEFI
+            },
             serial: format!("SWARM{index:07}"),
         }
     }

@@ -17,8 +17,8 @@ use agent_protocol::{
     order::{Order, OrderKind, OrderResult, Progress, Report, Step},
     seed::{SealedSeed, SealingKey, sealing_key_from},
     session::{
-        self, ErrorCode, ErrorResponse, OrderResponse, PATH_ORDER, PATH_REPORTS, PATH_SEED, PATH_SESSIONS, QUERY_SEED, SessionRequest, SessionResponse,
-        encode,
+        self, ErrorCode, ErrorResponse, OrderResponse, PATH_ORDER, PATH_REPORTS, PATH_SEED, PATH_SESSIONS, QUERY_SEED, SessionRequest,
+        SessionResponse, encode,
     },
 };
 use ed25519_dalek::SigningKey;
@@ -289,7 +289,11 @@ impl Machine {
                 let after = &self.agent.as_ref()?.after;
                 // An older agent fetches its seed apart; a fault there is one of such an agent.
                 let seed = if self.faults.touch(Point::Seed) { "" } else { QUERY_SEED };
-                let after = if after.is_empty() { String::new() } else { format!("&after={after}") };
+                let after = if after.is_empty() {
+                    String::new()
+                } else {
+                    format!("&after={after}")
+                };
                 ("GET", format!("{PATH_ORDER}?{seed}{after}"), Vec::new())
             }
             Point::Seed => ("GET", PATH_SEED.to_owned(), Vec::new()),

@@ -98,7 +98,10 @@ pub fn remove_ours(variables: &EfiVariables) -> Result<usize, MachineError> {
 /// [`MachineError::EfiVariable`] when firmware's variables cannot be read.
 pub fn our_entry(variables: &EfiVariables) -> Result<Option<u16>, MachineError> {
     let entries = variables.boot_entries()?;
-    Ok(entries.into_iter().find(|(_, description)| is_ours(description)).map(|(number, _)| number))
+    Ok(entries
+        .into_iter()
+        .find(|(_, description)| is_ours(description))
+        .map(|(number, _)| number))
 }
 
 fn is_ours(description: &str) -> bool {

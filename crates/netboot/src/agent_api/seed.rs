@@ -20,10 +20,7 @@ use kube::ResourceExt;
 use super::auth::{self, Caller};
 use crate::{
     metrics::Route,
-    objects::{
-        seeds::secret_name,
-        store::Change,
-    },
+    objects::{seeds::secret_name, store::Change},
     reply::{Refusal, Reply},
     server::Peer,
     state::{Shared, planted},

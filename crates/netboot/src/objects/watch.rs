@@ -163,7 +163,12 @@ pub(crate) fn start(
     let hardware = follow(store.hardware.clone(), all(), Hardware(c.clone(), w.clone()), listed(1));
     // Nobody waits for these: what is not here is read.
     let sealed = all().labels(api::LABEL_SEED);
-    let seeds = follow(store.secrets.clone(), sealed, SealedSeeds(seeds.clone(), c.clone(), w.clone()), || ());
+    let seeds = follow(
+        store.secrets.clone(),
+        sealed,
+        SealedSeeds(seeds.clone(), c.clone(), w.clone()),
+        || (),
+    );
     let stop = stop.clone();
     tasks.spawn(async move {
         tokio::select! {

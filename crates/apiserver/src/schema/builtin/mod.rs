@@ -89,11 +89,6 @@ pub(crate) fn object_meta() -> &'static Node {
     &OBJECT_META.root
 }
 
-/// OpenAPI schema of `metadata`.
-pub(crate) fn object_meta_schema() -> Value {
-    schemas::object_meta()
-}
-
 /// Reads `x-kubernetes-patch-strategy` and `x-kubernetes-patch-merge-key` from a schema.
 fn merge_info(schema: &Value) -> MergeInfo {
     let mut info = MergeInfo::default();
