@@ -45,6 +45,7 @@ use crate::{
     printcolumn = r#"{"name":"Namespace","type":"string","jsonPath":".spec.claimRef.namespace","priority":1}"#,
     printcolumn = r#"{"name":"Class","type":"string","jsonPath":".spec.class","priority":1}"#,
     printcolumn = r#"{"name":"Erase","type":"string","jsonPath":".status.lastErase.strength","priority":1}"#,
+    printcolumn = r#"{"name":"Paused","type":"boolean","jsonPath":".spec.paused"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
@@ -85,6 +86,10 @@ pub struct BareMetalHardwareSpec {
     /// Take the machine out of service: no new instance, no order; a machine in use stays in use.
     #[serde(default)]
     pub maintenance: bool,
+    /// While true, nothing is decided about the machine: no order is given or handed out, no claim taken or ended. What is seen of it is still written down, an order that was
+    /// handed out before is finished, and a machine in use boots its own disk as ever. Set while objects are moved to another API; `kube-baremetal resume` ends it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
     /// Changing this text asks for a new cleaning of a Quarantined machine, or for another try of an order that was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
@@ -253,6 +258,10 @@ pub struct BareMetalHardwareStatus {
     /// The verified installation on the root disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub installed: Option<InstalledImage>,
+    /// UID by which the installed system knows its instance, where that is not the claim's: the instance was moved to another API or restored from a backup, and has a new one. It
+    /// stands on the disk's marker and in the guest helper's token, and stays the same over any number of moves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installation_uid: Option<String>,
     /// Whether the machine should be off, because its instance says `running: false`.
     #[serde(default)]
     pub power_off: bool,
@@ -306,6 +315,8 @@ pub enum InstalledEvidence {
     OrderResult,
     /// The marker of a finished installation was found on the disk.
     DiskMarker,
+    /// The installed system's guest helper showed the token that was written for this claim.
+    GuestReport,
 }
 
 /// A verified installation.
@@ -314,9 +325,9 @@ pub enum InstalledEvidence {
 pub struct InstalledImage {
     /// UID of the claim it was written for.
     pub claim_uid: String,
-    /// The order that wrote it.
+    /// The order that wrote it; empty where nothing tells.
     pub order_id: String,
-    /// Digest of the image as served.
+    /// Digest of the image as served; empty where nothing tells.
     pub image_digest: String,
     /// How it is known.
     pub evidence: InstalledEvidence,

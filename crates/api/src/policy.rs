@@ -65,6 +65,9 @@ pub struct BareMetalDiscoveryPolicySpec {
     /// Whether what the root disk holds at acceptance may be erased. Never covers removable, remote or protected disks, nor data that appears later.
     #[serde(default)]
     pub erase_foreign_data: bool,
+    /// While true, a machine that it matches waits. Set while objects are moved to another API; `kube-baremetal resume` ends it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
 }
 
 /// What to do with a machine that matches.

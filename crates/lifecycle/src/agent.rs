@@ -97,6 +97,9 @@ pub fn instruction(facts: &SessionFacts<'_>) -> Instruction {
     if Some(&hardware.spec.discovery_name) != facts.discovery.metadata.name.as_ref() {
         return wait("The hardware object names another machine".to_owned());
     }
+    if hardware.spec.paused {
+        return wait("Paused: nothing is decided about this machine until spec.paused is false".to_owned());
+    }
     let claim = hardware.spec.claim_ref.as_ref();
     let releasing = view::is_releasing(hardware);
     if let Some(claim) = claim
@@ -189,8 +192,13 @@ fn reason_not_to_hand_out(
     if !has_disk(facts.discovery, target) {
         return Some("this machine does not have the disk that the order names");
     }
-    let claim = hardware.spec.claim_ref.as_ref();
-    if claim.map(|c| c.uid.as_str()) != order.claim.as_ref().map(|c| c.uid.as_str()) {
+    let claim = view::Uids::of(hardware);
+    let serves = match (claim, &order.claim) {
+        (None, None) => true,
+        (Some(claim), Some(served)) => claim.has(&served.uid),
+        _ => false,
+    };
+    if !serves {
         return Some("the order serves another claim");
     }
     if order.kind == OrderKind::Image {
@@ -203,25 +211,25 @@ fn reason_not_to_hand_out(
         if proof == IdentityProof::Asserted && !facts.config.allow_asserted_identity {
             return Some("this session's identity is not proven");
         }
-        if view::marked_for(Some(facts.discovery), &claim.uid).is_some() {
+        if view::marked_for(Some(facts.discovery), claim).is_some() {
             return Some("the image already stands on the disk");
         }
     }
     None
 }
 
-/// What the guest helper of an instance is told.
+/// What the guest helper of an instance is told. `instance_uid` is the one that its token names: it may be an earlier one of the instance.
 pub fn guest_action(hardware: Option<&BareMetalHardware>, instance_uid: &str) -> GuestAction {
-    let Some(hardware) = hardware else {
+    let Some(hardware) = hardware.filter(|h| !h.spec.paused) else {
         return GuestAction::Wait;
     };
-    let claim = hardware.spec.claim_ref.as_ref().map(|c| c.uid.as_str());
     let status = hardware.status.as_ref();
-    if claim == Some(instance_uid) {
+    if view::Uids::of(hardware).is_some_and(|claim| claim.has(instance_uid)) {
         if view::is_releasing(hardware) {
             return GuestAction::RebootToAgent;
         }
-        if status.is_some_and(|s| s.power_off && s.claim_uid.as_deref() == Some(instance_uid)) {
+        let claim = hardware.spec.claim_ref.as_ref().map(|c| &c.uid);
+        if status.is_some_and(|s| s.power_off && s.claim_uid.as_ref() == claim) {
             return GuestAction::PowerOff;
         }
         return GuestAction::Wait;

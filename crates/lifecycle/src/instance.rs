@@ -147,6 +147,11 @@ impl<'a> Draft<'a> {
         (claimed && status.claim_uid.as_deref() == Some(self.uid())).then_some(status)
     }
 
+    /// The UIDs by which we are known to the machine.
+    fn uids(&self) -> view::Uids<'a> {
+        view::Uids::new(self.uid(), self.about_us())
+    }
+
     fn claim_is_ours(&self) -> bool {
         let claim = self.facts.hardware.and_then(|h| h.spec.claim_ref.as_ref());
         claim.is_some_and(|c| c.uid == self.uid()) && !self.uid().is_empty()
@@ -261,7 +266,7 @@ impl<'a> Draft<'a> {
         let working =
             order.is_some_and(|o| accepted.is_some_and(|a| a.id == o.id) && view::result_of(self.facts.discovery, &o.id).is_none());
         // Between the stored result and the machine's own next step the instance does not fall back.
-        let written = view::image_result(self.facts.discovery, self.uid()).is_some();
+        let written = view::image_result(self.facts.discovery, self.uids()).is_some();
         self.wait(
             if working || written {
                 InstancePhase::Imaging
@@ -324,7 +329,7 @@ impl<'a> Draft<'a> {
             conditions::clear(&mut self.new.conditions, conditions::ADDRESSES_READY);
             // By DHCP: what the guest says of itself.
             let guest = view::seen(self.facts.discovery).and_then(|s| s.guest.as_ref());
-            if let Some(guest) = guest.filter(|g| g.instance_uid == self.uid()) {
+            if let Some(guest) = guest.filter(|g| self.uids().has(&g.instance_uid)) {
                 self.new.addresses.clone_from(&guest.addresses);
             }
             return;
@@ -358,7 +363,8 @@ impl<'a> Draft<'a> {
         let facts = self.facts;
         self.progress(None);
         let seen = view::seen(facts.discovery);
-        if let Some(image) = view::image_result(facts.discovery, self.uid()).and_then(|r| r.image.clone()) {
+        let uids = self.uids();
+        if let Some(image) = view::image_result(facts.discovery, uids).and_then(|r| r.image.clone()) {
             self.new.image = Some(image);
         }
         let installed = status.installed.as_ref().filter(|i| i.claim_uid == self.uid());
@@ -376,13 +382,13 @@ impl<'a> Draft<'a> {
             return;
         }
         let since = installed.map_or(facts.now, |i| i.since.0);
-        let guest = seen.and_then(|s| s.guest.as_ref()).filter(|g| g.instance_uid == self.uid());
+        let guest = seen.and_then(|s| s.guest.as_ref()).filter(|g| uids.has(&g.instance_uid));
         let told = seen
             .and_then(|s| {
                 s.boots
                     .iter()
                     .rev()
-                    .find(|b| b.answer == BootAnswer::LocalDisk && b.instance_uid == self.uid())
+                    .find(|b| b.answer == BootAnswer::LocalDisk && uids.has(&b.instance_uid))
             })
             .map(|b| b.time.0);
         let back = |then: Timestamp| view::session_since(facts.discovery, then);

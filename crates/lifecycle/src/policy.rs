@@ -138,6 +138,7 @@ pub fn evaluate<'a>(policies: impl IntoIterator<Item = &'a BareMetalDiscoveryPol
         };
         if matched {
             let answer = match spec.action {
+                _ if spec.paused => Answer::Hold(name),
                 PolicyAction::Hold => Answer::Hold(name),
                 PolicyAction::Accept => Answer::Accept(Box::new(Acceptance {
                     policy: name,

@@ -12,6 +12,41 @@ use api::{
 };
 use jiff::Timestamp;
 
+/// The UIDs by which the instance of a claim is known: its present one, and the one that the system on the disk was installed under, where that differs (the instance was moved to
+/// another API, or restored). What machines were told before the change, and what stands on their disks, carries the latter for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Uids<'a> {
+    own: &'a str,
+    installed: Option<&'a str>,
+}
+
+impl<'a> Uids<'a> {
+    /// Of the present claim.
+    pub fn of(hardware: &'a BareMetalHardware) -> Option<Self> {
+        let own = hardware.spec.claim_ref.as_ref()?.uid.as_str();
+        Some(Self::new(own, hardware.status.as_ref()))
+    }
+
+    /// Of the claim `own`, with what a machine's status says of it.
+    pub fn new(own: &'a str, status: Option<&'a BareMetalHardwareStatus>) -> Self {
+        let speaks_of_it = |s: &&BareMetalHardwareStatus| s.claim_uid.as_deref() == Some(own);
+        Self {
+            own,
+            installed: status.filter(speaks_of_it).and_then(|s| s.installation_uid.as_deref()),
+        }
+    }
+
+    /// Whether `uid` is one of them.
+    pub fn has(self, uid: &str) -> bool {
+        !uid.is_empty() && (uid == self.own || Some(uid) == self.installed)
+    }
+
+    /// The one that the system on the disk was installed under, where it is another one.
+    pub fn installed(self) -> Option<&'a str> {
+        self.installed.filter(|u| *u != self.own && !u.is_empty())
+    }
+}
+
 /// Status of a discovery, where there is one.
 pub fn seen(discovery: Option<&BareMetalDiscovery>) -> Option<&BareMetalDiscoveryStatus> {
     discovery.and_then(|d| d.status.as_ref())
@@ -104,7 +139,7 @@ pub fn needs_new_look(discovery: Option<&BareMetalDiscovery>) -> bool {
 }
 
 /// Whether anything that was seen says that the disk may hold data of this claim.
-pub fn may_hold_data_of(discovery: Option<&BareMetalDiscovery>, claim_uid: &str) -> bool {
+pub fn may_hold_data_of(discovery: Option<&BareMetalDiscovery>, claim: Uids<'_>) -> bool {
     let Some(seen) = seen(discovery) else {
         return false;
     };
@@ -112,34 +147,31 @@ pub fn may_hold_data_of(discovery: Option<&BareMetalDiscovery>, claim_uid: &str)
     let accepted = seen
         .accepted_order
         .as_ref()
-        .is_some_and(|a| a.kind.is_destructive() && a.claim_uid == claim_uid);
+        .is_some_and(|a| a.kind.is_destructive() && claim.has(&a.claim_uid));
     let marked = seen.inventory.iter().flat_map(|i| &i.disks).any(|d| {
         d.contents
             .marker
             .as_ref()
-            .is_some_and(|m| m.instance_uid == claim_uid && !m.image_digest.is_empty())
+            .is_some_and(|m| claim.has(&m.instance_uid) && !m.image_digest.is_empty())
     });
     accepted || marked
 }
 
 /// The disk that carries the marker of a finished installation for this claim.
-pub fn marked_for<'a>(discovery: Option<&'a BareMetalDiscovery>, claim_uid: &str) -> Option<&'a Disk> {
+pub fn marked_for<'a>(discovery: Option<&'a BareMetalDiscovery>, claim: Uids<'_>) -> Option<&'a Disk> {
     let inventory = seen(discovery)?.inventory.as_ref()?;
-    inventory.disks.iter().find(|d| {
-        d.contents.state == ContentsState::Marked
-            && d.contents
-                .marker
-                .as_ref()
-                .is_some_and(|m| m.instance_uid == claim_uid && !claim_uid.is_empty())
-    })
+    inventory
+        .disks
+        .iter()
+        .find(|d| d.contents.state == ContentsState::Marked && d.contents.marker.as_ref().is_some_and(|m| claim.has(&m.instance_uid)))
 }
 
 /// The successful image result for this claim, where the Discovery still has it.
-pub fn image_result<'a>(discovery: Option<&'a BareMetalDiscovery>, claim_uid: &str) -> Option<&'a OrderResult> {
+pub fn image_result<'a>(discovery: Option<&'a BareMetalDiscovery>, claim: Uids<'_>) -> Option<&'a OrderResult> {
     let seen = seen(discovery)?;
     let result = seen.result.as_ref()?;
     let accepted = seen.accepted_order.as_ref()?;
-    let ours = accepted.id == result.order_id && accepted.claim_uid == claim_uid && !claim_uid.is_empty();
+    let ours = accepted.id == result.order_id && claim.has(&accepted.claim_uid);
     let proven = result.kind == OrderKind::Image
         && result.outcome == Outcome::Succeeded
         && result.image.as_ref().is_some_and(|i| i.order_id == result.order_id);
@@ -149,14 +181,14 @@ pub fn image_result<'a>(discovery: Option<&'a BareMetalDiscovery>, claim_uid: &s
 /// Whether the order that the machine accepted last takes away what stood there for a claim, by erasing it or by writing for another claim: then nothing of it is to
 /// be booted, whatever an older view of the hardware says. Not so the order that wrote it (`written_by`), nor one for another claim that was refused, or whose
 /// machine has shown since that the installation stands.
-pub fn was_taken_away(discovery: Option<&BareMetalDiscovery>, claim_uid: &str, written_by: Option<&str>) -> bool {
+pub fn was_taken_away(discovery: Option<&BareMetalDiscovery>, claim: Uids<'_>, written_by: Option<&str>) -> bool {
     let Some(seen) = seen(discovery) else {
         return false;
     };
     let Some(accepted) = seen.accepted_order.as_ref().filter(|a| a.kind.is_destructive()) else {
         return false;
     };
-    let ours = accepted.claim_uid == claim_uid;
+    let ours = claim.has(&accepted.claim_uid);
     if accepted.kind == OrderKind::Image && (ours || written_by == Some(accepted.id.as_str())) {
         return false;
     }
@@ -164,23 +196,23 @@ pub fn was_taken_away(discovery: Option<&BareMetalDiscovery>, claim_uid: &str, w
         return true;
     }
     let refused = result_of(discovery, &accepted.id).is_some_and(|r| r.outcome == Outcome::Refused);
-    let seen_since = seen.session.as_ref().is_some_and(|s| s.id != accepted.session) && marked_for(discovery, claim_uid).is_some();
+    let seen_since = seen.session.as_ref().is_some_and(|s| s.id != accepted.session) && marked_for(discovery, claim).is_some();
     !(refused || seen_since)
 }
 
 /// Whether the image for the present claim stands on the disk, verified: by the operator's word, or by a result it has not read yet.
 pub fn is_installed(hardware: &BareMetalHardware, discovery: Option<&BareMetalDiscovery>) -> bool {
-    let Some(claim) = &hardware.spec.claim_ref else {
+    let (Some(claim), Some(uids)) = (&hardware.spec.claim_ref, Uids::of(hardware)) else {
         return false;
     };
     let status = hardware.status.as_ref();
     let installed = status.and_then(|s| s.installed.as_ref()).filter(|i| i.claim_uid == claim.uid);
-    if was_taken_away(discovery, &claim.uid, installed.map(|i| i.order_id.as_str())) {
+    if was_taken_away(discovery, uids, installed.map(|i| i.order_id.as_str())) {
         return false;
     }
     // Where a gate stands before the first boot, only the operator can say that it is open.
     let gated = hardware.spec.gates.iter().any(|g| g.before == GateStep::Run);
-    installed.is_some() || (!gated && image_result(discovery, &claim.uid).is_some())
+    installed.is_some() || (!gated && image_result(discovery, uids).is_some())
 }
 
 /// Whether the present claim is being released, or has been.

@@ -61,7 +61,8 @@ async fn redeem(shared: &Shared, peer: Peer, request: Request<Body>) -> Reply<()
         return Err(Refusal::unavailable());
     }
     let cached = shared.cache.hardware(&claims.hardware);
-    let claimed = |h: &api::BareMetalHardware| h.spec.claim_ref.as_ref().is_some_and(|c| c.uid == claims.instance_uid);
+    // An instance that was moved to another API or restored has another uid now; its system keeps the token of the one that it was installed under.
+    let claimed = |h: &api::BareMetalHardware| lifecycle::view::Uids::of(h).is_some_and(|claim| claim.has(&claims.instance_uid));
     let hardware = match cached {
         Some(hardware) if claimed(&hardware) => hardware,
         // The cache may be behind; a token of ours is worth one read.

@@ -146,7 +146,8 @@ pub(crate) fn listen(world: &Arc<World>) {
             world.pacer.forget(&machine.uid().unwrap_or_default());
         }
         let claim = |m: Option<&Arc<BareMetalHardware>>| m.and_then(|m| m.spec.claim_ref.clone());
-        if claim(old) != claim(new)
+        let paused = |m: Option<&Arc<BareMetalHardware>>| m.is_some_and(|m| m.spec.paused);
+        if (claim(old) != claim(new) || paused(old) != paused(new))
             && let Some(machine) = new.or(old)
         {
             for address in world.addresses.keys_by(index::HARDWARE, &machine.name_any()) {

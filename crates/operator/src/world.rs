@@ -205,6 +205,11 @@ impl World {
         &self.config.client
     }
 
+    /// Whether nothing is to be decided about this machine and what belongs to it.
+    pub(crate) fn is_paused(&self, hardware: &str) -> bool {
+        self.hardware.by_name(hardware).is_some_and(|h| h.spec.paused)
+    }
+
     /// Counts a request and names what failed.
     fn outcome<K: Kept, T>(&self, verb: &'static str, key: &Key, result: kube::Result<T>) -> Result<T> {
         let kind = K::kind(&());

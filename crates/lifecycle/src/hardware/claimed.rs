@@ -2,7 +2,7 @@
 
 use agent_protocol::{
     disk::{ContentsState, DiskContents, DiskMarker},
-    order::{ExpectedContents, FaultReason, OrderKind},
+    order::{Claim, ExpectedContents, FaultReason, OrderKind},
 };
 use api::{
     BareMetalInstance, HardwarePhase, InstancePhase, conditions,
@@ -69,6 +69,9 @@ fn adopt_claim(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInst
         .as_ref()
         .is_some_and(|s| s.claimed && (s.image.is_some() || !matches!(s.phase, InstancePhase::Pending | InstancePhase::Provisioning)));
     let knows = draft.old.phase == HardwarePhase::Ready && renamed.is_none() && !started;
+    // The system on the disk goes on under the uid that it was installed with.
+    let under = draft.old.installation_uid.clone().or_else(|| draft.old.claim_uid.clone());
+    draft.new.installation_uid = under.filter(|_| renamed.is_some());
     draft.new.claim_uid = Some(claim.uid.clone());
     draft.new.written = !knows;
     draft.new.installed = renamed.map(|i| InstalledImage {
@@ -85,13 +88,18 @@ fn keep_waiting(draft: &mut Draft<'_>) {
     draft.new.message.clone_from(&draft.old.message);
 }
 
+/// The UIDs by which the claim is known.
+fn uids<'a>(draft: &'a Draft<'_>, claim: &'a ClaimRef) -> view::Uids<'a> {
+    view::Uids::new(&claim.uid, Some(&draft.new))
+}
+
 /// The claim's instance is not there at all.
 fn claimant_missing(draft: &mut Draft<'_>, claim: &ClaimRef, known: bool) {
     let since = draft.old.phase_since.as_ref().map_or(draft.facts.now, |t| t.0);
     let then = since.saturating_add(draft.facts.config.missing_claimant_grace).unwrap_or(since);
     let phase = draft.old.phase;
     let untouched = if known { !draft.old.written } else { phase == HardwarePhase::Ready };
-    if untouched && !view::may_hold_data_of(draft.facts.discovery, &claim.uid) {
+    if untouched && !view::may_hold_data_of(draft.facts.discovery, uids(draft, claim)) {
         // Nothing was ever ordered for it.
         keep_waiting(draft);
         if draft.due(then) {
@@ -118,10 +126,23 @@ fn claimant_replaced(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMet
     let uid = instance.metadata.uid.clone().unwrap_or_default();
     let wants = instance.spec.hardware_name.as_deref() == Some(draft.name());
     let installed = draft.old.installed.as_ref().is_some_and(|i| i.claim_uid == claim.uid);
-    let on_disk = view::marked_for(draft.facts.discovery, &claim.uid)
+    let on_disk = view::marked_for(draft.facts.discovery, uids(draft, claim))
         .and_then(|d| d.contents.marker.as_ref())
         .is_some_and(|m| names(m, claim));
-    if wants && (installed || on_disk) && !draft.old.released_claims.contains(&uid) {
+    let known_again = wants && !draft.old.released_claims.contains(&uid);
+    if known_again
+        && !(installed || on_disk)
+        && let Some(report) = guest_report(draft, claim)
+    {
+        // Written down first: once the claim has the new uid, nothing else links it to the one in the helper's token.
+        draft.new.claim_uid = Some(claim.uid.clone());
+        draft.new.written = true;
+        draft.new.installed = Some(report);
+        draft.drop_order();
+        draft.phase(HardwarePhase::InUse);
+        return;
+    }
+    if known_again && (installed || on_disk) {
         keep_waiting(draft);
         draft.new = draft.old.clone();
         draft.transient = true;
@@ -136,7 +157,7 @@ fn claimant_replaced(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMet
         );
         return;
     }
-    if known && !draft.old.written && !view::may_hold_data_of(draft.facts.discovery, &claim.uid) {
+    if known && !draft.old.written && !view::may_hold_data_of(draft.facts.discovery, uids(draft, claim)) {
         keep_waiting(draft);
         draft.spec = Some(SpecChange::ClearClaim);
         return;
@@ -147,7 +168,7 @@ fn claimant_replaced(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMet
         phase,
         "ClaimantReplaced",
         format!(
-            "The instance {}/{} has uid {uid}, the claim names uid {}, and the disk's marker was not seen. Nothing is erased for it. Set the instance's spec.hardwareName to {} and boot the machine into the agent; or remove spec.claimRef to give the data up",
+            "The instance {}/{} has uid {uid}, the claim names uid {}, and neither the disk's marker was seen nor its guest helper heard. Nothing is erased for it. Set the instance's spec.hardwareName to {} and boot the machine into the agent; or remove spec.claimRef to give the data up",
             claim.namespace,
             claim.name,
             claim.uid,
@@ -174,43 +195,66 @@ fn names(marker: &DiskMarker, claim: &ClaimRef) -> bool {
     marker.instance == format!("{}/{}", claim.namespace, claim.name)
 }
 
-/// The installation for this claim, where it is known to be whole.
-fn installation(draft: &Draft<'_>, claim: &ClaimRef) -> Option<InstalledImage> {
+/// The installation that the guest helper vouches for: it showed the token that was written for this claim, and no agent looked at the disk since. Of use where status was lost.
+fn guest_report(draft: &Draft<'_>, claim: &ClaimRef) -> Option<InstalledImage> {
+    let guest = view::seen(draft.facts.discovery)?.guest.as_ref()?;
+    let vouches = uids(draft, claim).has(&guest.instance_uid)
+        && draft.old.order.is_none()
+        && !view::session_since(draft.facts.discovery, guest.registered_at.0);
+    vouches.then(|| InstalledImage {
+        claim_uid: claim.uid.clone(),
+        order_id: String::new(),
+        image_digest: String::new(),
+        evidence: InstalledEvidence::GuestReport,
+        since: guest.registered_at.clone(),
+    })
+}
+
+/// The installation for this claim, where it is known to be whole, and the uid that it was written under, where that is another one.
+fn installation(draft: &Draft<'_>, claim: &ClaimRef) -> Option<(InstalledImage, Option<String>)> {
+    let under = |uid: &str| (uid != claim.uid).then(|| uid.to_owned());
+    let uids = uids(draft, claim);
     if let Some(known) = draft.new.installed.clone().filter(|i| i.claim_uid == claim.uid) {
-        return Some(known);
+        return Some((known, uids.installed().map(str::to_owned)));
     }
     let now = Time(draft.facts.now);
-    if let Some(result) = view::image_result(draft.facts.discovery, &claim.uid)
+    let seen = view::seen(draft.facts.discovery)?;
+    if let Some(result) = view::image_result(draft.facts.discovery, uids)
         && let Some(image) = &result.image
     {
-        return Some(InstalledImage {
+        let installed = InstalledImage {
             claim_uid: claim.uid.clone(),
             order_id: result.order_id.clone(),
             image_digest: image.digest.clone(),
             evidence: InstalledEvidence::OrderResult,
             since: now,
-        });
+        };
+        return Some((installed, seen.accepted_order.as_ref().and_then(|a| under(&a.claim_uid))));
     }
-    let seen = view::seen(draft.facts.discovery)?;
-    let marker = seen.inventory.as_ref()?.disks.iter().find_map(|d| {
+    let marker = seen.inventory.iter().flat_map(|i| &i.disks).find_map(|d| {
         let marker = d.contents.marker.as_ref().filter(|_| d.contents.state == ContentsState::Marked)?;
-        let ours = marker.instance_uid == claim.uid
+        let ours = uids.has(&marker.instance_uid)
             || (names(marker, claim) && !marker.instance_uid.is_empty() && !draft.old.released_claims.contains(&marker.instance_uid));
         ours.then_some(marker)
-    })?;
-    Some(InstalledImage {
-        claim_uid: claim.uid.clone(),
-        order_id: marker.order_id.clone(),
-        image_digest: marker.image_digest.clone(),
-        evidence: InstalledEvidence::DiskMarker,
-        since: now,
-    })
+    });
+    if let Some(marker) = marker {
+        let installed = InstalledImage {
+            claim_uid: claim.uid.clone(),
+            order_id: marker.order_id.clone(),
+            image_digest: marker.image_digest.clone(),
+            evidence: InstalledEvidence::DiskMarker,
+            since: now,
+        };
+        return Some((installed, under(&marker.instance_uid)));
+    }
+    let guest = seen.guest.as_ref().and_then(|g| under(&g.instance_uid));
+    guest_report(draft, claim).map(|installed| (installed, guest))
 }
 
 /// The instance is there and wants the machine.
 fn live(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInstance) {
     draft.new.power_off = !instance.spec.running;
-    if let Some(installed) = installation(draft, claim) {
+    if let Some((installed, under)) = installation(draft, claim) {
         let booted = draft.new.installed.as_ref().is_some_and(|i| i.claim_uid == claim.uid);
         if !booted && gates::before(draft, HardwarePhase::Provisioning, GateStep::Run, instance) {
             return;
@@ -223,6 +267,7 @@ fn live(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInstance) {
             );
         }
         draft.new.installed = Some(installed);
+        draft.new.installation_uid = under;
         draft.new.written = true;
         draft.drop_order();
         draft.clear(conditions::FOREIGN_DATA);
@@ -309,7 +354,7 @@ fn provision(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInstan
     draft.clear(conditions::FOREIGN_DATA);
     let wanted = orders::image(
         facts.hardware,
-        orders::claim(claim),
+        served(draft, claim, OrderKind::Image),
         &disk,
         expected,
         image,
@@ -322,6 +367,14 @@ fn provision(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInstan
         Some((reason, message)) => draft.wait(HardwarePhase::Provisioning, &reason, message),
         None => draft.phase(HardwarePhase::Provisioning),
     }
+}
+
+/// The claim as the order names it. An order that is worked on keeps the uid that it was given with, also when the claim was re-identified meanwhile.
+fn served(draft: &Draft<'_>, claim: &ClaimRef, kind: OrderKind) -> Claim {
+    let working = draft.in_flight().filter(|o| o.kind == kind).and_then(|o| o.claim);
+    working
+        .filter(|c| uids(draft, claim).has(&c.uid))
+        .unwrap_or_else(|| orders::claim(claim))
 }
 
 /// What the disk may hold when the image is written; `None` when that must wait (the reason is noted).
@@ -343,6 +396,7 @@ fn image_expects(
         return None;
     };
     let mut expected = vec![orders::blank(), orders::interrupted(&claim.uid)];
+    expected.extend(uids(draft, claim).installed().map(orders::interrupted));
     if permitted(&found, claim, draft) {
         return Some(expected);
     }
@@ -367,18 +421,21 @@ fn permitted(found: &DiskContents, claim: &ClaimRef, draft: &Draft<'_>) -> bool 
         ContentsState::Interrupted => found
             .marker
             .as_ref()
-            .is_some_and(|m| m.instance_uid == claim.uid || draft.new.order.as_ref().is_some_and(|o| o.id == m.order_id)),
+            .is_some_and(|m| uids(draft, claim).has(&m.instance_uid) || draft.new.order.as_ref().is_some_and(|o| o.id == m.order_id)),
         ContentsState::Foreign | ContentsState::Marked | ContentsState::Unreadable => false,
     }
 }
 
 /// Records the end of a release. The claim is taken off by the next decision.
 fn end_release(draft: &mut Draft<'_>, claim: &ClaimRef) {
-    draft.new.released_claims.push(claim.uid.clone());
+    // Whatever still knows the instance by an earlier uid (its guest helper, its disk) is released with it.
+    let earlier = uids(draft, claim).installed().map(str::to_owned);
+    draft.new.released_claims.extend(earlier.into_iter().chain([claim.uid.clone()]));
     let surplus = draft.new.released_claims.len().saturating_sub(REMEMBERED_RELEASES);
     draft.new.released_claims.drain(..surplus);
     draft.new.written = false;
     draft.new.installed = None;
+    draft.new.installation_uid = None;
     draft.new.power_off = false;
     draft.release_addresses = true;
     draft.drop_order();
@@ -423,7 +480,7 @@ fn release(draft: &mut Draft<'_>, claim: &ClaimRef, instance: Option<&BareMetalI
     }
     if draft.new.claim_uid.as_deref() == Some(claim.uid.as_str())
         && !draft.new.written
-        && !view::may_hold_data_of(facts.discovery, &claim.uid)
+        && !view::may_hold_data_of(facts.discovery, uids(draft, claim))
     {
         // No image order was ever issued: the disk is as it was when the machine was free.
         end_release(draft, claim);
@@ -448,7 +505,7 @@ fn release(draft: &mut Draft<'_>, claim: &ClaimRef, instance: Option<&BareMetalI
     };
     if let Some(order) = draft.old.order.clone()
         && let Some(evidence) = view::result_of(facts.discovery, &order.id).and_then(|r| free::proven_erase(&order, r))
-        && order.claim.as_ref().is_some_and(|c| c.uid == claim.uid)
+        && order.claim.as_ref().is_some_and(|c| uids(draft, claim).has(&c.uid))
     {
         draft.new.last_erase = Some(evidence.clone());
         draft.new.last_erase_time = Some(Time(facts.now));
@@ -476,7 +533,9 @@ fn release(draft: &mut Draft<'_>, claim: &ClaimRef, instance: Option<&BareMetalI
     // What the machine saw after the release began: in a new session, or when it looked for an order of this release and refused it.
     let looked = view::seen(facts.discovery)
         .and_then(|s| s.accepted_order.as_ref())
-        .is_some_and(|a| a.kind == OrderKind::Erase && a.claim_uid == claim.uid && view::result_of(facts.discovery, &a.id).is_some());
+        .is_some_and(|a| {
+            a.kind == OrderKind::Erase && uids(draft, claim).has(&a.claim_uid) && view::result_of(facts.discovery, &a.id).is_some()
+        });
     let fresh = looked || view::session_since(facts.discovery, released_at(draft, instance));
     let (expected, foreign) = match draft.in_flight().filter(|o| o.kind == OrderKind::Erase) {
         Some(order) => (order.disk.map(|d| d.expected).unwrap_or_default(), false),
@@ -484,7 +543,7 @@ fn release(draft: &mut Draft<'_>, claim: &ClaimRef, instance: Option<&BareMetalI
     };
     let wanted = orders::erase(
         facts.hardware,
-        Some(orders::claim(claim)),
+        Some(served(draft, claim, OrderKind::Erase)),
         &disk,
         expected,
         facts.hardware.spec.erase_method.into(),
@@ -520,7 +579,14 @@ fn release(draft: &mut Draft<'_>, claim: &ClaimRef, instance: Option<&BareMetalI
 
 /// What the disk may hold when a release erases it, and whether it holds something else that nobody gave up.
 fn release_expects(draft: &Draft<'_>, claim: &ClaimRef, found: Option<&DiskContents>) -> (Vec<ExpectedContents>, bool) {
+    let known = uids(draft, claim);
     let mut expected = vec![orders::marked(&claim.uid), orders::interrupted(&claim.uid), orders::blank()];
+    expected.extend(
+        known
+            .installed()
+            .into_iter()
+            .flat_map(|u| [orders::marked(u), orders::interrupted(u)]),
+    );
     let Some(found) = found else {
         return (expected, false);
     };
@@ -528,7 +594,7 @@ fn release_expects(draft: &Draft<'_>, claim: &ClaimRef, found: Option<&DiskConte
     // An erase without a claim that did not end: it was allowed when it began, and nothing was written since.
     let own_rest =
         found.state == ContentsState::Interrupted && marker.is_some_and(|m| m.instance_uid.is_empty() && m.hardware == draft.name());
-    let ours = own_rest || marker.is_some_and(|m| m.instance_uid == claim.uid || names(m, claim));
+    let ours = own_rest || marker.is_some_and(|m| known.has(&m.instance_uid) || names(m, claim));
     let given_up = ours || draft.consented(found);
     let extra = match found.state {
         ContentsState::Blank => return (expected, false),
@@ -582,7 +648,7 @@ fn release_disk(draft: &mut Draft<'_>, claim: &ClaimRef) -> Option<SelectedDisk>
     if let Some(disk) = draft.old.root_disk.clone() {
         return Some(disk);
     }
-    let marked = view::marked_for(draft.facts.discovery, &claim.uid).map(crate::disks::selected);
+    let marked = view::marked_for(draft.facts.discovery, uids(draft, claim)).map(crate::disks::selected);
     if let Some(disk) = marked {
         draft.new.root_disk = Some(disk.clone());
         return Some(disk);

@@ -20,6 +20,7 @@ use crate::{orders, view};
 pub(super) fn decide(draft: &mut Draft<'_>) {
     let facts = draft.facts;
     draft.new.installed = None;
+    draft.new.installation_uid = None;
     draft.new.power_off = false;
     draft.clear(conditions::POWER_CYCLE_NEEDED);
     if draft.old.claim_uid.as_ref().is_some_and(|u| draft.old.released_claims.contains(u)) {

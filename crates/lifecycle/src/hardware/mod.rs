@@ -196,5 +196,6 @@ pub fn is_free(hardware: &BareMetalHardware) -> bool {
     hardware.metadata.deletion_timestamp.is_none()
         && hardware.spec.claim_ref.is_none()
         && !hardware.spec.maintenance
+        && !hardware.spec.paused
         && hardware.status.as_ref().is_some_and(|s| s.phase == HardwarePhase::Ready)
 }

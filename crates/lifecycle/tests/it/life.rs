@@ -234,6 +234,7 @@ fn a_claim_with_another_uid_is_rebound_by_the_marker_and_never_erased() {
     seen.accepted_order = None;
     seen.session = None;
     seen.inventory = None;
+    seen.guest = None;
     world.settle();
     assert_eq!(world.status().reason, "ClaimantReplaced");
     assert_eq!(world.poll().kind, OrderKind::Wait);

@@ -7,6 +7,7 @@ mod faults;
 mod gates;
 mod identity;
 mod life;
+mod moved;
 mod policy;
 mod quantity;
 mod scheduler;

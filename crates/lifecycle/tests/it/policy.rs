@@ -82,6 +82,14 @@ fn a_broken_policy_is_named_and_never_accepts_and_a_broken_hold_holds() {
 }
 
 #[test]
+fn a_paused_policy_leaves_what_it_matches_alone() {
+    let mut paused = policy("paused", 1, "true", PolicyAction::Accept);
+    paused.spec.paused = true;
+    let good = policy("good", 0, "true", PolicyAction::Accept);
+    assert_eq!(evaluate([&paused, &good], &inventory()).answer, Answer::Hold("paused".to_owned()));
+}
+
+#[test]
 fn acceptance_makes_the_hardware_object() {
     let mut made = policy("lab", 0, "true", PolicyAction::Accept);
     made.spec.labels = [("rack".to_owned(), "r1".to_owned())].into();

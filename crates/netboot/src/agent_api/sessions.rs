@@ -222,6 +222,11 @@ async fn new(shared: &Shared, introduction: &Introduction, identity: &Identity) 
             Err(error) if error.is_conflict() => {
                 // Somebody has the name: this very machine by way of another replica or a moment ago, or another machine.
                 match shared.store.discovery(&name).await {
+                    // A restored object without a status, which nothing but its name tells whose it is: the name is made of this machine's marks.
+                    Ok(found) if salt == 0 && Identity::of_discovery(&found).is_none() => {
+                        drop(place);
+                        return known(shared, introduction, &name).await;
+                    }
                     Ok(_) => {}
                     Err(error) if error.is_not_found() => continue,
                     Err(error) => return Err(error.into()),

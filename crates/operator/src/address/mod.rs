@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use api::{BareMetalAddress, BareMetalEndpoint};
 use kube::ResourceExt;
+use lifecycle::view;
 
 use crate::{
     cache::Key,
@@ -51,14 +52,20 @@ fn is_needed(world: &World, address: &BareMetalAddress) -> bool {
     }
     // The claim outlives the instance where objects were lost: the system may still run with this address.
     let hardware = world.hardware.by_name(&spec.hardware_name);
-    hardware.is_some_and(|h| h.spec.claim_ref.as_ref().is_some_and(|c| c.uid == spec.instance_uid))
+    hardware.is_some_and(|h| {
+        let claimed = view::Uids::of(&h).is_some_and(|claim| claim.has(&spec.instance_uid));
+        // The claim was re-identified a moment ago, and the status does not say so yet.
+        let told = h.status.as_ref().and_then(|s| s.claim_uid.as_deref());
+        claimed || (h.spec.claim_ref.is_some() && told == Some(spec.instance_uid.as_str()))
+    })
 }
 
 pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
     let Some(address) = world.addresses.get(&key) else {
         return Ok(Next::Rest);
     };
-    if is_needed(&world, &address) || address.metadata.deletion_timestamp.is_some() {
+    let left_alone = world.is_paused(&address.spec.hardware_name) || address.metadata.deletion_timestamp.is_some();
+    if left_alone || is_needed(&world, &address) {
         return Ok(Next::Rest);
     }
     tracing::info!(

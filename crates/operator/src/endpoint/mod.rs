@@ -115,7 +115,7 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
     let Some(endpoint) = world.endpoints.get(&key) else {
         return Ok(Next::Rest);
     };
-    if !endpoint.spec.network_ref.is_ours() {
+    if !endpoint.spec.network_ref.is_ours() || world.is_paused(&endpoint.spec.hardware_name) {
         return Ok(Next::Rest);
     }
     let Some(instance) = entitled(&world, &endpoint) else {

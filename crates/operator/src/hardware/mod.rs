@@ -38,6 +38,9 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
         world.seeds.forget(&key.name);
         return Ok(Next::Rest);
     };
+    if hardware.spec.paused {
+        return Ok(Next::Rest);
+    }
     let discovery = world.discoveries.by_name(&hardware.spec.discovery_name);
     let claimant = claimant(&world, &hardware);
     let image = claimant.as_ref().and_then(|i| world.images.by_name(&i.spec.image));
@@ -110,7 +113,9 @@ async fn act(
     if decision.release_addresses {
         let claim = hardware.spec.claim_ref.as_ref().map(|c| c.uid.as_str());
         let ended = hardware.status.as_ref().and_then(|s| s.claim_uid.as_deref());
-        if let Some(uid) = claim.or(ended) {
+        // Restored objects may still carry the uid that the instance had before.
+        let earlier = hardware.status.as_ref().and_then(|s| s.installation_uid.as_deref());
+        for uid in claim.or(ended).into_iter().chain(earlier) {
             address::release(world, uid).await?;
         }
     }

@@ -27,6 +27,9 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
         return Ok(Next::Rest);
     };
     let hardware = instance.spec.hardware_name.as_deref().and_then(|name| world.hardware.by_name(name));
+    if hardware.as_ref().is_some_and(|h| h.spec.paused) {
+        return Ok(Next::Rest);
+    }
     if let Some(hardware) = hardware.as_ref().filter(|h| wants_endpoints(&instance, h)) {
         endpoints::ensure(&world, &instance, hardware).await?;
     }
