@@ -115,7 +115,7 @@ helm: ## Build the real helm from its Go module, for the tests (kept by content)
 .PHONY: chart
 chart: helm ## Write the kustomize files again, which are the chart's
 	@$(HELM) template kube-baremetal deploy/helm/kube-baremetal --namespace kube-baremetal-system --set 'servers={https://192.0.2.10:8443}' \
-	  --set crds.install=false --set rbac.create=false --set netboot.createNamespace=false > deploy/kustomize/workloads.yaml
+	  --no-hooks --set crds.install=false --set rbac.create=false --set netboot.createNamespace=false > deploy/kustomize/workloads.yaml
 
 .PHONY: bench-api-cost
 bench-api-cost: control-plane helm ## Requests to a real API server per machine, counted from its audit log with 800 simulated machines

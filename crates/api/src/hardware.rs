@@ -135,7 +135,8 @@ pub struct EraseConsent {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub fingerprints: Vec<String>,
-    /// Whatever the root disk held when the machine was accepted. Set by a policy that allows it; never covers data that appeared later.
+    /// Whatever the root disk held when the machine was accepted, an installation of ours excepted. Set by a policy that allows it where no root disk could be chosen yet (else it names the
+    /// fingerprint); never covers data that appeared later.
     #[serde(default)]
     pub at_acceptance: bool,
 }
@@ -170,7 +171,7 @@ pub struct NicAssignment {
 }
 
 /// The instance that has a machine.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClaimRef {
     /// Its namespace.
@@ -179,6 +180,10 @@ pub struct ClaimRef {
     pub name: String,
     /// Its UID.
     pub uid: String,
+    /// UID by which the system on the disk knows the instance, where that is another one: the instance was moved to another API or restored from a backup, and has a new one. It stands on
+    /// the disk's marker and in the guest helper's token, and stays the same over any number of moves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installation_uid: Option<String>,
 }
 
 impl ClaimRef {
@@ -258,10 +263,6 @@ pub struct BareMetalHardwareStatus {
     /// The verified installation on the root disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub installed: Option<InstalledImage>,
-    /// UID by which the installed system knows its instance, where that is not the claim's: the instance was moved to another API or restored from a backup, and has a new one. It
-    /// stands on the disk's marker and in the guest helper's token, and stays the same over any number of moves.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub installation_uid: Option<String>,
     /// Whether the machine should be off, because its instance says `running: false`.
     #[serde(default)]
     pub power_off: bool,

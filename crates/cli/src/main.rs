@@ -8,7 +8,9 @@ mod lab;
 mod logging;
 mod media;
 mod monitor;
+mod moving;
 mod roles;
+mod rotate;
 mod swarm;
 mod up;
 
@@ -39,6 +41,16 @@ enum Command {
     Operator(Box<roles::operator::Arguments>),
     /// Run the boot server against a Kubernetes API. Any number of replicas, which all work.
     Netboot(Box<roles::netboot::Arguments>),
+    /// Stop deciding about every machine, until `resume`.
+    Pause(moving::PauseArguments),
+    /// Go on deciding about machines that `pause` or `import` paused.
+    Resume(moving::ResumeArguments),
+    /// Pause, and write every object with its status, and the Secrets that machines need, to an archive: to move to another Kubernetes API, or as a backup.
+    Export(moving::ExportArguments),
+    /// Make the objects of an archive in another Kubernetes API. Machines stay paused until they are resumed; nothing is erased.
+    Import(moving::ImportArguments),
+    /// Make new keys for netboot while machines run; the present ones stay good until the overlap is ended.
+    Rotate(rotate::Arguments),
     /// Print the CustomResourceDefinitions as YAML.
     Crds,
     /// Build what machines boot from the network.
@@ -72,6 +84,11 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Up(up) => runtime()?.block_on(up::run(*up)),
         Command::Operator(operator) => runtime()?.block_on(roles::operator::run(*operator)),
         Command::Netboot(netboot) => runtime()?.block_on(roles::netboot::run(*netboot)),
+        Command::Pause(arguments) => runtime()?.block_on(moving::pause(arguments)),
+        Command::Resume(arguments) => runtime()?.block_on(moving::resume(arguments)),
+        Command::Export(arguments) => runtime()?.block_on(moving::export(arguments)),
+        Command::Import(arguments) => runtime()?.block_on(moving::import(arguments)),
+        Command::Rotate(arguments) => runtime()?.block_on(rotate::run(arguments)),
         Command::Lab { command } => runtime()?.block_on(lab::run(command)),
     }
 }

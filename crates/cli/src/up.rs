@@ -39,6 +39,9 @@ pub struct Arguments {
     /// Folder whose image files are served below /images/.
     #[arg(long)]
     image_dir: Option<PathBuf>,
+    /// Serve the Kubernetes API and nothing else: neither operator nor boot server. To import into it, and to look at one that is not to act.
+    #[arg(long)]
+    api_only: bool,
     #[command(flatten)]
     decisions: Decisions,
     /// Reckon with so many machines of a lab that all come from one address: wide quotas for one address. Not for a network with strangers.
@@ -54,7 +57,6 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     lab::raise_file_limit();
     let data_dir = arguments.data_dir.clone().map_or_else(default_data_dir, Ok)?;
     std::fs::create_dir_all(&data_dir).with_context(|| format!("--data-dir: creating {}", data_dir.display()))?;
-    let advertise = advertised(&arguments)?;
     let stop = CancellationToken::new();
     let mut parts: JoinSet<Result<()>> = JoinSet::new();
 
@@ -77,6 +79,19 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     parts.spawn(async move { serve.await.context("serving the API") });
     let admin = Client::new(api.router(apiserver::Identity::admin()), "default");
     install::everything(&admin).await?;
+    if arguments.api_only {
+        api.write_kubeconfig(&kubeconfig, &api_url).context("writing the kubeconfig")?;
+        println!(
+            "Kubernetes API   {api_url}\nkubeconfig       {}\nneither operator nor boot server: --api-only",
+            kubeconfig.display()
+        );
+        let ended = until_the_end(&mut parts).await;
+        stop.cancel();
+        while parts.join_next().await.is_some() {}
+        api.shutdown().await;
+        return ended;
+    }
+    let advertise = advertised(&arguments)?;
     // Each part is its own service account, with the rights that it has in a cluster and no others.
     let netboot_client = account::client(&api, &admin, NETBOOT_NAMESPACE, NETBOOT, &mut parts, stop.child_token()).await?;
     let operator_client = account::client(&api, &admin, OPERATOR_NAMESPACE, OPERATOR, &mut parts, stop.child_token()).await?;
@@ -136,15 +151,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     );
     println!("  3. Accept machines with a BareMetalDiscoveryPolicy, add a BareMetalImage, create a BareMetalInstance (see examples/).");
 
-    let ended = tokio::select! {
-        signal = signalled() => signal,
-        part = parts.join_next() => match part {
-            Some(Ok(Ok(()))) => Err(anyhow::anyhow!("a part of the system ended by itself")),
-            Some(Ok(Err(error))) => Err(error),
-            Some(Err(error)) => Err(anyhow::Error::from(error).context("a part of the system failed")),
-            None => Ok(()),
-        },
-    };
+    let ended = until_the_end(&mut parts).await;
     stop.cancel();
     netboot.stopped(Duration::from_secs(5)).await;
     while let Some(part) = parts.join_next().await {
@@ -154,6 +161,19 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     }
     api.shutdown().await;
     ended
+}
+
+/// Waits for a signal, or for a part that ends.
+async fn until_the_end(parts: &mut JoinSet<Result<()>>) -> Result<()> {
+    tokio::select! {
+        signal = signalled() => signal,
+        part = parts.join_next() => match part {
+            Some(Ok(Ok(()))) => Err(anyhow::anyhow!("a part of the system ended by itself")),
+            Some(Ok(Err(error))) => Err(error),
+            Some(Err(error)) => Err(anyhow::Error::from(error).context("a part of the system failed")),
+            None => Ok(()),
+        },
+    }
 }
 
 fn default_data_dir() -> Result<PathBuf> {

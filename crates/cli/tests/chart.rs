@@ -26,7 +26,7 @@ use cluster::{Cluster, NETBOOT, SYSTEM, chart, deploy};
 const SERVERS: &str = "servers={https://192.0.2.10:8443}";
 
 /// Ways to set values, each of which must give something that an API server takes.
-const CHOICES: [&[&str]; 4] = [
+const CHOICES: [&[&str]; 5] = [
     &[],
     &[
         "netboot.kind=Deployment",
@@ -39,6 +39,7 @@ const CHOICES: [&[&str]; 4] = [
         "operator.replicas=1",
         "image.digest=sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
     ],
+    &["deletionProtection=false"],
     &[
         "monitoring.serviceMonitor=true",
         "monitoring.prometheusRule=true",
@@ -104,9 +105,11 @@ fn whole(value: &mut Value) {
 /// The objects without what is right only in the chart.
 fn comparable(text: &str) -> BTreeMap<String, Value> {
     let mut objects = objects(text);
+    // Helm's to make, when it uninstalls.
+    objects.retain(|_, object| object.pointer("/metadata/annotations/helm.sh~1hook").is_none());
     for object in objects.values_mut() {
         whole(object);
-        if object["kind"] == "CustomResourceDefinition"
+        if (object["kind"] == "CustomResourceDefinition" || object["kind"] == "Namespace")
             && let Some(metadata) = object["metadata"].as_object_mut()
         {
             metadata.remove("annotations");
@@ -474,9 +477,71 @@ async fn life() -> Result<()> {
     ensure!(wrong.is_empty(), "calls and rules do not fit:\n  {}", wrong.join("\n  "));
 
     cluster.helm_release("upgrade", &["--set", "operator.replicas=3"])?;
+    // One machine is in use: by the instance `replugged`.
+    deletions_are_refused(&cluster)?;
+    cluster.helm_release("upgrade", &["--set", "deletionProtection=false"])?;
     cluster.helm.must(&["uninstall", "kube-baremetal", "--namespace", SYSTEM.0])?;
     let kept = cluster.plane.kubectl()?.args(["get", "bmh", "-o", "name"]).output()?;
     let kept = String::from_utf8_lossy(&kept.stdout).lines().count();
     ensure!(kept == MACHINES, "{kept} of {MACHINES} machines outlived the release");
+    let keys = ["get", "secret", "netboot-keys", "--namespace", NETBOOT.0];
+    ensure!(
+        cluster.plane.kubectl()?.args(keys).status()?.success(),
+        "the keys by which machines know netboot went with the release"
+    );
+    Ok(())
+}
+
+/// What would take a machine in use with it is refused by name, and the release stays whole.
+fn deletions_are_refused(cluster: &Cluster) -> Result<()> {
+    let kubectl = |arguments: &[&str]| -> Result<(bool, String)> {
+        let output = cluster.plane.kubectl()?.args(arguments).output()?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        Ok((output.status.success(), said))
+    };
+    let path = "jsonpath={.items[?(@.spec.claimRef)].metadata.name}";
+    let (_, machine) = kubectl(&["get", "bmh", "-o", path])?;
+    ensure!(!machine.is_empty() && !machine.contains(' '), "one machine is in use: {machine:?}");
+    let refused = |said: &str| said.contains(&machine) && said.contains("is in use by swarm/replugged");
+    let keys = ["delete", "secret", "netboot-keys", "--namespace", NETBOOT.0];
+    for what in [
+        &["delete", "bmh", &machine][..],
+        &["delete", "bmh", "--all"],
+        &["delete", "namespace", "swarm"],
+        &["delete", "namespace", NETBOOT.0],
+        &["delete", "namespace", SYSTEM.0],
+        &["delete", "crd", "baremetalimages.kube-baremetal.io"],
+        &keys,
+    ] {
+        // Whatever may be deleted is not: only the refusal is looked at.
+        let (done, said) = kubectl(&[what, &["--wait=false"], &["--dry-run=server"][..]].concat())?;
+        ensure!(!done && refused(&said), "{what:?}: {said}");
+    }
+    let outcome = cluster.helm.run(&["uninstall", "kube-baremetal", "--namespace", SYSTEM.0])?;
+    ensure!(
+        !outcome.ok && refused(&outcome.complaints),
+        "helm uninstall: {}",
+        outcome.complaints
+    );
+    for what in [
+        ["deployment/kube-baremetal-operator", SYSTEM.0],
+        ["daemonset/kube-baremetal-netboot", NETBOOT.0],
+        ["serviceaccount/kube-baremetal-operator", SYSTEM.0],
+    ] {
+        let (there, said) = kubectl(&["get", what[0], "--namespace", what[1]])?;
+        ensure!(there, "a refused uninstall took {}: {said}", what[0]);
+    }
+    // A free machine, another namespace and other kinds' definitions are nobody's business.
+    let free = "jsonpath={.items[0].metadata.name}";
+    let (_, idle) = kubectl(&["get", "bmh", "-o", free, "--field-selector", &format!("metadata.name!={machine}")])?;
+    for what in [
+        &["delete", "bmh", &idle][..],
+        &["delete", "namespace", "default"],
+        &["delete", "crd", "prometheusrules.monitoring.coreos.com"],
+    ] {
+        let (done, said) = kubectl(&[what, &["--wait=false"], &["--dry-run=server"][..]].concat())?;
+        // Kubernetes itself keeps `default`.
+        ensure!(done || said.contains("this namespace may not be deleted"), "{what:?}: {said}");
+    }
     Ok(())
 }

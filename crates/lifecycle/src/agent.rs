@@ -192,7 +192,7 @@ fn reason_not_to_hand_out(
     if !has_disk(facts.discovery, target) {
         return Some("this machine does not have the disk that the order names");
     }
-    let claim = view::Uids::of(hardware);
+    let claim = hardware.spec.claim_ref.as_ref().map(view::Uids::of);
     let serves = match (claim, &order.claim) {
         (None, None) => true,
         (Some(claim), Some(served)) => claim.has(&served.uid),
@@ -224,12 +224,12 @@ pub fn guest_action(hardware: Option<&BareMetalHardware>, instance_uid: &str) ->
         return GuestAction::Wait;
     };
     let status = hardware.status.as_ref();
-    if view::Uids::of(hardware).is_some_and(|claim| claim.has(instance_uid)) {
+    let claim = hardware.spec.claim_ref.as_ref();
+    if claim.is_some_and(|c| view::Uids::of(c).has(instance_uid)) {
         if view::is_releasing(hardware) {
             return GuestAction::RebootToAgent;
         }
-        let claim = hardware.spec.claim_ref.as_ref().map(|c| &c.uid);
-        if status.is_some_and(|s| s.power_off && s.claim_uid.as_ref() == claim) {
+        if status.is_some_and(|s| s.power_off && s.claim_uid.as_ref() == claim.map(|c| &c.uid)) {
             return GuestAction::PowerOff;
         }
         return GuestAction::Wait;

@@ -149,7 +149,9 @@ impl<'a> Draft<'a> {
 
     /// The UIDs by which we are known to the machine.
     fn uids(&self) -> view::Uids<'a> {
-        view::Uids::new(self.uid(), self.about_us())
+        let claim = self.facts.hardware.and_then(|h| h.spec.claim_ref.as_ref());
+        let ours = claim.filter(|c| c.uid == self.uid());
+        ours.map_or_else(|| view::Uids::one(self.uid()), view::Uids::of)
     }
 
     fn claim_is_ours(&self) -> bool {

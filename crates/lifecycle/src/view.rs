@@ -8,7 +8,7 @@ use api::{
     BareMetalDiscovery, BareMetalDiscoveryStatus, BareMetalHardware, BareMetalHardwareStatus, conditions,
     discovery::{AgentSession, BootAnswer},
     gate::GateStep,
-    hardware::SelectedDisk,
+    hardware::{ClaimRef, SelectedDisk},
 };
 use jiff::Timestamp;
 
@@ -21,19 +21,17 @@ pub struct Uids<'a> {
 }
 
 impl<'a> Uids<'a> {
-    /// Of the present claim.
-    pub fn of(hardware: &'a BareMetalHardware) -> Option<Self> {
-        let own = hardware.spec.claim_ref.as_ref()?.uid.as_str();
-        Some(Self::new(own, hardware.status.as_ref()))
+    /// Of a claim.
+    pub fn of(claim: &'a ClaimRef) -> Self {
+        Self {
+            own: &claim.uid,
+            installed: claim.installation_uid.as_deref(),
+        }
     }
 
-    /// Of the claim `own`, with what a machine's status says of it.
-    pub fn new(own: &'a str, status: Option<&'a BareMetalHardwareStatus>) -> Self {
-        let speaks_of_it = |s: &&BareMetalHardwareStatus| s.claim_uid.as_deref() == Some(own);
-        Self {
-            own,
-            installed: status.filter(speaks_of_it).and_then(|s| s.installation_uid.as_deref()),
-        }
+    /// Of an instance that has no claim: it has one.
+    pub fn one(own: &'a str) -> Self {
+        Self { own, installed: None }
     }
 
     /// Whether `uid` is one of them.
@@ -202,9 +200,10 @@ pub fn was_taken_away(discovery: Option<&BareMetalDiscovery>, claim: Uids<'_>, w
 
 /// Whether the image for the present claim stands on the disk, verified: by the operator's word, or by a result it has not read yet.
 pub fn is_installed(hardware: &BareMetalHardware, discovery: Option<&BareMetalDiscovery>) -> bool {
-    let (Some(claim), Some(uids)) = (&hardware.spec.claim_ref, Uids::of(hardware)) else {
+    let Some(claim) = &hardware.spec.claim_ref else {
         return false;
     };
+    let uids = Uids::of(claim);
     let status = hardware.status.as_ref();
     let installed = status.and_then(|s| s.installed.as_ref()).filter(|i| i.claim_uid == claim.uid);
     if was_taken_away(discovery, uids, installed.map(|i| i.order_id.as_str())) {

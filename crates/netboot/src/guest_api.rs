@@ -62,7 +62,10 @@ async fn redeem(shared: &Shared, peer: Peer, request: Request<Body>) -> Reply<()
     }
     let cached = shared.cache.hardware(&claims.hardware);
     // An instance that was moved to another API or restored has another uid now; its system keeps the token of the one that it was installed under.
-    let claimed = |h: &api::BareMetalHardware| lifecycle::view::Uids::of(h).is_some_and(|claim| claim.has(&claims.instance_uid));
+    let claimed = |h: &api::BareMetalHardware| {
+        let claim = h.spec.claim_ref.as_ref();
+        claim.is_some_and(|c| lifecycle::view::Uids::of(c).has(&claims.instance_uid))
+    };
     let hardware = match cached {
         Some(hardware) if claimed(&hardware) => hardware,
         // The cache may be behind; a token of ours is worth one read.

@@ -5,9 +5,10 @@
 //! | key | what |
 //! |---|---|
 //! | `token.key` | 32 random bytes: HMAC key of boot and guest tokens |
-//! | `token-previous.key` | optional: tokens made with it are still taken, so that the key can be rotated |
+//! | `token-previous-1.key`, ... | optional: earlier ones, newest first; tokens made with them are still taken ([`crate::rotation`]) |
 //! | `guest-order.key` | 32 bytes: Ed25519 seed that signs guest orders |
 //! | `ca.crt`, `ca.key` | PEM: the CA whose public key's SHA-256 is the pin on the kernel command line |
+//! | `ca-chain.crt` | optional, PEM: what earlier CAs say of the present one, and their own certificates: for machines that know only an earlier pin ([`crate::rotation`]) |
 //!
 //! Each replica makes its own leaf certificate and keeps it in memory only. Nothing here is ever printed.
 
@@ -28,16 +29,19 @@ use crate::error::Error;
 /// Name of the Secret.
 pub const SECRET_NAME: &str = "netboot-keys";
 
-const TOKEN: &str = "token.key";
-const TOKEN_PREVIOUS: &str = "token-previous.key";
+pub(crate) const TOKEN: &str = "token.key";
+/// How the names of earlier token keys begin.
+pub(crate) const TOKEN_PREVIOUS: &str = "token-previous";
 const GUEST: &str = "guest-order.key";
-const CA_CERT: &str = "ca.crt";
-const CA_KEY: &str = "ca.key";
+pub(crate) const CA_CERT: &str = "ca.crt";
+pub(crate) const CA_KEY: &str = "ca.key";
+pub(crate) const CA_CHAIN: &str = "ca-chain.crt";
 
 /// Keys in use by this replica.
 pub struct Keys {
     token: TokenKey,
-    token_previous: Option<TokenKey>,
+    /// Newest first.
+    tokens_previous: Vec<TokenKey>,
     guest: SigningKey,
     /// Marks session ids as ours.
     session: [u8; 32],
@@ -81,19 +85,18 @@ impl Keys {
     }
 
     pub(crate) fn check_boot(&self, token: &str, now: i64, max_age: i64) -> Result<BootClaims, TokenError> {
-        let first = self.token.check_boot(token, now, max_age);
-        match (&first, &self.token_previous) {
-            (Err(TokenError::Forged), Some(previous)) => previous.check_boot(token, now, max_age),
-            _ => first,
-        }
+        self.with_any(|key| key.check_boot(token, now, max_age))
+    }
+
+    /// The first key's answer that is not "made with another key".
+    fn with_any<T>(&self, check: impl Fn(&TokenKey) -> Result<T, TokenError>) -> Result<T, TokenError> {
+        let mut answers = std::iter::once(&self.token).chain(&self.tokens_previous).map(check);
+        let other_key = |answer: &Result<T, TokenError>| matches!(answer, Err(TokenError::Forged));
+        answers.find(|answer| !other_key(answer)).unwrap_or(Err(TokenError::Forged))
     }
 
     pub(crate) fn check_guest(&self, token: &str) -> Result<GuestClaims, TokenError> {
-        let first = self.token.check_guest(token);
-        match (&first, &self.token_previous) {
-            (Err(TokenError::Forged), Some(previous)) => previous.check_guest(token),
-            _ => first,
-        }
+        self.with_any(|key| key.check_guest(token))
     }
 
     /// A new session id for this machine: `<name>.<8 random bytes><8 bytes of tag>`. `None` without randomness.
@@ -144,10 +147,11 @@ impl Keys {
                 .ok_or_else(|| fault(key, "is missing".to_owned()))
         };
         let token = TokenKey::new(get(TOKEN)?).ok_or_else(|| fault(TOKEN, "must have at least 32 bytes".to_owned()))?;
-        let token_previous = match data.and_then(|d| d.get(TOKEN_PREVIOUS)) {
-            Some(bytes) => Some(TokenKey::new(&bytes.0).ok_or_else(|| fault(TOKEN_PREVIOUS, "must have at least 32 bytes".to_owned()))?),
-            None => None,
-        };
+        let short = || fault(TOKEN_PREVIOUS, "must have at least 32 bytes".to_owned());
+        let earlier = previous_tokens(secret)
+            .into_iter()
+            .map(|bytes| TokenKey::new(bytes).ok_or_else(short));
+        let tokens_previous = earlier.collect::<Result<_, _>>()?;
         let guest: [u8; 32] = get(GUEST)?
             .try_into()
             .map_err(|_| fault(GUEST, "must have exactly 32 bytes".to_owned()))?;
@@ -159,10 +163,14 @@ impl Keys {
             // Nothing of the parser's message: it may quote the key.
             .ok_or_else(|| fault(CA_KEY, "is not a private key in PEM".to_owned()))?;
         let pin = pinned_tls::pin_of(&ca).map_err(|e| fault(CA_CERT, format!("is not a usable certificate ({e})")))?;
-        let tls = server_config(&ca, ca_key)?;
+        let chain = data.and_then(|d| d.get(CA_CHAIN)).map(|b| b.0.as_slice()).unwrap_or_default();
+        let chain = CertificateDer::pem_slice_iter(chain)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|e| fault(CA_CHAIN, format!("is not a list of certificates in PEM ({e:?})")))?;
+        let tls = server_config(&ca, ca_key, chain)?;
         Ok(Self {
             token,
-            token_previous,
+            tokens_previous,
             guest: SigningKey::from_bytes(&guest),
             session: Sha256::new_with_prefix(b"kube-baremetal session ids\n")
                 .chain_update(guest)
@@ -175,7 +183,14 @@ impl Keys {
     }
 }
 
-fn random() -> Result<[u8; 32], Error> {
+/// Earlier token keys, newest first.
+pub(crate) fn previous_tokens(secret: &Secret) -> Vec<&[u8]> {
+    // Few, and numbered with one digit: their names' order is theirs.
+    let earlier = secret.data.iter().flatten().filter(|(key, _)| key.starts_with(TOKEN_PREVIOUS));
+    earlier.map(|(_, bytes)| bytes.0.as_slice()).collect()
+}
+
+pub(crate) fn random() -> Result<[u8; 32], Error> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(|e| Error::Crypto {
         what: "random bytes",
@@ -184,7 +199,7 @@ fn random() -> Result<[u8; 32], Error> {
     Ok(bytes)
 }
 
-fn crypto(what: &'static str) -> impl Fn(rcgen::Error) -> Error {
+pub(crate) fn crypto(what: &'static str) -> impl Fn(rcgen::Error) -> Error {
     move |e| Error::Crypto {
         what,
         problem: e.to_string(),
@@ -224,7 +239,7 @@ pub fn new_secret(namespace: &str) -> Result<Secret, Error> {
     })
 }
 
-fn server_config(ca: &CertificateDer<'static>, ca_key: KeyPair) -> Result<ServerConfig, Error> {
+fn server_config(ca: &CertificateDer<'static>, ca_key: KeyPair, earlier: Vec<CertificateDer<'static>>) -> Result<ServerConfig, Error> {
     let issuer = Issuer::from_ca_cert_der(ca, ca_key).map_err(crypto("certificates with this CA"))?;
     let leaf_key = KeyPair::generate().map_err(crypto("the replica's TLS key"))?;
     let mut params = CertificateParams::new(vec![pinned_tls::SERVER_NAME.to_owned()]).map_err(crypto("the replica's certificate"))?;
@@ -240,8 +255,9 @@ fn server_config(ca: &CertificateDer<'static>, ca_key: KeyPair) -> Result<Server
     let provider: Arc<CryptoProvider> = Arc::new(rustls::crypto::ring::default_provider());
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(leaf_key.serialize_der()));
     let key = provider.key_provider.load_private_key(key).map_err(tls)?;
-    // The CA goes along: an agent knows only its digest.
-    let certified = CertifiedKey::new(vec![leaf.der().clone(), ca.clone()], key);
+    // The CA goes along: an agent knows only its digest. So do the earlier ones, for those who know theirs.
+    let chain = [leaf.der().clone(), ca.clone()].into_iter().chain(earlier).collect();
+    let certified = CertifiedKey::new(chain, key);
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(tls)?
@@ -309,7 +325,7 @@ mod tests {
             Keys::from_secret(&secret).unwrap().check_boot(&old, 1000, 10),
             Err(TokenError::Forged)
         );
-        secret.data.as_mut().unwrap().insert(TOKEN_PREVIOUS.to_owned(), previous);
+        secret.data.as_mut().unwrap().insert(format!("{TOKEN_PREVIOUS}-1.key"), previous);
         assert_eq!(Keys::from_secret(&secret).unwrap().check_boot(&old, 1000, 10), Ok(claims));
     }
 }

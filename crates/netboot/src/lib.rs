@@ -35,6 +35,7 @@ mod objects;
 mod presence;
 mod progress;
 mod reply;
+pub mod rotation;
 mod server;
 mod state;
 mod wake;

@@ -277,3 +277,106 @@ async fn the_python_client_is_served_through_an_installation() {
     assert!(out.lines().last().is_some_and(|l| l.starts_with("Reboot")), "{out}");
     assert_eq!(rig.discovery(&name).await.status.unwrap().result.unwrap().order_id, order.id);
 }
+
+/// What an older version may not have known: every field that may be missing, taken out. And what a newer one may add.
+fn pared_down(mut value: Value, parses: &impl Fn(&Value) -> bool, keep: &[&str]) -> (Value, usize) {
+    fn places(value: &Value, at: &str, found: &mut Vec<String>) {
+        match value {
+            Value::Object(fields) => fields.iter().for_each(|(key, value)| {
+                let at = format!("{at}/{key}");
+                places(value, &at, found);
+                found.push(at);
+            }),
+            Value::Array(items) => items.iter().enumerate().for_each(|(i, v)| places(v, &format!("{at}/{i}"), found)),
+            _ => {}
+        }
+    }
+    let (mut all, mut taken) = (Vec::new(), 0);
+    places(&value, "", &mut all);
+    for at in all {
+        let (parent, key) = at.rsplit_once('/').unwrap();
+        let mut without = value.clone();
+        if let Some(fields) = without.pointer_mut(parent).and_then(Value::as_object_mut) {
+            fields.remove(key);
+        }
+        if !keep.contains(&key) && parses(&without) {
+            value = without;
+            taken += 1;
+        }
+    }
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("ofANewerVersion".to_owned(), json!({ "deep": [1, { "er": true }] }));
+    }
+    (value, taken)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_knows_no_newer_field_is_served_through_an_installation() {
+    let rig = Rig::start().await;
+    let mut machine = rig.machine(common::HONEST);
+    let booted = machine.boot().await.expect("the script loads the agent");
+    machine.connect(&booted.pin).await;
+    let mut introduction = serde_json::to_value(machine.request(&booted.token)).unwrap();
+    introduction["protocol"] = json!(agent_protocol::OLDEST_PROTOCOL_VERSION);
+    introduction["agentVersion"] = json!("0.0.9-rc1");
+    let parses = |v: &Value| serde_json::from_value::<SessionRequest>(v.clone()).is_ok();
+    // What names the machine and its disk is needed for any work at all.
+    let (body, taken) = pared_down(introduction, &parses, &["uuid", "serial", "wwn", "disks", "nics"]);
+    assert!(taken > 10, "only {taken} fields may be missing: {body}");
+    let opened: SessionResponse = machine
+        .call(http::Method::POST, session::PATH_SESSIONS, serde_json::to_vec(&body).unwrap())
+        .await
+        .expect("a session");
+    assert_eq!(
+        opened.protocol,
+        agent_protocol::OLDEST_PROTOCOL_VERSION,
+        "the server keeps to the agent's"
+    );
+    machine.session = opened.session.clone();
+    let name = opened.discovery;
+    let seen = rig.discovery(&name).await.status.unwrap();
+    assert_eq!(seen.session.unwrap().agent_version, "0.0.9-rc1");
+
+    let order = image_order(&machine, &name, "uid-old");
+    rig.accept(&name, Some("uid-old"), Some(order.clone())).await;
+    rig.seal(&name, &order, "seed").await;
+    assert_eq!(machine.order("").await.expect("an answer").order, order);
+    machine.seed().await.expect("a seed");
+    let report = agent_protocol::order::Report {
+        order_id: order.id.clone(),
+        progress: None,
+        result: Some(machine.succeeded(&order)),
+    };
+    let parses = |v: &Value| serde_json::from_value::<agent_protocol::order::Report>(v.clone()).is_ok();
+    // The evidence itself is what a result is for.
+    let (body, _) = pared_down(serde_json::to_value(&report).unwrap(), &parses, &["result", "image"]);
+    machine
+        .call::<Value>(http::Method::POST, session::PATH_REPORTS, serde_json::to_vec(&body).unwrap())
+        .await
+        .expect("stored");
+    let stored = rig.discovery(&name).await.status.unwrap().result.unwrap();
+    assert_eq!((stored.order_id, stored.image.is_some()), (order.id, true));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_of_another_protocol_is_told_which_ones_are_spoken() {
+    let rig = Rig::start().await;
+    for protocol in [
+        agent_protocol::OLDEST_PROTOCOL_VERSION.wrapping_sub(1),
+        agent_protocol::PROTOCOL_VERSION + 1,
+    ] {
+        let mut machine = rig.machine(common::HONEST);
+        let booted = machine.boot().await.expect("the script loads the agent");
+        machine.connect(&booted.pin).await;
+        let mut request = machine.request(&booted.token);
+        request.protocol = protocol;
+        let refused = machine
+            .call::<SessionResponse>(http::Method::POST, session::PATH_SESSIONS, serde_json::to_vec(&request).unwrap())
+            .await;
+        assert_eq!(
+            refused.unwrap_err().1,
+            session::ErrorCode::UnsupportedProtocol,
+            "protocol {protocol}"
+        );
+    }
+}

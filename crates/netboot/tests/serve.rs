@@ -476,3 +476,64 @@ async fn a_thousand_machines_wait_and_one_is_woken() {
     assert!(woken.elapsed() < Duration::from_secs(5));
     tasks.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_of_a_moved_instance_is_known_by_the_uid_that_it_was_installed_under() {
+    let rig = Rig::start().await;
+    let (_, name, _) = rig.imaging("uid-new").await;
+    let secret = rig.secrets().get("netboot-keys").await.unwrap();
+    let key = TokenKey::new(&secret.data.unwrap()["token.key"].0).unwrap();
+    let token = |uid: &str| {
+        key.issue_guest(&GuestClaims {
+            instance_uid: uid.to_owned(),
+            hardware: name.clone(),
+            nonce: uid.to_owned(),
+        })
+    };
+    let register = |guest: &Machine, uid: &str| {
+        serde_json::to_vec(&GuestRegistration {
+            token: token(uid),
+            signing_key: agent_protocol::session::encode(guest.key.verifying_key().as_bytes()),
+            hostname: "web".to_owned(),
+            addresses: Vec::new(),
+            boot_id: "boot".to_owned(),
+        })
+        .unwrap()
+    };
+    let mut guest = rig.machine(HONEST);
+    guest.connect(&rig.pin()).await;
+    let body = register(&guest, "uid-old");
+    let refused = guest.call::<serde_json::Value>(Method::POST, PATH_GUEST_REGISTER, body).await;
+    assert_eq!(
+        refused.unwrap_err().1,
+        ErrorCode::TokenRefused,
+        "nothing says that it is the same instance"
+    );
+    rig.change(&name, |h| {
+        h.spec.claim_ref.as_mut().unwrap().installation_uid = Some("uid-old".to_owned())
+    })
+    .await;
+    let body = register(&guest, "uid-old");
+    guest
+        .call::<serde_json::Value>(Method::POST, PATH_GUEST_REGISTER, body)
+        .await
+        .expect("the same instance");
+    guest.session = "uid-old".to_owned();
+    rig.change(&name, |h| h.status.as_mut().unwrap().phase = ::api::HardwarePhase::Releasing)
+        .await;
+    let path = format!("{PATH_GUEST_ORDER}?boot=boot");
+    let told = within(20, async {
+        loop {
+            let told: GuestOrder = guest.call(Method::GET, &path, Vec::new()).await.unwrap();
+            if told.action != GuestAction::Wait {
+                return told;
+            }
+        }
+    })
+    .await;
+    assert_eq!(told.action, GuestAction::RebootToAgent);
+    assert!(
+        told.is_for(&rig.netboot.guest_order_key().unwrap(), "uid-old", "boot"),
+        "signed for the name that it knows"
+    );
+}

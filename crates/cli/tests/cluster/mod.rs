@@ -43,12 +43,26 @@ pub struct Cluster {
     pub dir: tempfile::TempDir,
     /// URLs of the netboot replicas that may be started.
     pub servers: Vec<String>,
+    /// The chart that is installed, or upgraded to.
+    pub chart: PathBuf,
     ports: Vec<[u16; 3]>,
 }
 
 impl Cluster {
     /// Starts a control plane with an audit log and installs the chart with further arguments. Of the netboot replicas there will be at most `netboots`.
     pub async fn start(netboots: usize, fsync: bool, values: &[&str]) -> Result<Self> {
+        let free = free_ports(netboots * 3)?;
+        let ports = free.chunks_exact(3).map(|p| [p[0], p[1], p[2]]).collect();
+        Self::start_on(ports, fsync, values).await
+    }
+
+    /// The same with netboot replicas on given ports: boot scripts, agents, monitor.
+    pub async fn start_on(ports: Vec<[u16; 3]>, fsync: bool, values: &[&str]) -> Result<Self> {
+        Self::start_from(chart(), ports, fsync, values).await
+    }
+
+    /// The same with another chart.
+    pub async fn start_from(chart: PathBuf, ports: Vec<[u16; 3]>, fsync: bool, values: &[&str]) -> Result<Self> {
         let plane = ControlPlane::start(Options {
             audit: true,
             fsync,
@@ -57,8 +71,6 @@ impl Cluster {
         .await?;
         let client = plane.client().await?;
         let dir = tempfile::Builder::new().prefix("kbm-chart.").tempdir()?;
-        let free = free_ports(netboots * 3)?;
-        let ports: Vec<[u16; 3]> = free.chunks_exact(3).map(|p| [p[0], p[1], p[2]]).collect();
         let servers = ports.iter().map(|[_, agent, _]| format!("https://127.0.0.1:{agent}")).collect();
         let this = Self {
             helm: Helm::new(dir.path(), Some(plane.kubeconfig())),
@@ -66,6 +78,7 @@ impl Cluster {
             client,
             dir,
             servers,
+            chart,
             ports,
         };
         this.helm_release("install", values)?;
@@ -82,7 +95,7 @@ impl Cluster {
 
     /// `helm install` or `helm upgrade` of the chart, as somebody would, with further arguments.
     pub fn helm_release(&self, verb: &str, further: &[&str]) -> Result<String> {
-        let chart = chart();
+        let chart = &self.chart;
         let servers = format!("servers={{{}}}", self.servers.join(","));
         let mut arguments = vec![verb, "kube-baremetal", chart.to_str().context("a path that is no text")?];
         arguments.extend(["--namespace", SYSTEM.0, "--create-namespace", "--set", servers.as_str()]);

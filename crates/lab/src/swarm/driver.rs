@@ -211,7 +211,7 @@ impl Wire<'_> {
     }
 }
 
-async fn live(index: usize, mut machine: Machine, start: Duration, network: Arc<Network>, ledger: Arc<Ledger>, places: Arc<Places>) {
+async fn live(index: usize, machine: &mut Machine, start: Duration, network: Arc<Network>, ledger: Arc<Ledger>, places: Arc<Places>) {
     let mut wire = Wire {
         network: &network,
         from: machine.body.address,
@@ -279,7 +279,7 @@ impl Places {
 
 /// Running machines; dropping it pulls all their plugs.
 pub struct Swarm {
-    tasks: JoinSet<()>,
+    tasks: JoinSet<(usize, Machine)>,
     stop: CancellationToken,
     /// Where each stands.
     pub places: Arc<Places>,
@@ -291,23 +291,39 @@ impl Swarm {
         let mut tasks = JoinSet::new();
         let (stop, places) = (CancellationToken::new(), Arc::new(Places::default()));
         let count = u32::try_from(machines.len().max(1)).unwrap_or(u32::MAX);
-        for (index, machine) in machines.into_iter().enumerate() {
+        for (index, mut machine) in machines.into_iter().enumerate() {
             let start = ramp / count * u32::try_from(index).unwrap_or(u32::MAX);
-            let life = live(index, machine, start, network.clone(), ledger.clone(), places.clone());
-            let stop = stop.clone();
+            let (network, ledger, places, stop) = (network.clone(), ledger.clone(), places.clone(), stop.clone());
             tasks.spawn(async move {
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    () = life => {}
+                    () = live(index, &mut machine, start, network, ledger, places) => {}
                 }
+                (index, machine)
             });
         }
         Self { tasks, stop, places }
     }
 
     /// Pulls all plugs and waits.
-    pub async fn stop(mut self) {
+    pub async fn stop(self) {
+        self.unplug().await;
+    }
+
+    /// Pulls all plugs, and gives back the machines with what is on their disks.
+    pub async fn unplug(mut self) -> Vec<Machine> {
         self.stop.cancel();
-        while self.tasks.join_next().await.is_some() {}
+        let mut machines = Vec::new();
+        while let Some(ended) = self.tasks.join_next().await {
+            machines.extend(ended.ok());
+        }
+        machines.sort_by_key(|(index, _)| *index);
+        machines
+            .into_iter()
+            .map(|(_, mut machine)| {
+                machine.lose_power();
+                machine
+            })
+            .collect()
     }
 }

@@ -189,6 +189,12 @@ impl Machine {
         }
     }
 
+    /// The plug is pulled: what was in RAM is gone; the next input switches it on.
+    pub fn lose_power(&mut self) {
+        self.forget_ram();
+        self.then = Then::PowerOn;
+    }
+
     fn power_on(&mut self) -> Action {
         self.forget_ram();
         self.boots += 1;

@@ -73,12 +73,18 @@ impl Setup {
         SocketAddr::from((self.host, self.http))
     }
 
+    /// Ports for boot scripts and for agents.
+    pub fn ports(&self) -> [u16; 2] {
+        [self.http, self.agent]
+    }
+
     /// Its log.
     pub fn log_path(&self) -> PathBuf {
         self.state.join("server.log")
     }
 
-    fn kubeconfig(&self) -> PathBuf {
+    /// The kubeconfig that it writes when everything is ready.
+    pub fn kubeconfig(&self) -> PathBuf {
         self.state.join("kubeconfig")
     }
 

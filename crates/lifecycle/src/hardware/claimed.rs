@@ -17,7 +17,10 @@ use super::{
     draft::{Draft, Standing},
     free, gates,
 };
-use crate::{orders, view};
+use crate::{
+    orders,
+    view::{self, Uids},
+};
 
 /// How many released claims are remembered.
 const REMEMBERED_RELEASES: usize = 8;
@@ -69,9 +72,6 @@ fn adopt_claim(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInst
         .as_ref()
         .is_some_and(|s| s.claimed && (s.image.is_some() || !matches!(s.phase, InstancePhase::Pending | InstancePhase::Provisioning)));
     let knows = draft.old.phase == HardwarePhase::Ready && renamed.is_none() && !started;
-    // The system on the disk goes on under the uid that it was installed with.
-    let under = draft.old.installation_uid.clone().or_else(|| draft.old.claim_uid.clone());
-    draft.new.installation_uid = under.filter(|_| renamed.is_some());
     draft.new.claim_uid = Some(claim.uid.clone());
     draft.new.written = !knows;
     draft.new.installed = renamed.map(|i| InstalledImage {
@@ -88,18 +88,13 @@ fn keep_waiting(draft: &mut Draft<'_>) {
     draft.new.message.clone_from(&draft.old.message);
 }
 
-/// The UIDs by which the claim is known.
-fn uids<'a>(draft: &'a Draft<'_>, claim: &'a ClaimRef) -> view::Uids<'a> {
-    view::Uids::new(&claim.uid, Some(&draft.new))
-}
-
 /// The claim's instance is not there at all.
 fn claimant_missing(draft: &mut Draft<'_>, claim: &ClaimRef, known: bool) {
     let since = draft.old.phase_since.as_ref().map_or(draft.facts.now, |t| t.0);
     let then = since.saturating_add(draft.facts.config.missing_claimant_grace).unwrap_or(since);
     let phase = draft.old.phase;
     let untouched = if known { !draft.old.written } else { phase == HardwarePhase::Ready };
-    if untouched && !view::may_hold_data_of(draft.facts.discovery, uids(draft, claim)) {
+    if untouched && !view::may_hold_data_of(draft.facts.discovery, Uids::of(claim)) {
         // Nothing was ever ordered for it.
         keep_waiting(draft);
         if draft.due(then) {
@@ -125,28 +120,16 @@ fn claimant_missing(draft: &mut Draft<'_>, claim: &ClaimRef, known: bool) {
 fn claimant_replaced(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInstance, known: bool) {
     let uid = instance.metadata.uid.clone().unwrap_or_default();
     let wants = instance.spec.hardware_name.as_deref() == Some(draft.name());
-    let installed = draft.old.installed.as_ref().is_some_and(|i| i.claim_uid == claim.uid);
-    let on_disk = view::marked_for(draft.facts.discovery, uids(draft, claim))
-        .and_then(|d| d.contents.marker.as_ref())
-        .is_some_and(|m| names(m, claim));
-    let known_again = wants && !draft.old.released_claims.contains(&uid);
-    if known_again
-        && !(installed || on_disk)
-        && let Some(report) = guest_report(draft, claim)
-    {
-        // Written down first: once the claim has the new uid, nothing else links it to the one in the helper's token.
-        draft.new.claim_uid = Some(claim.uid.clone());
-        draft.new.written = true;
-        draft.new.installed = Some(report);
-        draft.drop_order();
-        draft.phase(HardwarePhase::InUse);
-        return;
-    }
-    if known_again && (installed || on_disk) {
+    let under = recognised(draft, claim).filter(|_| wants && !draft.old.released_claims.contains(&uid));
+    if let Some(under) = under {
         keep_waiting(draft);
         draft.new = draft.old.clone();
         draft.transient = true;
-        draft.spec = Some(SpecChange::SetClaim(ClaimRef { uid, ..claim.clone() }));
+        draft.spec = Some(SpecChange::SetClaim(ClaimRef {
+            installation_uid: (under != uid).then_some(under),
+            uid,
+            ..claim.clone()
+        }));
         draft.event(
             false,
             "Rebound",
@@ -157,7 +140,7 @@ fn claimant_replaced(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMet
         );
         return;
     }
-    if known && !draft.old.written && !view::may_hold_data_of(draft.facts.discovery, uids(draft, claim)) {
+    if known && !draft.old.written && !view::may_hold_data_of(draft.facts.discovery, Uids::of(claim)) {
         keep_waiting(draft);
         draft.spec = Some(SpecChange::ClearClaim);
         return;
@@ -175,6 +158,29 @@ fn claimant_replaced(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMet
             draft.name()
         ),
     );
+}
+
+/// The uid under which the claim's system was installed, where it is known to stand: by our own record, by the marker on the disk, or by the word of its guest helper.
+fn recognised(draft: &Draft<'_>, claim: &ClaimRef) -> Option<String> {
+    if draft.old.installed.as_ref().is_some_and(|i| i.claim_uid == claim.uid) {
+        return Some(claim.installation_uid.as_ref().unwrap_or(&claim.uid).clone());
+    }
+    if let Some(marker) = marker(draft, claim) {
+        return Some(marker.instance_uid.clone());
+    }
+    guest_report(draft, claim)?;
+    view::seen(draft.facts.discovery)?.guest.as_ref().map(|g| g.instance_uid.clone())
+}
+
+/// The marker of a finished installation for the claim: by one of its uids, or by the instance's name.
+fn marker<'a>(draft: &Draft<'a>, claim: &ClaimRef) -> Option<&'a DiskMarker> {
+    let inventory = view::seen(draft.facts.discovery)?.inventory.as_ref()?;
+    inventory.disks.iter().find_map(|d| {
+        let marker = d.contents.marker.as_ref().filter(|_| d.contents.state == ContentsState::Marked)?;
+        let ours = Uids::of(claim).has(&marker.instance_uid)
+            || (names(marker, claim) && !marker.instance_uid.is_empty() && !draft.old.released_claims.contains(&marker.instance_uid));
+        ours.then_some(marker)
+    })
 }
 
 /// A claim that nobody stands for: no order, and a person decides.
@@ -198,7 +204,7 @@ fn names(marker: &DiskMarker, claim: &ClaimRef) -> bool {
 /// The installation that the guest helper vouches for: it showed the token that was written for this claim, and no agent looked at the disk since. Of use where status was lost.
 fn guest_report(draft: &Draft<'_>, claim: &ClaimRef) -> Option<InstalledImage> {
     let guest = view::seen(draft.facts.discovery)?.guest.as_ref()?;
-    let vouches = uids(draft, claim).has(&guest.instance_uid)
+    let vouches = Uids::of(claim).has(&guest.instance_uid)
         && draft.old.order.is_none()
         && !view::session_since(draft.facts.discovery, guest.registered_at.0);
     vouches.then(|| InstalledImage {
@@ -213,7 +219,7 @@ fn guest_report(draft: &Draft<'_>, claim: &ClaimRef) -> Option<InstalledImage> {
 /// The installation for this claim, where it is known to be whole, and the uid that it was written under, where that is another one.
 fn installation(draft: &Draft<'_>, claim: &ClaimRef) -> Option<(InstalledImage, Option<String>)> {
     let under = |uid: &str| (uid != claim.uid).then(|| uid.to_owned());
-    let uids = uids(draft, claim);
+    let uids = Uids::of(claim);
     if let Some(known) = draft.new.installed.clone().filter(|i| i.claim_uid == claim.uid) {
         return Some((known, uids.installed().map(str::to_owned)));
     }
@@ -231,13 +237,7 @@ fn installation(draft: &Draft<'_>, claim: &ClaimRef) -> Option<(InstalledImage, 
         };
         return Some((installed, seen.accepted_order.as_ref().and_then(|a| under(&a.claim_uid))));
     }
-    let marker = seen.inventory.iter().flat_map(|i| &i.disks).find_map(|d| {
-        let marker = d.contents.marker.as_ref().filter(|_| d.contents.state == ContentsState::Marked)?;
-        let ours = uids.has(&marker.instance_uid)
-            || (names(marker, claim) && !marker.instance_uid.is_empty() && !draft.old.released_claims.contains(&marker.instance_uid));
-        ours.then_some(marker)
-    });
-    if let Some(marker) = marker {
+    if let Some(marker) = marker(draft, claim) {
         let installed = InstalledImage {
             claim_uid: claim.uid.clone(),
             order_id: marker.order_id.clone(),
@@ -255,6 +255,17 @@ fn installation(draft: &Draft<'_>, claim: &ClaimRef) -> Option<(InstalledImage, 
 fn live(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInstance) {
     draft.new.power_off = !instance.spec.running;
     if let Some((installed, under)) = installation(draft, claim) {
+        if under.is_some() && under != claim.installation_uid {
+            // Written down first, where no lost status takes it away.
+            keep_waiting(draft);
+            draft.new = draft.old.clone();
+            draft.transient = true;
+            draft.spec = Some(SpecChange::SetClaim(ClaimRef {
+                installation_uid: under,
+                ..claim.clone()
+            }));
+            return;
+        }
         let booted = draft.new.installed.as_ref().is_some_and(|i| i.claim_uid == claim.uid);
         if !booted && gates::before(draft, HardwarePhase::Provisioning, GateStep::Run, instance) {
             return;
@@ -267,7 +278,6 @@ fn live(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInstance) {
             );
         }
         draft.new.installed = Some(installed);
-        draft.new.installation_uid = under;
         draft.new.written = true;
         draft.drop_order();
         draft.clear(conditions::FOREIGN_DATA);
@@ -373,7 +383,7 @@ fn provision(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInstan
 fn served(draft: &Draft<'_>, claim: &ClaimRef, kind: OrderKind) -> Claim {
     let working = draft.in_flight().filter(|o| o.kind == kind).and_then(|o| o.claim);
     working
-        .filter(|c| uids(draft, claim).has(&c.uid))
+        .filter(|c| Uids::of(claim).has(&c.uid))
         .unwrap_or_else(|| orders::claim(claim))
 }
 
@@ -396,7 +406,7 @@ fn image_expects(
         return None;
     };
     let mut expected = vec![orders::blank(), orders::interrupted(&claim.uid)];
-    expected.extend(uids(draft, claim).installed().map(orders::interrupted));
+    expected.extend(Uids::of(claim).installed().map(orders::interrupted));
     if permitted(&found, claim, draft) {
         return Some(expected);
     }
@@ -421,7 +431,7 @@ fn permitted(found: &DiskContents, claim: &ClaimRef, draft: &Draft<'_>) -> bool 
         ContentsState::Interrupted => found
             .marker
             .as_ref()
-            .is_some_and(|m| uids(draft, claim).has(&m.instance_uid) || draft.new.order.as_ref().is_some_and(|o| o.id == m.order_id)),
+            .is_some_and(|m| Uids::of(claim).has(&m.instance_uid) || draft.new.order.as_ref().is_some_and(|o| o.id == m.order_id)),
         ContentsState::Foreign | ContentsState::Marked | ContentsState::Unreadable => false,
     }
 }
@@ -429,13 +439,12 @@ fn permitted(found: &DiskContents, claim: &ClaimRef, draft: &Draft<'_>) -> bool 
 /// Records the end of a release. The claim is taken off by the next decision.
 fn end_release(draft: &mut Draft<'_>, claim: &ClaimRef) {
     // Whatever still knows the instance by an earlier uid (its guest helper, its disk) is released with it.
-    let earlier = uids(draft, claim).installed().map(str::to_owned);
+    let earlier = Uids::of(claim).installed().map(str::to_owned);
     draft.new.released_claims.extend(earlier.into_iter().chain([claim.uid.clone()]));
     let surplus = draft.new.released_claims.len().saturating_sub(REMEMBERED_RELEASES);
     draft.new.released_claims.drain(..surplus);
     draft.new.written = false;
     draft.new.installed = None;
-    draft.new.installation_uid = None;
     draft.new.power_off = false;
     draft.release_addresses = true;
     draft.drop_order();
@@ -480,7 +489,7 @@ fn release(draft: &mut Draft<'_>, claim: &ClaimRef, instance: Option<&BareMetalI
     }
     if draft.new.claim_uid.as_deref() == Some(claim.uid.as_str())
         && !draft.new.written
-        && !view::may_hold_data_of(facts.discovery, uids(draft, claim))
+        && !view::may_hold_data_of(facts.discovery, Uids::of(claim))
     {
         // No image order was ever issued: the disk is as it was when the machine was free.
         end_release(draft, claim);
@@ -505,7 +514,7 @@ fn release(draft: &mut Draft<'_>, claim: &ClaimRef, instance: Option<&BareMetalI
     };
     if let Some(order) = draft.old.order.clone()
         && let Some(evidence) = view::result_of(facts.discovery, &order.id).and_then(|r| free::proven_erase(&order, r))
-        && order.claim.as_ref().is_some_and(|c| uids(draft, claim).has(&c.uid))
+        && order.claim.as_ref().is_some_and(|c| Uids::of(claim).has(&c.uid))
     {
         draft.new.last_erase = Some(evidence.clone());
         draft.new.last_erase_time = Some(Time(facts.now));
@@ -534,7 +543,7 @@ fn release(draft: &mut Draft<'_>, claim: &ClaimRef, instance: Option<&BareMetalI
     let looked = view::seen(facts.discovery)
         .and_then(|s| s.accepted_order.as_ref())
         .is_some_and(|a| {
-            a.kind == OrderKind::Erase && uids(draft, claim).has(&a.claim_uid) && view::result_of(facts.discovery, &a.id).is_some()
+            a.kind == OrderKind::Erase && Uids::of(claim).has(&a.claim_uid) && view::result_of(facts.discovery, &a.id).is_some()
         });
     let fresh = looked || view::session_since(facts.discovery, released_at(draft, instance));
     let (expected, foreign) = match draft.in_flight().filter(|o| o.kind == OrderKind::Erase) {
@@ -579,7 +588,7 @@ fn release(draft: &mut Draft<'_>, claim: &ClaimRef, instance: Option<&BareMetalI
 
 /// What the disk may hold when a release erases it, and whether it holds something else that nobody gave up.
 fn release_expects(draft: &Draft<'_>, claim: &ClaimRef, found: Option<&DiskContents>) -> (Vec<ExpectedContents>, bool) {
-    let known = uids(draft, claim);
+    let known = Uids::of(claim);
     let mut expected = vec![orders::marked(&claim.uid), orders::interrupted(&claim.uid), orders::blank()];
     expected.extend(
         known
@@ -648,7 +657,7 @@ fn release_disk(draft: &mut Draft<'_>, claim: &ClaimRef) -> Option<SelectedDisk>
     if let Some(disk) = draft.old.root_disk.clone() {
         return Some(disk);
     }
-    let marked = view::marked_for(draft.facts.discovery, uids(draft, claim)).map(crate::disks::selected);
+    let marked = view::marked_for(draft.facts.discovery, Uids::of(claim)).map(crate::disks::selected);
     if let Some(disk) = marked {
         draft.new.root_disk = Some(disk.clone());
         return Some(disk);

@@ -265,7 +265,11 @@ impl<'a> Draft<'a> {
         };
         // What appears after the first use or cleaning was not there at acceptance.
         let untouched = self.old.last_erase.is_none() && self.old.claim_uid.is_none() && self.facts.hardware.spec.claim_ref.is_none();
-        let at_acceptance = consent.at_acceptance && untouched && self.new.accepted_contents.as_deref() == Some(found.fingerprint.as_str());
+        // An installation of ours was not there at acceptance: that this status does not know of it says only that the status was lost.
+        let at_acceptance = consent.at_acceptance
+            && untouched
+            && found.state != ContentsState::Marked
+            && self.new.accepted_contents.as_deref() == Some(found.fingerprint.as_str());
         found.state != ContentsState::Unreadable && (at_acceptance || consent.fingerprints.contains(&found.fingerprint))
     }
 

@@ -20,7 +20,6 @@ use crate::{orders, view};
 pub(super) fn decide(draft: &mut Draft<'_>) {
     let facts = draft.facts;
     draft.new.installed = None;
-    draft.new.installation_uid = None;
     draft.new.power_off = false;
     draft.clear(conditions::POWER_CYCLE_NEEDED);
     if draft.old.claim_uid.as_ref().is_some_and(|u| draft.old.released_claims.contains(u)) {
@@ -123,6 +122,7 @@ fn become_ready(draft: &mut Draft<'_>) {
             namespace: instance.metadata.namespace.clone().unwrap_or_default(),
             name: instance.metadata.name.clone().unwrap_or_default(),
             uid,
+            installation_uid: None,
         }));
     }
 }
@@ -142,11 +142,12 @@ fn restores_claim(draft: &mut Draft<'_>) -> bool {
         instance.metadata.name.as_deref().unwrap_or_default()
     );
     let inventory = view::seen(draft.facts.discovery).and_then(|s| s.inventory.as_ref());
-    let on_disk = inventory.iter().flat_map(|i| &i.disks).any(|d| {
-        let marker = d.contents.marker.as_ref().filter(|_| d.contents.state == ContentsState::Marked);
-        marker.is_some_and(|m| m.instance == full_name && !draft.old.released_claims.contains(&m.instance_uid))
+    let on_disk = inventory.iter().flat_map(|i| &i.disks).find_map(|d| {
+        let marker = d.contents.marker.as_ref().filter(|_| d.contents.state == ContentsState::Marked)?;
+        let ours = marker.instance == full_name && !draft.old.released_claims.contains(&marker.instance_uid);
+        ours.then(|| marker.instance_uid.clone())
     });
-    if !ours || !(acknowledged || on_disk) || uid.is_empty() || draft.old.released_claims.contains(&uid) {
+    if !ours || !(acknowledged || on_disk.is_some()) || uid.is_empty() || draft.old.released_claims.contains(&uid) {
         return false;
     }
     // Nothing of the status is changed by this decision, so that the claim is written at once.
@@ -155,6 +156,7 @@ fn restores_claim(draft: &mut Draft<'_>) -> bool {
     draft.spec = Some(SpecChange::SetClaim(ClaimRef {
         namespace: instance.metadata.namespace.clone().unwrap_or_default(),
         name: instance.metadata.name.clone().unwrap_or_default(),
+        installation_uid: on_disk.filter(|under| *under != uid && !under.is_empty()),
         uid,
     }));
     draft.event(

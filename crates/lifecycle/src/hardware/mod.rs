@@ -19,7 +19,7 @@ mod draft;
 mod free;
 mod gates;
 
-use agent_protocol::inventory::Inventory;
+use agent_protocol::{disk::ContentsState, inventory::Inventory};
 use api::{
     BareMetalDiscovery, BareMetalHardware, BareMetalHardwareSpec, BareMetalHardwareStatus, BareMetalImage, BareMetalInstance,
     HardwarePhase,
@@ -28,7 +28,7 @@ use api::{
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::{config::Config, policy::Acceptance};
+use crate::{config::Config, disks, policy::Acceptance};
 use draft::Draft;
 
 /// Something that is prepared outside and must be there before an image order.
@@ -169,7 +169,7 @@ pub fn accepted(discovery_name: &str, inventory: &Inventory, acceptance: &Accept
             network_ref: network.clone(),
         })
         .collect();
-    BareMetalHardware {
+    let mut hardware = BareMetalHardware {
         metadata: ObjectMeta {
             name: Some(discovery_name.to_owned()),
             labels: (!acceptance.labels.is_empty()).then(|| acceptance.labels.clone()),
@@ -177,10 +177,6 @@ pub fn accepted(discovery_name: &str, inventory: &Inventory, acceptance: &Accept
         },
         spec: BareMetalHardwareSpec {
             discovery_name: discovery_name.to_owned(),
-            erase_consent: acceptance.erase_foreign_data.then(|| EraseConsent {
-                fingerprints: Vec::new(),
-                at_acceptance: true,
-            }),
             nics,
             taints: acceptance.taints.clone(),
             class: acceptance.class.clone(),
@@ -188,7 +184,24 @@ pub fn accepted(discovery_name: &str, inventory: &Inventory, acceptance: &Accept
             ..BareMetalHardwareSpec::default()
         },
         status: None,
-    }
+    };
+    hardware.spec.erase_consent = acceptance.erase_foreign_data.then(|| given_up(&hardware.spec, inventory)).flatten();
+    hardware
+}
+
+/// What a policy gives up: what the root disk holds now, by its fingerprint. In the spec, so that no lost status can widen it to what is there another time.
+fn given_up(spec: &BareMetalHardwareSpec, inventory: &Inventory) -> Option<EraseConsent> {
+    let Ok(disk) = disks::choose(spec, inventory) else {
+        return Some(EraseConsent {
+            fingerprints: Vec::new(),
+            at_acceptance: true,
+        });
+    };
+    let foreign = matches!(disk.contents.state, ContentsState::Foreign | ContentsState::Interrupted);
+    foreign.then(|| EraseConsent {
+        fingerprints: vec![disk.contents.fingerprint.clone()],
+        at_acceptance: false,
+    })
 }
 
 /// Whether an instance can be bound to the machine now.

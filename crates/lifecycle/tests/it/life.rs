@@ -115,6 +115,25 @@ fn consent_at_acceptance_covers_only_what_was_there_then() {
 }
 
 #[test]
+fn consent_at_acceptance_never_covers_an_installation_of_ours() {
+    let mut world = World::running();
+    // A backup from before the claim, without status; the machine is in use, and reboots.
+    world.instances.clear();
+    world.hardware.status = None;
+    world.hardware.spec.claim_ref = None;
+    world.hardware.spec.erase_consent = Some(EraseConsent {
+        fingerprints: Vec::new(),
+        at_acceptance: true,
+    });
+    *world.seen() = api::BareMetalDiscoveryStatus::default();
+    world.agent_boots();
+    world.settle();
+    assert_eq!(world.status().reason, "ForeignData");
+    assert!(world.status().message.contains("of the installation for default/web"));
+    assert_eq!(world.poll().kind, OrderKind::Wait);
+}
+
+#[test]
 fn an_interrupted_erase_goes_on_and_a_blank_look_before_its_end_proves_nothing() {
     let mut world = World::new();
     world.hardware.spec.erase_consent = Some(EraseConsent {

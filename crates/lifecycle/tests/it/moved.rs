@@ -15,13 +15,22 @@ use crate::world::{World, instance};
 /// As `kube-baremetal import` writes it: the claim has the new uid everywhere, the machine's own words keep the old one.
 fn moved(world: &mut World, to: &str) {
     let from = world.instances[0].metadata.uid.replace(to.to_owned());
-    world.hardware.spec.claim_ref.as_mut().unwrap().uid = to.to_owned();
+    let claim = world.hardware.spec.claim_ref.as_mut().unwrap();
+    to.clone_into(&mut claim.uid);
+    claim.installation_uid = claim.installation_uid.take().or(from);
     let status = world.hardware.status.as_mut().unwrap();
     status.claim_uid = Some(to.to_owned());
     if let Some(installed) = &mut status.installed {
         installed.claim_uid = to.to_owned();
     }
-    status.installation_uid = status.installation_uid.take().or(from);
+}
+
+fn installation_uid(world: &World) -> Option<&str> {
+    world.hardware.spec.claim_ref.as_ref()?.installation_uid.as_deref()
+}
+
+fn knows(world: &World, uid: &str) -> bool {
+    world.hardware.spec.claim_ref.as_ref().is_some_and(|c| Uids::of(c).has(uid))
 }
 
 fn expects(expected: &[ExpectedContents], state: ContentsState, uid: &str) -> bool {
@@ -44,7 +53,7 @@ fn a_moved_instance_runs_on_and_its_helper_is_heard_and_obeyed_under_its_old_uid
     // And a second move.
     moved(&mut world, "uid-3");
     world.settle();
-    assert_eq!(world.status().installation_uid.as_deref(), Some("uid-1"));
+    assert_eq!(installation_uid(&world), Some("uid-1"));
     for (uid, action) in [
         ("uid-1", GuestAction::Wait),
         ("uid-2", GuestAction::Wait),
@@ -75,9 +84,7 @@ fn a_moved_instance_runs_on_and_its_helper_is_heard_and_obeyed_under_its_old_uid
     world.obey(&order);
     world.settle();
     assert_eq!((world.phase(), world.instances.len()), (HardwarePhase::Ready, 0));
-    let status = world.status();
-    assert_eq!(status.released_claims, ["uid-1", "uid-3"], "released under both");
-    assert_eq!(status.installation_uid, None);
+    assert_eq!(world.status().released_claims, ["uid-1", "uid-3"], "released under both");
     assert_eq!(guest_action(Some(&world.hardware), "uid-1"), GuestAction::RebootToAgent);
 }
 
@@ -99,11 +106,7 @@ fn an_order_in_work_ends_under_the_uid_that_it_was_given_with() {
     world.obey(&order);
     world.settle();
     assert_eq!(world.phase(), HardwarePhase::InUse);
-    assert_eq!(
-        world.status().installation_uid.as_deref(),
-        Some("uid-1"),
-        "that is what the disk says"
-    );
+    assert_eq!(installation_uid(&world), Some("uid-1"), "that is what the disk says");
     assert_eq!(world.poll().kind, OrderKind::Reboot);
     world.pass(1);
     assert_eq!(world.boot_request(), BootAnswer::LocalDisk);
@@ -148,7 +151,7 @@ fn an_image_that_was_interrupted_before_the_move_is_written_again_under_the_new_
     world.obey(&order);
     world.settle();
     assert_eq!(world.phase(), HardwarePhase::InUse);
-    assert_eq!(world.status().installation_uid, None, "the disk knows the present uid");
+    assert!(knows(&world, "uid-2"), "that is what the disk says now");
 }
 
 /// Everything but the specs is lost, and the instance has a new uid.
@@ -167,7 +170,7 @@ fn a_running_helper_re_identifies_its_restored_instance_without_a_reboot() {
     world.settle();
     assert_eq!(world.status().reason, "ClaimantReplaced");
     // Netboot takes it: the claim still has the old uid.
-    assert!(Uids::of(&world.hardware).unwrap().has("uid-1"));
+    assert!(knows(&world, "uid-1"));
     world.guest_reports("uid-1");
     world.settle();
     assert_eq!(world.hardware.spec.claim_ref.as_ref().unwrap().uid, "uid-2");
@@ -177,8 +180,8 @@ fn a_running_helper_re_identifies_its_restored_instance_without_a_reboot() {
     );
     let status = world.status();
     assert_eq!(status.installed.map(|i| i.evidence), Some(InstalledEvidence::GuestReport));
-    assert_eq!(status.installation_uid.as_deref(), Some("uid-1"));
     assert_eq!(status.order_sequence, 0, "no order was made");
+    assert_eq!(installation_uid(&world), Some("uid-1"));
     // Its release goes the usual way, though the status never knew the disk.
     world.delete(0);
     world.settle();
@@ -204,7 +207,35 @@ fn a_running_helper_vouches_for_its_instance_where_only_status_was_lost() {
         (world.phase(), world.instance_phase(0)),
         (HardwarePhase::InUse, InstancePhase::Running)
     );
-    assert_eq!((world.status().installation_uid, world.status().order_sequence), (None, 0));
+    assert_eq!((installation_uid(&world), world.status().order_sequence), (None, 0));
+}
+
+#[test]
+fn what_the_disk_says_is_kept_with_the_claim_through_a_second_loss() {
+    let mut world = World::running();
+    for uid in ["uid-2", "uid-3"] {
+        restored_without_status(&mut world, uid);
+        world.agent_boots();
+        world.settle();
+        assert_eq!(
+            (world.phase(), installation_uid(&world)),
+            (HardwarePhase::InUse, Some("uid-1")),
+            "{uid}"
+        );
+    }
+    // A claim that was lost altogether comes back with it, too.
+    world.hardware.spec.claim_ref = None;
+    world.settle();
+    assert_eq!(installation_uid(&world), Some("uid-1"));
+    // And now the helper alone.
+    restored_without_status(&mut world, "uid-4");
+    world.guest_reports("uid-1");
+    world.settle();
+    assert_eq!(
+        (world.phase(), world.instance_phase(0)),
+        (HardwarePhase::InUse, InstancePhase::Running)
+    );
+    assert_eq!(world.status().order_sequence, 0, "no order was made");
 }
 
 #[test]
@@ -214,11 +245,8 @@ fn a_helper_of_another_claim_vouches_for_nothing() {
     world.guest_reports("uid-0");
     world.settle();
     assert_eq!(world.status().reason, "ClaimantReplaced");
-    assert!(!Uids::of(&world.hardware).unwrap().has("uid-0"), "nor would netboot take it");
+    assert!(!knows(&world, "uid-0"), "nor would netboot take it");
     assert_eq!(guest_action(Some(&world.hardware), "uid-0"), GuestAction::Wait);
-    // What a status says of an earlier claim is not believed of the present one.
-    world.hardware.status.as_mut().unwrap().installation_uid = Some("uid-0".to_owned());
-    assert!(!Uids::of(&world.hardware).unwrap().has("uid-0"));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use lifecycle::{
 };
 use proptest::prelude::*;
 
-use crate::world::inventory;
+use crate::world::{foreign, inventory};
 
 fn policy(name: &str, priority: i32, when: &str, action: PolicyAction) -> BareMetalDiscoveryPolicy {
     BareMetalDiscoveryPolicy::new(
@@ -99,11 +99,25 @@ fn acceptance_makes_the_hardware_object() {
     let Answer::Accept(acceptance) = evaluate([&made], &inventory()).answer else {
         panic!("accepts");
     };
-    let hardware = hardware::accepted("m-x", &inventory(), &acceptance);
+    let mut holds_something = inventory();
+    for disk in &mut holds_something.disks {
+        disk.contents = foreign(&disk.name);
+    }
+    let hardware = hardware::accepted("m-x", &holds_something, &acceptance);
     assert_eq!(hardware.metadata.name.as_deref(), Some("m-x"));
     assert_eq!(hardware.spec.discovery_name, "m-x");
     assert_eq!(hardware.spec.nics[0].mac, inventory().nics[0].mac);
-    assert!(hardware.spec.erase_consent.unwrap().at_acceptance);
+    let chosen = lifecycle::disks::choose(&hardware.spec, &holds_something).unwrap();
+    let consent = hardware.spec.erase_consent.unwrap();
+    assert_eq!(
+        (consent.fingerprints, consent.at_acceptance),
+        (vec![chosen.contents.fingerprint.clone()], false)
+    );
+    // A blank disk has nothing to give up, and what comes later is not given up; where there is no disk yet, what it will hold at the first look is.
+    assert_eq!(hardware::accepted("m-x", &inventory(), &acceptance).spec.erase_consent, None);
+    holds_something.disks.clear();
+    let consent = hardware::accepted("m-x", &holds_something, &acceptance).spec.erase_consent.unwrap();
+    assert!(consent.at_acceptance && consent.fingerprints.is_empty());
     let careful = policy("lab", 0, "true", PolicyAction::Accept);
     let Answer::Accept(acceptance) = evaluate([&careful], &inventory()).answer else {
         panic!("accepts");

@@ -81,6 +81,7 @@ fn pending_counts_every_machine_once_by_reason() {
         namespace: "a".to_owned(),
         name: "b".to_owned(),
         uid: "c".to_owned(),
+        ..ClaimRef::default()
     });
     machines[9].spec.taints = vec![Taint {
         key: "dedicated".to_owned(),

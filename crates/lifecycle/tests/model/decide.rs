@@ -336,6 +336,7 @@ fn ask_hardware(mutant: Planted, stored: &BareMetalHardware, view: View, session
             namespace: "d".to_owned(),
             name: rival.metadata.name.clone().unwrap_or_default(),
             uid: rival.metadata.uid.clone().unwrap_or_default(),
+            ..ClaimRef::default()
         });
     }
     Some((written, evidence))

@@ -174,6 +174,7 @@ pub fn claim_ref(uid: &str) -> ClaimRef {
         namespace: "tenant".to_owned(),
         name: "web".to_owned(),
         uid: uid.to_owned(),
+        ..ClaimRef::default()
     }
 }
 

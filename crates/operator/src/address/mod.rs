@@ -52,12 +52,7 @@ fn is_needed(world: &World, address: &BareMetalAddress) -> bool {
     }
     // The claim outlives the instance where objects were lost: the system may still run with this address.
     let hardware = world.hardware.by_name(&spec.hardware_name);
-    hardware.is_some_and(|h| {
-        let claimed = view::Uids::of(&h).is_some_and(|claim| claim.has(&spec.instance_uid));
-        // The claim was re-identified a moment ago, and the status does not say so yet.
-        let told = h.status.as_ref().and_then(|s| s.claim_uid.as_deref());
-        claimed || (h.spec.claim_ref.is_some() && told == Some(spec.instance_uid.as_str()))
-    })
+    hardware.is_some_and(|h| h.spec.claim_ref.as_ref().is_some_and(|c| view::Uids::of(c).has(&spec.instance_uid)))
 }
 
 pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {

@@ -114,7 +114,7 @@ async fn act(
         let claim = hardware.spec.claim_ref.as_ref().map(|c| c.uid.as_str());
         let ended = hardware.status.as_ref().and_then(|s| s.claim_uid.as_deref());
         // Restored objects may still carry the uid that the instance had before.
-        let earlier = hardware.status.as_ref().and_then(|s| s.installation_uid.as_deref());
+        let earlier = hardware.spec.claim_ref.as_ref().and_then(|c| c.installation_uid.as_deref());
         for uid in claim.or(ended).into_iter().chain(earlier) {
             address::release(world, uid).await?;
         }

@@ -1,0 +1,10 @@
+//! The life of the product itself, through the program and against simulated machines: moving, restoring, new keys, upgrades.
+
+#[path = "../cluster/mod.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod cluster;
+mod herd;
+mod moving;
+mod restore;
+mod rotation;
+mod upgrade;
