@@ -192,10 +192,15 @@ fn reason_not_to_hand_out(
     if !has_disk(facts.discovery, target) {
         return Some("this machine does not have the disk that the order names");
     }
-    let claim = hardware.spec.claim_ref.as_ref().map(view::Uids::of);
+    let claim = hardware.spec.claim_ref.as_ref();
+    let accepted = facts.discovery.status.as_ref().and_then(|s| s.accepted_order.as_ref());
     let serves = match (claim, &order.claim) {
         (None, None) => true,
-        (Some(claim), Some(served)) => claim.has(&served.uid),
+        (Some(claim), Some(served)) if claim.uid == served.uid => true,
+        // The claim was re-identified. The order is about to be replaced by one that says so, but for a session that works on it already.
+        (Some(claim), Some(served)) => {
+            view::Uids::of(claim).has(&served.uid) && accepted.is_some_and(|a| a.id == order.id && a.session == facts.session)
+        }
         _ => false,
     };
     if !serves {
@@ -211,7 +216,7 @@ fn reason_not_to_hand_out(
         if proof == IdentityProof::Asserted && !facts.config.allow_asserted_identity {
             return Some("this session's identity is not proven");
         }
-        if view::marked_for(Some(facts.discovery), claim).is_some() {
+        if view::marked_for(Some(facts.discovery), view::Uids::of(claim)).is_some() {
             return Some("the image already stands on the disk");
         }
     }
