@@ -30,7 +30,7 @@ async fn there_and_back() -> Result<()> {
     let setup = Setup::new(program.clone(), folder.path().join("embedded"), Ipv4Addr::LOCALHOST, MACHINES)?;
     let mut server = setup.start(&[])?;
     let client = server.ready().await?;
-    tenant::prepare(&client).await?;
+    tenant::prepare(&client, true).await?;
     let herd = Herd::start(MACHINES, 7, setup.boot());
     tenant::create(&client, 5).await?;
     herd.running(&client, 5).await?;

@@ -99,7 +99,7 @@ async fn world(seed: u64) -> Result<World> {
     let setup = Setup::new(program, folder.path().join("first"), Ipv4Addr::LOCALHOST, MACHINES)?;
     let mut server = setup.start(&[])?;
     let client = server.ready().await?;
-    tenant::prepare(&client).await?;
+    tenant::prepare(&client, true).await?;
     let herd = Herd::start(MACHINES, seed, setup.boot());
     herd.until("ready", async || all_ready(&client).await).await?;
     Ok(World {

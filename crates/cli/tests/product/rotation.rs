@@ -23,7 +23,7 @@ async fn rotated() -> Result<()> {
     let setup = Setup::new(program, folder.path().to_owned(), Ipv4Addr::LOCALHOST, MACHINES)?;
     let mut server = setup.start(&[])?;
     let client = server.ready().await?;
-    tenant::prepare(&client).await?;
+    tenant::prepare(&client, true).await?;
     let herd = Herd::start(MACHINES, 11, setup.boot());
     tenant::create(&client, 3).await?;
     herd.running(&client, 3).await?;

@@ -58,7 +58,7 @@ async fn upgraded() -> Result<()> {
     let mut cluster = Cluster::start_from(before, vec![[ports[0], ports[1], ports[2]]], false, &[]).await?;
     ensure!(!knows_paused(&cluster).await?, "the fixture is not the revision before");
     let fleet = cluster.fleet(1, 1, MACHINES).await?;
-    tenant::prepare(&cluster.client).await?;
+    tenant::prepare(&cluster.client, true).await?;
     let herd = Herd::start(MACHINES, 13, cluster.boot(1)[0]);
     tenant::create(&cluster.client, 3).await?;
     herd.running(&cluster.client, 3).await?;
