@@ -54,10 +54,10 @@ demo: build bootmedia image ## Show the whole life of two machines in QEMU
 	$(KBM) --log warn lab demo --media $(MEDIA) --image $(IMAGE) --state $(TARGET)/demo
 
 .PHONY: test-all
-test-all: test swarm replicas durability bench-api test-libvirt test-deploy oci-image test-oci fuzz ## All of that, and the suites that take longer
+test-all: test swarm replicas durability bench-api test-libvirt test-deploy oci-image test-oci conformance-defects conformance-long test-oldest bench-api-cost fuzz ## All of that, and the suites that take longer
 
 .PHONY: test
-test: setup control-plane helm ## Everything set up, all tests that fit into an hour
+test: setup control-plane helm kubectl-oldest ## Everything set up, all tests that fit into an hour
 	scripts/test-setup
 	$(CARGO) build --workspace --bin kube-baremetal
 	$(CARGO) test --workspace

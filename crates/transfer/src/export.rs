@@ -19,6 +19,8 @@ use crate::{
     pause,
 };
 
+/// An order that netboot read just before the pause may still be noted as accepted until then; it reads anew what it read two seconds ago.
+const HAND_OUT: Duration = Duration::from_secs(3);
 /// How often machines at work are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 /// How often their number is told.
@@ -132,6 +134,7 @@ async fn secret(client: &Client, namespace: &str, name: &str) -> Result<Option<D
 pub async fn export(client: &Client, options: &Options, out: impl Write, say: Say<'_>) -> Result<Report> {
     let mut report = Report::default();
     pause::pause(client, pause::BY_EXPORT, say).await?;
+    tokio::time::sleep(HAND_OUT).await;
     wait_for_work(client, options, say).await?;
 
     let mut all = Vec::new();
