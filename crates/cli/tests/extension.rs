@@ -1,8 +1,7 @@
 //! The worked extension of `examples/network-controller`, run as its README says, on both APIs: an instance on a foreign network waits and says for whom, the example answers with its own
 //! ServiceAccount and opens its gate, and the instance goes on to Running.
 
-// The chart's own test uses all of it.
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test file uses its own part")]
 mod cluster;
 
 use std::{
