@@ -95,9 +95,18 @@ fn mirror(from: &Path, to: &Path, changed: &BTreeMap<PathBuf, String>) -> Result
     Ok(())
 }
 
-/// The changed sources of the API, with all defects in them, by path.
-fn planted(sources: &Path, defects: &[Defect]) -> Result<BTreeMap<PathBuf, String>> {
+/// What is changed in the copy, by path: the sources of the API, with all defects in them, and the version of our crates. Cargo tells crates apart by
+/// it, so that what is built from the copy is not taken for what is built from the workspace.
+fn planted(root: &Path, defects: &[Defect]) -> Result<BTreeMap<PathBuf, String>> {
     let mut files = BTreeMap::new();
+    let workspace = root.join("Cargo.toml");
+    let text = fs::read_to_string(&workspace)?;
+    let version = text
+        .split_once("\nversion = \"")
+        .and_then(|(head, tail)| Some((head, tail.split_once('"')?.1)));
+    let (head, tail) = version.context("the workspace has no version")?;
+    files.insert(workspace, format!("{head}\nversion = \"0.0.0-planted\"{tail}"));
+    let sources = root.join("crates/apiserver/src");
     let library = sources.join("lib.rs");
     files.insert(library.clone(), fs::read_to_string(&library)? + PLANTED);
     for defect in defects {
@@ -203,7 +212,7 @@ fn every_planted_defect_is_found() {
     assert_eq!(names.len(), defects.len(), "a name is there twice");
     assert!(defects.len() >= 30, "{} defects", defects.len());
 
-    let changed = planted(&root.join("crates/apiserver/src"), &defects).expect("defects that fit the sources");
+    let changed = planted(root, &defects).expect("defects that fit the sources");
     mirror(root, &copy, &changed).expect("a copy of the workspace");
     let suite = Suite {
         program: build(&copy, target).expect("a suite"),

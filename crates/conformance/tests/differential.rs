@@ -1,4 +1,4 @@
-//! The same random requests to both servers. A target of its own (`make conformance-differential`): it still finds differences that are to be mended.
+//! The same random requests to both servers (`make conformance-differential`, and `make conformance-long` for many).
 
 use std::time::Instant;
 

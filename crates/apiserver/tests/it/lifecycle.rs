@@ -69,7 +69,7 @@ async fn deletions_with_preconditions_hit_only_what_they_mean() {
     assert!(
         wrong["message"]
             .as_str()
-            .is_some_and(|text| text.contains("the UID in the precondition (other) does not match the UID in record"))
+            .is_some_and(|text| text.contains("the UID in the precondition (other) does not match"))
     );
     server
         .delete_with(&path, &json!({ "preconditions": { "resourceVersion": "1" } }))

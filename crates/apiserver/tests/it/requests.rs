@@ -255,8 +255,17 @@ async fn scale_reads_and_writes_the_replica_count() {
     let server = Server::with_definitions().await;
     server.post(WIDGETS, &widget("a", 3)).await.expect(201);
     let path = format!("{WIDGETS}/a/scale");
+    // As in the real server: without a count there is no Scale.
+    server.get(&path).await.expect(500);
+    server
+        .merge(&format!("{WIDGETS}/a"), &json!({ "spec": { "replicas": 1 } }))
+        .await
+        .expect(200);
     let mut scale = server.get(&path).await.expect(200);
-    assert_eq!((scale["kind"].as_str(), scale["spec"].clone()), (Some("Scale"), json!({})));
+    assert_eq!(
+        (scale["kind"].as_str(), scale["spec"].clone()),
+        (Some("Scale"), json!({ "replicas": 1 }))
+    );
     scale["spec"]["replicas"] = json!(5);
     let scaled = server.put(&path, &scale).await.expect(200);
     assert_eq!(scaled["spec"]["replicas"], 5);
