@@ -77,11 +77,13 @@ pub fn apply(info: &ResourceInfo, patch: &Patch, old: &Value) -> ApiResult<Value
 pub fn patch_error(error: patch::PatchError) -> ApiError {
     match error {
         PatchError::Malformed(text) => ApiError::bad_request(text),
-        PatchError::Unprocessable(text) => ApiError::new(
-            422,
-            "Invalid",
-            format!("the server rejected our request due to an error in our request: {text}"),
-        ),
+        PatchError::Unprocessable(text) => {
+            // The real server keeps to itself which operation it was; clients print what they get.
+            tracing::debug!(text, "a patch does not apply");
+            let mut failed = ApiError::new(422, "Invalid", "the server rejected our request due to an error in our request");
+            failed.details = Some(serde_json::json!({}));
+            failed
+        }
         PatchError::TooLarge(text) => ApiError::new(413, "RequestEntityTooLarge", text),
     }
 }
