@@ -122,10 +122,15 @@ impl Herd {
 
     /// Switches every machine off and on.
     pub async fn power_cycle(self) -> Self {
-        let machines = self.swarm.unplug().await;
-        Self {
-            swarm: Swarm::start(machines, Duration::ZERO, self.network.clone(), self.ledger.clone()),
-            ..self
+        self.unplug().await.plug_in()
+    }
+
+    /// The power fails everywhere.
+    pub async fn unplug(self) -> Dark {
+        Dark {
+            machines: self.swarm.unplug().await,
+            network: self.network,
+            ledger: self.ledger,
         }
     }
 
@@ -223,6 +228,25 @@ impl Herd {
         self.swarm.stop().await;
         ensure!(wrong.is_empty(), "{wrong:?}");
         Ok(())
+    }
+}
+
+/// Machines without power.
+pub struct Dark {
+    machines: Vec<Machine>,
+    network: Arc<Network>,
+    ledger: Arc<Ledger>,
+}
+
+impl Dark {
+    /// The power is back.
+    pub fn plug_in(self) -> Herd {
+        Herd {
+            size: self.machines.len(),
+            swarm: Swarm::start(self.machines, Duration::ZERO, self.network.clone(), self.ledger.clone()),
+            network: self.network,
+            ledger: self.ledger,
+        }
     }
 }
 

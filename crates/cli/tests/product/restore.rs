@@ -150,9 +150,10 @@ async fn without_status() -> Result<()> {
     // Once more; this time the power failed everywhere, and the markers on the disks tell.
     let saved = backup(&setup.kubeconfig())?;
     server.stop().await?;
-    let herd = herd.power_cycle().await;
     let since = herd.now();
+    let dark = herd.unplug().await;
     let (server, client, setup) = restored(&setup, folder.path(), "third", &saved).await?;
+    let herd = dark.plug_in();
     herd.running(&client, 3).await?;
     ensure!(since.begun().is_empty(), "an order: {:?}", since.begun());
     let discoveries = Api::<BareMetalDiscovery>::all(client.clone())

@@ -1,8 +1,11 @@
 //! New keys while machines run: helpers that know only the earlier ones are heard and obeyed, until a person ends that.
 
-use std::{net::Ipv4Addr, path::PathBuf};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use lab::swarm::{server::Setup, tenant};
@@ -10,6 +13,14 @@ use lab::swarm::{server::Setup, tenant};
 use crate::herd::{Herd, must, refused, turn};
 
 const MACHINES: usize = 4;
+
+/// The pin that a machine which boots now is told.
+async fn pin(boot: SocketAddr) -> Result<String> {
+    let asked = "/boot/ipxe?uuid=&mac=02-00-00-00-00-99&platform=pcbios&buildarch=x86_64";
+    let (_, script) = rig::roles::page(boot, asked).await.context("netboot does not answer")?;
+    let word = script.split_whitespace().find_map(|w| w.strip_prefix("kbm.ca="));
+    Ok(word.with_context(|| format!("no pin in {script}"))?.to_owned())
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn helpers_that_know_only_earlier_keys_are_heard_until_the_overlap_ends() {
@@ -29,6 +40,7 @@ async fn rotated() -> Result<()> {
     herd.running(&client, 3).await?;
 
     let kubeconfig = setup.kubeconfig();
+    let pin_before = pin(setup.boot()).await?;
     let secrets: Api<Secret> = Api::namespaced(client.clone(), "kube-baremetal-netboot");
     let before = secrets.get("netboot-keys").await?.data.unwrap_or_default();
     for what in ["ca", "token-key", "ca", "token-key"] {
@@ -45,6 +57,11 @@ async fn rotated() -> Result<()> {
     );
 
     // Everything connects and registers anew: those in use with the pin and the token that stand on their disks, the free one with a new pin.
+    herd.until("in use", async || {
+        let pin = pin(setup.boot()).await?;
+        Ok(if pin == pin_before { Err(pin) } else { Ok(()) })
+    })
+    .await?;
     let since = herd.now();
     let herd = herd.power_cycle().await;
     herd.until("registered anew", async || {
