@@ -71,6 +71,9 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     let found = found.with_context(|| format!("reading Secret {namespace}/{SECRET_NAME}"))?;
     let mut secret = found.with_context(|| format!("there is no Secret {namespace}/{SECRET_NAME}: netboot makes it when it starts"))?;
     if arguments.end_overlap {
+        if !rotation::end_overlap(&mut secret, what) {
+            bail!("there is no overlap to end: nothing earlier is kept");
+        }
         let rotated = secret.annotations().get(since).and_then(|t| t.parse::<Timestamp>().ok());
         if let Some(rotated) = rotated.filter(|_| !arguments.strand_helpers) {
             let then = rotated.saturating_add(IN_PREPARATION).context("a time out of reach")?;
@@ -82,9 +85,6 @@ pub async fn run(arguments: Arguments) -> Result<()> {
                 "{count} systems were installed before {then} and may know only what came before: {}. Delete these instances and create them anew first, or end the overlap for them too with --strand-helpers",
                 before.join(", ")
             );
-        }
-        if !rotation::end_overlap(&mut secret, what) {
-            bail!("there is no overlap to end: nothing earlier is kept");
         }
     } else {
         rotation::rotate(&mut secret, what).context("making new keys")?;
