@@ -93,6 +93,8 @@ fn merge_map(mut doc: Map<String, Value>, patch: &Map<String, Value>, info: Opti
             Value::Null => {
                 doc.remove(key);
             }
+            // There is nothing that a directive could be about.
+            Value::Object(changes) if !doc.contains_key(key) && changes.contains_key(PATCH) => {}
             Value::Object(changes) => {
                 let current = match doc.remove(key) {
                     Some(Value::Object(current)) => current,

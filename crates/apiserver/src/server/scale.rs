@@ -33,6 +33,22 @@ fn get<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
     parts(path).try_fold(object, |at, part| at.get(part))
 }
 
+/// The value at a path, if there is one; an error when something on the way is no object.
+fn reach<'a>(object: &'a Value, path: &str) -> Result<Option<&'a Value>, String> {
+    let mut at = object;
+    for part in parts(path) {
+        at = match at {
+            Value::Null => return Ok(None),
+            Value::Object(map) => match map.get(part) {
+                Some(value) => value,
+                None => return Ok(None),
+            },
+            other => return Err(format!("{path} accessor error: {other} is no object")),
+        };
+    }
+    Ok(Some(at))
+}
+
 fn set(object: &mut Value, path: &str, value: Value) {
     let mut at = object;
     for part in parts(path) {
@@ -47,6 +63,13 @@ fn set(object: &mut Value, path: &str, value: Value) {
 /// The count that an object asks for.
 pub fn replicas(scale: &Scale, object: &Value) -> Option<i64> {
     get(object, &scale.spec_path).and_then(Value::as_i64)
+}
+
+/// Whether the count of an object is a field that somebody owns.
+pub fn owned(scale: &Scale, object: &Value) -> bool {
+    let pointer: String = parts(&scale.spec_path).map(|part| format!("/f:{part}")).collect();
+    let entries = object.pointer("/metadata/managedFields").and_then(Value::as_array);
+    entries.is_some_and(|entries| entries.iter().any(|entry| entry["fieldsV1"].pointer(&pointer).is_some()))
 }
 
 /// The Scale of an object.
@@ -143,6 +166,7 @@ fn read(value: &Value, path: &ResourcePath) -> Result<(ApiResult<Wanted>, Vec<St
     extra("status", &["replicas", "selector"])?;
     let of_metadata = crate::schema::metadata::coerce(&mut metadata)?;
     unknown.extend(of_metadata.iter().map(|path| format!("unknown field \"{path}\"")));
+    unknown.sort();
     let count = |pointer: &str| match value.pointer(pointer) {
         None | Some(Value::Null) => Ok(0),
         Some(count) => count.as_i64().filter(|count| i32::try_from(*count).is_ok()).ok_or_else(|| {
@@ -220,7 +244,14 @@ pub fn faults(scale: &Scale, object: &Value, part: Part) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let counts = [(&scale.spec_path, part != Part::Status), (&scale.status_path, true)];
     for (path, _) in counts.into_iter().filter(|(_, asked)| *asked) {
-        let Some(value) = get(object, path) else { continue };
+        let value = match reach(object, path) {
+            Ok(Some(value)) => value,
+            Ok(None) => continue,
+            Err(why) => {
+                errors.push(FieldError::invalid(path, &json!(0), &why));
+                continue;
+            }
+        };
         match value.as_i64() {
             None => errors.push(FieldError::invalid(
                 path,
@@ -234,11 +265,13 @@ pub fn faults(scale: &Scale, object: &Value, part: Part) -> Vec<FieldError> {
             Some(_) => {}
         }
     }
-    if let Some(path) = &scale.selector_path
-        && let Some(value) = get(object, path).filter(|value| !value.is_string())
-    {
-        let detail = format!("{path} accessor error: {value} is not of the type string");
-        errors.push(FieldError::invalid(path, &json!(""), &detail));
+    if let Some(path) = &scale.selector_path {
+        let fault = match reach(object, path) {
+            Ok(Some(value)) if !value.is_string() => Some(format!("{path} accessor error: {value} is not of the type string")),
+            Ok(_) => None,
+            Err(why) => Some(why),
+        };
+        errors.extend(fault.map(|why| FieldError::invalid(path, &json!(""), &why)));
     }
     errors
 }

@@ -76,6 +76,11 @@ impl Selection {
         self.labels.is_empty() && self.fields.is_empty()
     }
 
+    /// Whether one object is chosen by its name.
+    pub fn is_one(&self) -> bool {
+        self.fields.pinned_name().is_some()
+    }
+
     /// Whether an object is selected.
     pub fn matches(&self, object: &Object) -> bool {
         (self.namespace.is_empty() || object.key.namespace() == self.namespace)
@@ -275,6 +280,10 @@ impl Core {
         let everything = selection.is_everything();
         for (at, object) in listing.objects.iter().enumerate() {
             if limit > 0 && objects.len() == limit {
+                if selection.is_one() && !continued {
+                    // An object that is chosen by its name is looked up: nothing can follow.
+                    break;
+                }
                 // A page that is full goes on after its last object, even if nothing selected follows: nobody looks that far.
                 let rest = &listing.objects[at..];
                 let last = objects.last().map_or("", |object: &Arc<Object>| &object.key.path);

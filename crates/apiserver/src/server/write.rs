@@ -116,7 +116,7 @@ pub fn check_type(info: &ResourceInfo, value: &mut Value) -> ApiResult<()> {
     if !kind.is_empty() && kind != info.kind {
         if info.custom() {
             let error = FieldError::invalid("kind", &json!(kind), &format!("must be {}", info.kind));
-            return Err(ApiError::invalid(&info.group, &info.kind, text(value, "name"), &[error]));
+            return Err(ApiError::invalid(&info.group, &kind, text(value, "name"), &[error]));
         }
         return Err(bad_object(info, value, &format!("the kind {kind} is not served at this path")));
     }
@@ -487,7 +487,9 @@ impl Core {
                         ),
                     ));
                 }
-                metadata::remove(&mut value, "resourceVersion");
+                if !options.dry_run {
+                    metadata::remove(&mut value, "resourceVersion");
+                }
                 self.create(info, namespace, value, duplicates, options, warnings).await
             }
             Change::Apply(config, _) if part == Part::Main && !text(config, "uid").is_empty() => {
@@ -497,7 +499,9 @@ impl Core {
             }
             Change::Apply(config, duplicates) if part == Part::Main => {
                 let mut value = self.applied(info, namespace, name, None, config, part, duplicates, options, warnings)?;
-                metadata::remove(&mut value, "resourceVersion");
+                if !options.dry_run {
+                    metadata::remove(&mut value, "resourceVersion");
+                }
                 self.insert(info, namespace, value, options, warnings, true).await
             }
             Change::Replace(value, duplicates) => {
@@ -544,6 +548,14 @@ impl Core {
         check_type(info, &mut config)?;
         let params = params(info, part, options, false);
         let mut value = apply::server_side_apply(&info.schema, old, &config, &params).map_err(super::patching::apply_error)?;
+        stamp(info, &mut value);
+        schema::metadata::coerce(&mut value).map_err(|why| bad_object(info, &config, &why))?;
+        if !info.custom() {
+            schema::builtin::decode(&info.kind, &info.schema, &mut value).map_err(|why| {
+                let kind = format!("{}, Kind={}", info.api_version(), info.kind);
+                ApiError::new(500, "", format!("unable to convert unstructured object to {kind}: {why}"))
+            })?;
+        }
         let strict: Vec<String> = duplicates.iter().map(|path| format!("duplicate field \"{path}\"")).collect();
         match options.field_validation {
             FieldValidation::Strict if !strict.is_empty() => {
@@ -553,14 +565,6 @@ impl Core {
             _ => {}
         }
         same_place(info, &value, namespace, name)?;
-        stamp(info, &mut value);
-        schema::metadata::coerce(&mut value).map_err(|why| bad_object(info, &config, &why))?;
-        if !info.custom() {
-            schema::builtin::decode(&info.kind, &info.schema, &mut value).map_err(|why| {
-                let kind = format!("{}, Kind={}", info.api_version(), info.kind);
-                ApiError::new(500, "", format!("unable to convert unstructured object to {kind}: {why}"))
-            })?;
-        }
         builtin::normalize(info, &mut value);
         info.schema.fill(&mut value);
         Ok(value)
@@ -579,6 +583,7 @@ impl Core {
         warnings: &mut Vec<String>,
     ) -> ApiResult<(Value, bool)> {
         let conflict = |why: &str| ApiError::conflict(&info.group, &info.resource, name, why);
+        let mut stray = false;
         let mut new = match change {
             Change::Replace(value, duplicates) => {
                 let mut value = (*value).clone();
@@ -601,6 +606,11 @@ impl Core {
                     return Err(ApiError::bad_request("the patch does not leave an object"));
                 }
                 let sent = value.clone();
+                if part == Part::Status && info.custom() && value.get("kind") != Some(&json!(info.kind)) {
+                    // Nobody looks at the kind when only the status is taken, but fields of another kind cannot be owned.
+                    stray = true;
+                    value["kind"] = json!(info.kind);
+                }
                 let undecodable = |why: &str| ApiError::invalid("", "", "", &[FieldError::invalid("patch", &json!(sent.to_string()), why)]);
                 check_type(info, &mut value).map_err(|error| if error.code == 400 { undecodable(&error.message) } else { error })?;
                 let why = match decode(info, &mut value, &[], options.field_validation, warnings) {
@@ -659,7 +669,7 @@ impl Core {
         // A patch carries the version of the object it was computed on; only a client's own version pins it.
         let pinned = matches!(change, Change::Replace(..)) && !wanted.is_empty();
         carry_over(old, &mut new);
-        let untypable = !apply::fits(&info.schema, &new);
+        let untypable = stray || !apply::fits(&info.schema, &new);
         restrict(info, old, &mut new, part);
         builtin::prepare_update(info, old, &mut new, part);
         if info.has_generation()
@@ -672,7 +682,9 @@ impl Core {
         if let Some(caller) = &options.caller {
             caller.may_grant(info, text(old, "namespace"), &new, Some(old))?;
         }
-        if !matches!(change, Change::Apply(..)) {
+        // A Scale is tracked only from when somebody owns the count.
+        let tracked = part != Part::Scale || info.scale.as_ref().is_some_and(|scale| super::scale::owned(scale, old));
+        if tracked && !matches!(change, Change::Apply(..)) {
             apply::track_update(&info.schema, Some(old), &mut new, &params(info, part, options, untypable));
         }
         validate(info, &new, Some(old), part)?;

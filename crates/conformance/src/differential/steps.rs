@@ -581,7 +581,7 @@ fn form() -> impl Strategy<Value = Form> {
 }
 
 fn version() -> impl Strategy<Value = Version> {
-    prop_oneof![2 => Just(Version::Unset), 5 => Just(Version::Newest), 3 => Just(Version::Older), 1 => Just(Version::Foreign)]
+    prop_oneof![2 => Just(Version::Unset), 5 => Just(Version::Newest), 4 => Just(Version::Older), 2 => Just(Version::Foreign)]
 }
 
 fn from() -> impl Strategy<Value = From> {
@@ -637,7 +637,7 @@ fn step() -> BoxedStrategy<Step> {
         (name(), part(kind), patch(kind), query()).prop_map(move |(name, part, patch, query)| Step::Patch(kind, name, part, patch, query))
     });
     let delete = kind().prop_flat_map(|kind| {
-        let version = prop_oneof![6 => Just(Version::Unset), 2 => Just(Version::Newest), 2 => Just(Version::Older)];
+        let version = prop_oneof![6 => Just(Version::Unset), 2 => Just(Version::Newest), 3 => Just(Version::Older)];
         let uid = prop_oneof![6 => Just(None), 1 => Just(Some(true)), 1 => Just(Some(false))];
         let more = prop::sample::select(&["", "", "", "", "Background", "Foreground", "Orphan", "Sideways"][..]);
         (name(), version, uid, more).prop_map(move |(name, version, uid, more)| Step::Delete(kind, name, version, uid, more))
@@ -649,8 +649,8 @@ fn step() -> BoxedStrategy<Step> {
     prop_oneof![
         30 => create,
         10 => get,
-        20 => list,
-        12 => Just(Step::Next),
+        24 => list,
+        16 => Just(Step::Next),
         3 => watch,
         9 => put,
         26 => patch,
@@ -661,7 +661,11 @@ fn step() -> BoxedStrategy<Step> {
     .boxed()
 }
 
-/// A sequence. It may be as short as one step, so that it can be shrunk to that.
+/// A sequence: some objects first, so that there is something to ask for. It may be as short as one step, so that it can be shrunk to that.
 pub fn sequence() -> impl Strategy<Value = Vec<Step>> {
-    prop::collection::vec(step(), 1..50)
+    let first = kind().prop_flat_map(|kind| plain(kind).prop_map(move |body| Step::Create(kind, body, "")));
+    (prop::collection::vec(first, 0..10), prop::collection::vec(step(), 1..50)).prop_map(|(mut first, steps)| {
+        first.extend(steps);
+        first
+    })
 }

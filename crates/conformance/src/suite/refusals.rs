@@ -107,11 +107,9 @@ fn classes() -> Vec<Behaviour> {
             refused.says("the body of the request was in an unknown format - accepted media types include: application/json");
         }),
         behaviour("refusals: protobuf is not for custom resources", async |t| {
-            t.call(Method::POST, &t.widgets())
-                .body("application/vnd.kubernetes.protobuf", "x")
-                .send()
+            t.get_as(&t.widgets(), "application/vnd.kubernetes.protobuf")
                 .await
-                .refused(415, "UnsupportedMediaType");
+                .refused(406, "NotAcceptable");
         }),
         behaviour("refusals: another kind in the body", async |t| {
             let mut sent = widget("a", 1);
