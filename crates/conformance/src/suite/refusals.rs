@@ -107,9 +107,9 @@ fn classes() -> Vec<Behaviour> {
             refused.says("the body of the request was in an unknown format - accepted media types include: application/json");
         }),
         behaviour("refusals: protobuf is not for custom resources", async |t| {
-            t.get_as(&t.widgets(), "application/vnd.kubernetes.protobuf")
-                .await
-                .refused(406, "NotAcceptable");
+            // The real server writes the refusal itself in protobuf.
+            let answer = t.get_as(&t.widgets(), "application/vnd.kubernetes.protobuf").await;
+            assert_eq!(answer.code, 406);
         }),
         behaviour("refusals: another kind in the body", async |t| {
             let mut sent = widget("a", 1);
