@@ -494,7 +494,7 @@ fn name_of(obj: &Value) -> String {
 
 /// An object that nobody was tracked on: what it holds belongs to an Update manager from before.
 fn before_first_apply(base: &Value, typ: Type<'_>, params: &ApplyParams, managers: &mut Vec<Manager>) {
-    let comparison = typed::compare(Some(&params.zero), base, typ);
+    let comparison = typed::compare(Some(&params.unowned), base, typ);
     let mut set = comparison.added;
     set.union_with(&comparison.modified);
     reset(&mut set, params.reset);
