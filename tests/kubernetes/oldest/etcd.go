@@ -6,7 +6,7 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 )
 
-// From which time on a request is logged as slow. This is what the field is called in etcd 3.5.
+// From which time on a request is logged as slow. etcd 3.5 has a limit for applying one, and none for the whole of it.
 func setWarningDuration(config *embed.Config, limit time.Duration) {
-	config.ExperimentalWarningUnaryRequestDuration = limit
+	config.ExperimentalWarningApplyDuration = limit
 }
