@@ -54,11 +54,10 @@ pub struct Report {
 
 /// Machines that work on an order.
 async fn at_work(client: &Client) -> Result<Vec<String>> {
-    let read = |objects: Vec<DynamicObject>| objects.into_iter();
     let hardware = objects::hardware().list(client).await?;
     let discoveries = Api::<BareMetalDiscovery>::all(client.clone());
     let mut names = Vec::new();
-    for object in read(hardware) {
+    for object in hardware {
         let name = object.name_any();
         let hardware: BareMetalHardware = object.try_parse().with_context(|| format!("reading BareMetalHardware {name}"))?;
         let Some(order) = hardware.status.as_ref().and_then(|s| s.order.as_ref()) else {

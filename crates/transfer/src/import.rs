@@ -113,7 +113,7 @@ fn is_kind(object: &DynamicObject, kind: &str) -> bool {
     object.types.as_ref().is_some_and(|t| t.kind == kind)
 }
 
-/// What stands in a key of the archive's Secrets and namespaces.
+/// The object as it is sent: without what the other API makes of its own.
 fn fresh(object: &DynamicObject) -> DynamicObject {
     let mut made = object.clone();
     let old = &object.metadata;
