@@ -21,13 +21,14 @@ fn an_instance_runs_and_its_deletion_frees_the_machine_with_evidence() {
     let mut world = World::running();
     assert_eq!(world.phase(), HardwarePhase::InUse);
     assert_eq!(world.instance_status(0).evidence, Some(RunningEvidence::GuestReported));
-    assert!(world.sealed.is_none(), "the seed is deleted when the result is in");
+    assert!(world.sealed.is_some(), "the seed goes with the claim");
     let to_running = world.writes;
     assert!(to_running <= 2 + 18, "{to_running} writes to Running");
 
     world.delete(0);
     world.settle();
     assert_eq!(world.phase(), HardwarePhase::Releasing);
+    assert!(world.sealed.is_none());
     assert_eq!(world.boot_request(), BootAnswer::Agent, "the machine is wanted back");
     world.agent_boots();
     let order = world.poll();
