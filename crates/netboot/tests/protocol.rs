@@ -322,7 +322,7 @@ async fn an_agent_that_knows_no_newer_field_is_served_through_an_installation() 
     let parses = |v: &Value| serde_json::from_value::<SessionRequest>(v.clone()).is_ok();
     // What names the machine and its disk is needed for any work at all.
     let (body, taken) = pared_down(introduction, &parses, &["uuid", "serial", "wwn", "disks", "nics"]);
-    assert!(taken > 10, "only {taken} fields may be missing: {body}");
+    assert!(taken > 3, "only {taken} fields may be missing: {body}");
     let opened: SessionResponse = machine
         .call(http::Method::POST, session::PATH_SESSIONS, serde_json::to_vec(&body).unwrap())
         .await

@@ -173,6 +173,9 @@ pub(crate) fn remember_agent(boots: &mut Vec<BootRecord>, time: Time) {
 /// The record that an installed system runs which no boot answer led to: firmware went there by itself. Written together with what the system reports.
 pub(crate) fn remember_system(status: &mut BareMetalDiscoveryStatus, instance_uid: &str, time: Time) {
     let since = status.session.as_ref().map(|s| s.opened_at.0);
+    // Stored times have whole seconds, and only a later one says that the session is over.
+    let after = since.and_then(|s| s.checked_add(jiff::SignedDuration::from_secs(1)).ok());
+    let time = Time(after.map_or(time.0, |after| time.0.max(after)));
     let known = status
         .boots
         .iter()

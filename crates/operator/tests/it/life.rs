@@ -75,14 +75,11 @@ async fn a_machine_lives_its_whole_life_within_the_budget() {
     let claims = TokenKey::new(&[7; 32]).unwrap().check_guest(&guest.token).unwrap();
     assert_eq!((Some(claims.instance_uid), claims.hardware.as_str()), (instance.uid(), "m-one"));
     quiet(&bench).await;
-    // Eight writes that cannot be left out, two events, and netboot's acceptance, result, boot record and guest: 14. A step that comes late on a loaded host is
+    // Seven writes that cannot be left out, two events, and netboot's acceptance, result, boot record and guest: 13. A step that comes late on a loaded host is
     // written by itself, so the ceiling is higher.
-    count("claim to Running", bench.take_log(), std::mem::take(&mut machine.writes), 17);
+    count("claim to Running", bench.take_log(), std::mem::take(&mut machine.writes), 16);
     let secrets: Api<Secret> = Api::namespaced(bench.client.clone(), NETBOOT);
-    assert!(
-        secrets.get_opt("seed-m-one").await.unwrap().is_none(),
-        "no seed is left after the image"
-    );
+    assert!(secrets.get_opt("seed-m-one").await.unwrap().is_some());
     machine.seed = Some(seed);
 
     bench.delete_instance("web").await;
@@ -92,6 +89,10 @@ async fn a_machine_lives_its_whole_life_within_the_budget() {
             phase_is(HardwarePhase::Ready)(h) && h.spec.claim_ref.is_none()
         })
         .await;
+    assert!(
+        secrets.get_opt("seed-m-one").await.unwrap().is_none(),
+        "the seed goes with the claim"
+    );
     let status = hardware.status.unwrap();
     let kinds: Vec<_> = machine.obeyed.iter().map(|o| o.0).collect();
     assert_eq!(kinds, [OrderKind::Erase, OrderKind::Image, OrderKind::Erase]);
