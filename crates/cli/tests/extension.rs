@@ -155,7 +155,10 @@ async fn one_life(side: &Side) -> Result<()> {
     side.until("held by its address", held).await?;
     // Nothing else moves it.
     tokio::time::sleep(Duration::from_secs(1)).await;
-    ensure!(side.instance().await?.is_some_and(|i| waits(&i) && held(&i)), "it went on without an answer");
+    ensure!(
+        side.instance().await?.is_some_and(|i| waits(&i) && held(&i)),
+        "it went on without an answer"
+    );
 
     let kubeconfig = side.folder.join("example.kubeconfig");
     accounts::kubeconfig(&side.client, &side.kubeconfig, ACCOUNT.0, ACCOUNT.1, &kubeconfig).await?;

@@ -20,6 +20,7 @@ use k8s_openapi::api::{
 use kube::{
     Api, Client,
     api::{ObjectMeta, PostParams},
+    config::Kubeconfig,
 };
 
 use normal::Normal;
@@ -62,6 +63,7 @@ impl Side {
         std::fs::create_dir_all(&folder)?;
         let kubeconfig = folder.join("kubeconfig");
         rig::accounts::kubeconfig(&client, admin, "people", "session", &kubeconfig).await?;
+        same_names(&kubeconfig)?;
         let normal = Normal::of(&kubeconfig)?;
         Ok(Self {
             kubeconfig,
@@ -94,6 +96,20 @@ impl Side {
         let err = self.normal.text(&String::from_utf8_lossy(&output.stderr), step);
         Ok(format!("{out}--- {} ---\n{err}", output.status.code().unwrap_or(-1)))
     }
+}
+
+/// Gives both sides' clusters one name.
+fn same_names(path: &Path) -> Result<()> {
+    let mut config = Kubeconfig::read_from(path)?;
+    for cluster in &mut config.clusters {
+        "session".clone_into(&mut cluster.name);
+    }
+    for context in config.contexts.iter_mut().filter_map(|c| c.context.as_mut()) {
+        "session".clone_into(&mut context.cluster);
+    }
+    // JSON is YAML.
+    std::fs::write(path, serde_json::to_string(&config)?)?;
+    Ok(())
 }
 
 async fn all_rights(client: &Client) -> Result<()> {
