@@ -481,6 +481,8 @@ async fn life() -> Result<()> {
     cluster.helm_release("upgrade", &["--set", "operator.replicas=3"])?;
     // One machine is in use: by the instance `replugged`.
     deletions_are_refused(&cluster)?;
+    // helm takes the release for one that is being uninstalled; it has to be told that it is not.
+    cluster.helm.must(&["rollback", "kube-baremetal", "2", "--namespace", SYSTEM.0])?;
     cluster.helm_release("upgrade", &["--set", "deletionProtection=false"])?;
     cluster.helm.must(&["uninstall", "kube-baremetal", "--namespace", SYSTEM.0])?;
     let kept = cluster.plane.kubectl()?.args(["get", "bmh", "-o", "name"]).output()?;

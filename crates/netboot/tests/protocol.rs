@@ -321,7 +321,11 @@ async fn an_agent_that_knows_no_newer_field_is_served_through_an_installation() 
     introduction["agentVersion"] = json!("0.0.9-rc1");
     let parses = |v: &Value| serde_json::from_value::<SessionRequest>(v.clone()).is_ok();
     // What names the machine and its disk is needed for any work at all.
-    let (body, taken) = pared_down(introduction, &parses, &["uuid", "serial", "wwn", "model", "sizeBytes", "disks", "nics"]);
+    let (body, taken) = pared_down(
+        introduction,
+        &parses,
+        &["uuid", "serial", "wwn", "model", "sizeBytes", "disks", "nics"],
+    );
     assert!(taken > 3, "only {taken} fields may be missing: {body}");
     let opened: SessionResponse = machine
         .call(http::Method::POST, session::PATH_SESSIONS, serde_json::to_vec(&body).unwrap())
