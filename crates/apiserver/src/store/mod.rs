@@ -221,7 +221,7 @@ pub struct Limits {
     pub queue: usize,
     /// Writes in one transaction.
     pub group: usize,
-    /// redb's page cache.
+    /// redb's page cache. Objects are read from memory, so it serves writes only.
     pub cache_bytes: usize,
 }
 
@@ -232,7 +232,7 @@ impl Default for Limits {
             ring_bytes: 16 << 20,
             queue: 4096,
             group: 1024,
-            cache_bytes: 16 << 20,
+            cache_bytes: 4 << 20,
         }
     }
 }
