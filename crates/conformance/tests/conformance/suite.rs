@@ -106,7 +106,16 @@ async fn the_embedded_api_behaves() {
 async fn the_real_api_behaves() {
     let real = Real::start().await.expect("the real API starts");
     let behaviours = chosen();
-    let failures = behaviour::run(&real.api, &behaviours).await;
+    let mut failures = behaviour::run(&real.api, &behaviours).await;
+    // The real server opens a changed definition's storage when it gets to it (429, 503), and its garbage collector comes when it is not busy. What fails beside hundreds of others gets
+    // its turns alone; what is wrong fails alone too.
+    for _ in 0..3 {
+        if failures.is_empty() {
+            break;
+        }
+        let again: Vec<_> = chosen().into_iter().filter(|b| failures.iter().any(|f| f.name == b.name)).collect();
+        failures = behaviour::run(&real.api, &again).await;
+    }
     let report = behaviour::report("real", behaviours.len(), &failures);
     println!("{report}");
     assert!(failures.is_empty(), "{report}");
