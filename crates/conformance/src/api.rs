@@ -13,6 +13,9 @@ use serde_json::{Value, json};
 
 use crate::found::Found;
 
+/// So often a read is repeated.
+const REPEATS: u32 = 5;
+
 /// Everything that is waited for must happen in this time. Two busy cores need a generous one; `$KBM_PATIENCE` says other seconds.
 pub static PATIENCE: LazyLock<Duration> = LazyLock::new(|| {
     let seconds = std::env::var("KBM_PATIENCE").ok().and_then(|text| text.parse().ok());
@@ -82,13 +85,26 @@ impl Call {
     /// # Panics
     /// When the server does not answer in time.
     pub async fn send(self) -> Answer {
-        let Call { api, request, shown } = self;
-        // The real server breaks off what it is asked of a definition while that changes. A read may be repeated.
-        let again = request.try_clone().filter(|_| shown.starts_with("GET "));
-        let mut sent = tokio::time::timeout(*PATIENCE, request.send()).await;
-        if let (Ok(Err(_)), Some(again)) = (&sent, again) {
-            sent = tokio::time::timeout(*PATIENCE, again.send()).await;
-        }
+        let Call { api, mut request, shown } = self;
+        // The real server breaks off what it is asked of a definition while that changes, or asks for patience while it opens the definition's storage. A read may be repeated, and every
+        // client of Kubernetes does so where `Retry-After` says it.
+        let mut repeats = if shown.starts_with("GET ") { REPEATS } else { 0 };
+        let sent = loop {
+            let again = request.try_clone().filter(|_| repeats > 0);
+            let sent = tokio::time::timeout(*PATIENCE, request.send()).await;
+            let Some(again) = again else { break sent };
+            let wait = match &sent {
+                Ok(Err(_)) => Duration::ZERO,
+                Ok(Ok(response)) if matches!(response.status().as_u16(), 429 | 503) => match retry_after(response.headers()) {
+                    Some(wait) => wait,
+                    None => break sent,
+                },
+                _ => break sent,
+            };
+            tokio::time::sleep(wait).await;
+            repeats -= 1;
+            request = again;
+        };
         let response = sent
             .unwrap_or_else(|_| panic!("{shown}: no answer from {}", api.url))
             .unwrap_or_else(|error| panic!("{shown}: {error:?}"));
@@ -123,6 +139,12 @@ impl Call {
             rest: Vec::new(),
         }
     }
+}
+
+/// What `Retry-After` says, in whole seconds (RFC 9110, section 10.2.3); a date, which no Kubernetes server sends, counts as none.
+fn retry_after(headers: &header::HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds))
 }
 
 /// A whole answer.

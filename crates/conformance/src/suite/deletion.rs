@@ -29,6 +29,14 @@ async fn gone(t: &Case, path: &str) {
     eventually(&format!("{path} is gone"), async || t.get(path).await.code == 404).await;
 }
 
+/// Waits until the garbage collector has seen everything that was made before: it takes events in their order, and takes away what it sees last, whose owner there never was.
+async fn collector_has_seen_all(t: &Case) {
+    let nobody =
+        json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "nobody", "uid": "00000000-0000-4000-8000-000000000000" } });
+    t.post(&t.config_maps(), &owned("last", &nobody, false)).await.ok(201);
+    gone(t, &t.config_map("last")).await;
+}
+
 async fn namespace(t: &Case, suffix: &str) -> (String, Found) {
     let name = format!("{}-{suffix}", t.namespace);
     let body = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } });
@@ -346,6 +354,7 @@ fn owners() -> Vec<Behaviour> {
         behaviour("owners: orphaning deletion leaves the dependents", async |t| {
             let owner = t.made("owner").await;
             t.post(&t.config_maps(), &owned("child", &owner, false)).await.ok(201);
+            collector_has_seen_all(t).await;
             let marked = t
                 .delete_with(&t.widget("owner"), &json!({ "propagationPolicy": "Orphan" }))
                 .await
@@ -357,6 +366,7 @@ fn owners() -> Vec<Behaviour> {
         behaviour("owners: orphanDependents as of old", async |t| {
             let owner = t.made("owner").await;
             t.post(&t.config_maps(), &owned("child", &owner, false)).await.ok(201);
+            collector_has_seen_all(t).await;
             t.delete_with(&t.widget("owner"), &json!({ "orphanDependents": true }))
                 .await
                 .ok(200);
