@@ -59,6 +59,7 @@ test-all: test swarm replicas durability bench-api test-libvirt test-deploy oci-
 .PHONY: test
 test: setup control-plane helm kubectl-oldest ## Everything set up, all tests that fit into an hour
 	scripts/test-setup
+	$(CARGO) metadata --locked --manifest-path fuzz/Cargo.toml --format-version 1 > /dev/null
 	$(CARGO) build --workspace --bin kube-baremetal
 	$(CARGO) test --workspace
 	$(MAKE) --no-print-directory bootmedia test-boot test-faults
@@ -95,6 +96,8 @@ kills: ## Kill the server before and after every API write and every answer of a
 .PHONY: check
 check: setup ## Formatting and lints
 	$(CARGO) fmt --all --check
+	@# A workspace of its own, so nothing else notices when its lock file falls behind.
+	$(CARGO) metadata --locked --manifest-path fuzz/Cargo.toml --format-version 1 > /dev/null
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
 
 .PHONY: generate
