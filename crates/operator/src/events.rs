@@ -189,7 +189,7 @@ impl Writer {
             memory.written.remove(&key);
             memory.order.retain(|k| *k != key);
         }
-        if !notice.warning && self.budget.take().is_err() {
+        if !is_within(&self.budget, &notice) {
             self.metrics.event_dropped();
             return;
         }
@@ -234,6 +234,11 @@ impl Writer {
     }
 }
 
+/// Whether the budget has room for an event. Warnings need none.
+fn is_within(budget: &Bucket, notice: &Notice) -> bool {
+    notice.warning || budget.take().is_ok()
+}
+
 fn shortened(mut note: String) -> String {
     if note.len() > MAX_NOTE {
         let mut end = MAX_NOTE;
@@ -255,6 +260,24 @@ mod tests {
         let note = shortened("ä".repeat(700));
         assert!(note.len() <= MAX_NOTE + 4 && note.ends_with(" ..."));
         assert_eq!(shortened("short".to_owned()), "short");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_a_burst_the_rest_is_dropped_but_never_a_warning() {
+        let notice = |warning| Notice {
+            regarding: ObjectReference::default(),
+            related: None,
+            warning,
+            reason: "R".to_owned(),
+            action: "A".to_owned(),
+            note: "n".to_owned(),
+        };
+        let budget = Bucket::new(10.0, 3.0);
+        let told = (0..100).filter(|_| is_within(&budget, &notice(false))).count();
+        assert_eq!(told, 3);
+        assert!((0..100).all(|_| is_within(&budget, &notice(true))));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(is_within(&budget, &notice(false)));
     }
 
     #[test]

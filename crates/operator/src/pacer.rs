@@ -13,7 +13,7 @@ use api::{BareMetalHardwareStatus, BareMetalInstanceStatus, HardwarePhase, Insta
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use tokio::time::Instant;
 
-use crate::world::World;
+use crate::{Config, bucket::Bucket, metrics::Metrics};
 
 /// How soon a status has to be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,34 +26,57 @@ pub(crate) enum Urgency {
     Hint,
 }
 
-/// When statuses were written last, or first held back, by the objects' uids.
-#[derive(Debug, Default)]
+/// See the module.
+#[derive(Debug)]
 pub struct Pacer {
+    /// When statuses were written last, or first held back, by the objects' uids.
     since: Mutex<HashMap<String, Instant>>,
+    step_interval: Duration,
+    hint_interval: Duration,
+    budget: Bucket,
 }
 
 impl Pacer {
+    /// As the configuration says it.
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            since: Mutex::default(),
+            step_interval: config.step_interval,
+            hint_interval: config.progress_interval,
+            budget: Bucket::new(config.progress_per_second, config.progress_per_second),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
         self.since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the status of the object may be written now; else after what time to ask again.
-    pub(crate) fn judge(&self, world: &World, uid: &str, urgency: Urgency) -> Result<(), Duration> {
+    pub(crate) fn judge(&self, metrics: &Metrics, uid: &str, urgency: Urgency) -> Result<(), Duration> {
+        let judged = self.may_write(uid, urgency);
+        match judged {
+            Ok(()) if urgency != Urgency::Now => metrics.progress_written(),
+            Ok(()) => {}
+            Err(_) => metrics.progress_deferred(),
+        }
+        judged
+    }
+
+    fn may_write(&self, uid: &str, urgency: Urgency) -> Result<(), Duration> {
         let interval = match urgency {
             Urgency::Now => {
                 self.lock().insert(uid.to_owned(), Instant::now());
                 return Ok(());
             }
-            Urgency::Soon => world.config.step_interval,
-            Urgency::Hint => world.config.progress_interval,
+            Urgency::Soon => self.step_interval,
+            Urgency::Hint => self.hint_interval,
         };
         let elapsed = self.lock().entry(uid.to_owned()).or_insert_with(Instant::now).elapsed();
         if elapsed < interval {
             return Err(interval.saturating_sub(elapsed));
         }
         // Not sooner than that, however soon there is a token: others want it too.
-        world.progress.take().map_err(|wait| wait.max(interval))?;
-        world.metrics.progress_written();
+        self.budget.take().map_err(|wait| wait.max(interval))?;
         self.lock().insert(uid.to_owned(), Instant::now());
         Ok(())
     }
@@ -138,6 +161,33 @@ mod tests {
             phase,
             ..BareMetalInstanceStatus::default()
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn steps_wait_their_time_and_share_one_budget_and_what_is_urgent_does_neither() {
+        let pacer = Pacer {
+            since: Mutex::default(),
+            step_interval: Duration::from_secs(1),
+            hint_interval: Duration::from_secs(2),
+            budget: Bucket::new(1.0, 1.0),
+        };
+        assert_eq!(
+            pacer.may_write("a", Urgency::Soon),
+            Err(Duration::from_secs(1)),
+            "the next step may overtake it"
+        );
+        assert_eq!(pacer.may_write("b", Urgency::Soon), Err(Duration::from_secs(1)));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(pacer.may_write("a", Urgency::Soon), Ok(()));
+        assert_eq!(pacer.may_write("b", Urgency::Soon), Err(Duration::from_secs(1)), "a took the token");
+        for _ in 0..5 {
+            assert_eq!(pacer.may_write("b", Urgency::Now), Ok(()));
+        }
+        // Every write counts: b's hint waits from its last one.
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(pacer.may_write("b", Urgency::Hint), Err(Duration::from_secs(1)));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(pacer.may_write("b", Urgency::Hint), Ok(()));
     }
 
     #[test]

@@ -21,7 +21,6 @@ use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
     Config,
-    bucket::Bucket,
     cache::{Cache, Key},
     endpoint::Book,
     error::{Error, Result},
@@ -162,8 +161,6 @@ pub struct World {
     pub events: Recorder,
     /// Figures.
     pub metrics: Arc<Metrics>,
-    /// Budget of progress writes.
-    pub progress: Bucket,
 }
 
 impl Debug for World {
@@ -190,12 +187,11 @@ impl World {
             scheduler: Scheduler::default(),
             seeds: Seeds::default(),
             inputs: Inputs::default(),
-            pacer: Pacer::default(),
+            pacer: Pacer::new(&config),
             book: Book::default(),
             keys: KeySource::new(config.client.clone(), config.netboot_namespace.clone()),
             events,
             metrics,
-            progress: Bucket::new(config.progress_per_second, config.progress_per_second),
             config,
         };
         (Arc::new(world), notices)

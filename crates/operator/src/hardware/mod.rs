@@ -125,8 +125,7 @@ async fn act(
             hardware.uid().unwrap_or_default(),
             pacer::of_hardware(hardware.status.as_ref(), &status),
         );
-        if let Err(wait) = world.pacer.judge(world, &uid, urgency) {
-            world.metrics.progress_deferred();
+        if let Err(wait) = world.pacer.judge(&world.metrics, &uid, urgency) {
             return Ok(Some(wait));
         }
         if matches!(status.phase, HardwarePhase::Ready | HardwarePhase::InUse) {

@@ -72,7 +72,7 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
         );
         match world
             .pacer
-            .judge(&world, uid, pacer::of_instance(instance.status.as_ref(), &status))
+            .judge(&world.metrics, uid, pacer::of_instance(instance.status.as_ref(), &status))
         {
             Ok(()) => {
                 world
@@ -88,7 +88,6 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
                 }
             }
             Err(wait) => {
-                world.metrics.progress_deferred();
                 after = Some(after.map_or(wait, |a| a.min(wait)));
             }
         }
