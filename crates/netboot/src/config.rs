@@ -109,6 +109,8 @@ pub struct Config {
     pub poll: Duration,
     /// How long a machine may be silent before it counts as lost.
     pub lost_after: Duration,
+    /// By this time a machine that was told to boot its own disk has asked for that again, or its system has reported.
+    pub departed_after: Duration,
     /// How often the API is asked whether it is there (and whether the keys changed).
     pub probe: Duration,
     /// Longest wait for one answer of the API.
@@ -143,6 +145,7 @@ impl Config {
             token_life: Duration::from_secs(600),
             poll: Duration::from_secs(30),
             lost_after: Duration::from_secs(90),
+            departed_after: Duration::from_secs(300),
             probe: Duration::from_secs(5),
             api_timeout: Duration::from_secs(5),
             quotas: Quotas::default(),

@@ -17,9 +17,6 @@ use crate::{objects::store::Change, state::Shared};
 /// Between two writes of losses: a switch that fails takes a thousand machines with it.
 const PACE: Duration = Duration::from_millis(50);
 
-/// By this time a machine that was told to boot its own disk has asked for that again, or its system has reported.
-const DEPARTURE: Duration = Duration::from_secs(300);
-
 /// Whether the objects still say that the machine is in the agent: in this session, and nothing was heard of its system since.
 fn is_still_here(discovery: &BareMetalDiscovery, session: &str) -> bool {
     lifecycle::view::live_session(Some(discovery)).is_some_and(|s| s.id == session)
@@ -81,7 +78,7 @@ pub(crate) async fn moved(shared: &Shared, discovery: &Arc<BareMetalDiscovery>, 
 
 /// Looks for silent machines until the process ends.
 pub(crate) async fn run(shared: Arc<Shared>) {
-    let after = shared.config.lost_after;
+    let (after, departed_after) = (shared.config.lost_after, shared.config.departed_after);
     let mut tick = tokio::time::interval((after / 6).max(Duration::from_millis(50)));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -93,13 +90,15 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         if !shared.store.is_reachable() {
             continue;
         }
-        for (name, session) in shared.presence.overdue(DEPARTURE, Instant::now()) {
+        for (name, session) in shared.presence.overdue(departed_after, Instant::now()) {
             let Some(discovery) = shared.cache.discovery(&name).filter(|d| is_still_here(d, &session)) else {
                 continue;
             };
             tracing::warn!(discovery = %name, "nothing was heard of the machine since it was told to boot its disk");
-            let minutes = DEPARTURE.as_secs() / 60;
-            let message = format!("Told to boot its own disk {minutes} minutes ago; nothing was heard of it since");
+            let message = format!(
+                "Told to boot its own disk {} s ago; nothing was heard of it since",
+                departed_after.as_secs()
+            );
             write(&shared, discovery, &session, false, "Departed", &message).await;
             tokio::time::sleep(PACE).await;
         }

@@ -236,6 +236,35 @@ async fn a_silent_machine_is_written_down_once_and_its_return_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_that_never_arrives_at_its_disk_is_written_down_and_one_that_asks_for_it_is_not() {
+    let rig = Rig::with(|c| {
+        c.lost_after = Duration::from_millis(600);
+        c.departed_after = Duration::from_millis(1200);
+    })
+    .await;
+    let sent_away = async |uid: &str| {
+        let mut machine = rig.machine(HONEST);
+        let name = machine.power_on().await.unwrap().discovery;
+        let order = image_order(&machine, &name, uid);
+        rig.accept(&name, Some(uid), Some(order.clone())).await;
+        rig.seal(&name, &order, SECRET_TEXT).await;
+        assert_eq!(machine.order("").await.unwrap().order, order);
+        machine.result(machine.succeeded(&order)).await.unwrap();
+        assert_eq!(machine.order(&order.id).await.unwrap().order.kind, OrderKind::Reboot);
+        (machine, name)
+    };
+    let (_lost, lost) = sent_away("uid-lost").await;
+    let (arrived, there) = sent_away("uid-there").await;
+    assert!(arrived.script().await.contains("sanboot"), "it asks, and is told");
+    until("the first one's silence is noticed", || async {
+        condition(&rig.discovery(&lost).await, "AgentConnected") == Some(false)
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(condition(&rig.discovery(&there).await, "AgentConnected"), Some(true));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guest_registers_once_and_obeys_a_signed_order_of_its_own() {
     let rig = Rig::start().await;
     let (mut machine, name, order) = rig.imaging("uid-guest").await;
