@@ -144,6 +144,16 @@ async fn life(options: &Options, lab: &folder::Folder, show: &Show) -> Result<()
             .until("both instances are Running", 900, |w| w.instances_reported() == 2)
             .await?;
 
+        // Of the two only the machine with UEFI has a BootNext, by which its new system is booted without asking the network.
+        let consoles = machines.iter().map(|m| std::fs::read_to_string(m.console_log()));
+        let straight: Vec<bool> = consoles
+            .map(|c| Ok(c?.contains("kbm: BootNext is Boot")))
+            .collect::<std::io::Result<_>>()?;
+        ensure!(
+            straight == [false, true],
+            "the machines that were sent to their disks by BootNext (BIOS, UEFI): {straight:?}"
+        );
+
         show.headline("Logging in over SSH");
         let seen = log_in(&client, &observer, &machines, &key, show).await?;
         ensure!(
