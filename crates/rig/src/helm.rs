@@ -12,17 +12,7 @@ use anyhow::{Context, Result, bail};
 /// # Errors
 /// When there is no such file; the text says how to make it.
 pub fn binary() -> Result<PathBuf> {
-    let path = std::env::var_os("KBM_HELM").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/kubernetes/helm"),
-        PathBuf::from,
-    );
-    if !path.is_file() {
-        bail!(
-            "this test needs the real helm, and {} is not there: run `make helm`, or name one in KBM_HELM",
-            path.display()
-        );
-    }
-    Ok(path.canonicalize()?)
+    crate::built("helm", "KBM_HELM", "the real helm")
 }
 
 /// Helm with a folder of its own for whatever it keeps, and a kubeconfig where it is to reach a cluster.

@@ -29,13 +29,16 @@ use kube::{
 /// # Errors
 /// When there is no such file; the text says how to make it.
 pub fn binary() -> Result<PathBuf> {
-    let path = std::env::var_os("KBM_CONTROL_PLANE").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/kubernetes/control-plane"),
-        PathBuf::from,
-    );
+    built("control-plane", "KBM_CONTROL_PLANE", "a real control plane")
+}
+
+/// What `make TARGET` builds into `target/kubernetes/TARGET`, or what the variable names instead.
+fn built(target: &str, variable: &str, what: &str) -> Result<PathBuf> {
+    let made = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/kubernetes").join(target);
+    let path = std::env::var_os(variable).map_or_else(made, PathBuf::from);
     if !path.is_file() {
         bail!(
-            "this test needs a real control plane, and {} is not there: run `make control-plane`, or name one in KBM_CONTROL_PLANE",
+            "this test needs {what}, and {} is not there: run `make {target}`, or name one in {variable}",
             path.display()
         );
     }
@@ -47,17 +50,7 @@ pub fn binary() -> Result<PathBuf> {
 /// # Errors
 /// When there is no such file; the text says how to make it.
 pub fn oldest_kubectl() -> Result<PathBuf> {
-    let path = std::env::var_os("KBM_KUBECTL_OLDEST").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/kubernetes/kubectl-oldest"),
-        PathBuf::from,
-    );
-    if !path.is_file() {
-        bail!(
-            "this test needs an older kubectl, and {} is not there: run `make kubectl-oldest`, or name one in KBM_KUBECTL_OLDEST",
-            path.display()
-        );
-    }
-    Ok(path.canonicalize()?)
+    built("kubectl-oldest", "KBM_KUBECTL_OLDEST", "an older kubectl")
 }
 
 /// How a control plane is started.

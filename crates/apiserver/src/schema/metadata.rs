@@ -608,7 +608,8 @@ fn field(key: &str, value: &Value) -> Field {
     }
 }
 
-fn go_kind(value: &Value) -> &'static str {
+/// What Go's decoder calls the kind of a JSON value.
+pub(super) fn go_kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "bool",

@@ -2,8 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
-    path::Path,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::Arc,
     time::{Duration, Instant},
@@ -20,6 +20,8 @@ use lab::swarm::{
     driver::{Ledger, Network, Swarm},
     faults::Plan,
     machine::{Fact, Machine, Timing},
+    server::{Server, Setup},
+    tenant,
 };
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -31,6 +33,17 @@ pub async fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::const_new(());
     rustls::crypto::ring::default_provider().install_default().ok();
     TURN.lock().await
+}
+
+/// A server with the embedded API in `folder`, what a tenant and an admin have to write there once, and so many machines that were switched on.
+pub async fn embedded(folder: &Path, machines: usize, seed: u64) -> Result<(Setup, Server, Client, Herd)> {
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_kube-baremetal"));
+    let setup = Setup::new(program, folder.to_owned(), Ipv4Addr::LOCALHOST, machines)?;
+    let mut server = setup.start(&[])?;
+    let client = server.ready().await?;
+    tenant::prepare(&client, true).await?;
+    let herd = Herd::start(machines, seed, setup.boot());
+    Ok((setup, server, client, herd))
 }
 
 /// The program with arguments and a kubeconfig.

@@ -1,6 +1,6 @@
 //! Moving between the embedded API and a real one with machines at all points of their lives, there and back: nothing that is installed is erased or written again.
 
-use std::{collections::BTreeSet, net::Ipv4Addr, os::unix::fs::PermissionsExt, path::PathBuf, process::Stdio, time::Duration};
+use std::{collections::BTreeSet, os::unix::fs::PermissionsExt, process::Stdio, time::Duration};
 
 use agent_protocol::order::OrderKind;
 use anyhow::{Context, Result, ensure};
@@ -9,11 +9,11 @@ use kube::{
     Api, ResourceExt,
     api::{DeleteParams, ListParams, PostParams},
 };
-use lab::swarm::{server::Setup, tenant};
+use lab::swarm::tenant;
 
 use crate::{
     cluster::Cluster,
-    herd::{Herd, command, hardware, instances, must, phase, refused, tenants, turn},
+    herd::{command, embedded, hardware, instances, must, phase, refused, tenants, turn},
 };
 
 const MACHINES: usize = 8;
@@ -26,12 +26,7 @@ async fn machines_move_from_the_embedded_api_to_a_real_one_and_back() {
 async fn there_and_back() -> Result<()> {
     let _turn = turn().await;
     let folder = tempfile::tempdir()?;
-    let program = PathBuf::from(env!("CARGO_BIN_EXE_kube-baremetal"));
-    let setup = Setup::new(program.clone(), folder.path().join("embedded"), Ipv4Addr::LOCALHOST, MACHINES)?;
-    let mut server = setup.start(&[])?;
-    let client = server.ready().await?;
-    tenant::prepare(&client, true).await?;
-    let herd = Herd::start(MACHINES, 7, setup.boot());
+    let (setup, server, client, herd) = embedded(&folder.path().join("embedded"), MACHINES, 7).await?;
     tenant::create(&client, 5).await?;
     herd.running(&client, 5).await?;
 

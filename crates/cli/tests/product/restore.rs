@@ -1,11 +1,6 @@
 //! Backup and restore, as by a tool that knows nothing of us: objects come back without status and with new uids, or from a time before a machine was claimed. No machine in use is erased.
 
-use std::{
-    io::Write,
-    net::Ipv4Addr,
-    path::{Path, PathBuf},
-    process::Stdio,
-};
+use std::{io::Write, path::Path, process::Stdio};
 
 use agent_protocol::disk::ContentsState;
 use anyhow::{Context, Result, ensure};
@@ -17,7 +12,7 @@ use kube::{
 use lab::swarm::{server::Setup, tenant};
 use serde_json::{Value, json};
 
-use crate::herd::{Herd, hardware, instances, phase, turn};
+use crate::herd::{Herd, embedded, hardware, instances, phase, turn};
 
 const MACHINES: usize = 4;
 
@@ -95,12 +90,7 @@ struct World {
 
 async fn world(seed: u64) -> Result<World> {
     let folder = tempfile::tempdir()?;
-    let program = PathBuf::from(env!("CARGO_BIN_EXE_kube-baremetal"));
-    let setup = Setup::new(program, folder.path().join("first"), Ipv4Addr::LOCALHOST, MACHINES)?;
-    let mut server = setup.start(&[])?;
-    let client = server.ready().await?;
-    tenant::prepare(&client, true).await?;
-    let herd = Herd::start(MACHINES, seed, setup.boot());
+    let (setup, server, client, herd) = embedded(&folder.path().join("first"), MACHINES, seed).await?;
     herd.until("ready", async || all_ready(&client).await).await?;
     Ok(World {
         folder,

@@ -1,16 +1,13 @@
 //! New keys while machines run: helpers that know only the earlier ones are heard and obeyed, until a person ends that.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
-};
+use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
-use lab::swarm::{server::Setup, tenant};
+use lab::swarm::tenant;
 
-use crate::herd::{Herd, must, refused, turn};
+use crate::herd::{embedded, must, refused, turn};
 
 const MACHINES: usize = 4;
 
@@ -30,12 +27,7 @@ async fn helpers_that_know_only_earlier_keys_are_heard_until_the_overlap_ends() 
 async fn rotated() -> Result<()> {
     let _turn = turn().await;
     let folder = tempfile::tempdir()?;
-    let program = PathBuf::from(env!("CARGO_BIN_EXE_kube-baremetal"));
-    let setup = Setup::new(program, folder.path().to_owned(), Ipv4Addr::LOCALHOST, MACHINES)?;
-    let mut server = setup.start(&[])?;
-    let client = server.ready().await?;
-    tenant::prepare(&client, true).await?;
-    let herd = Herd::start(MACHINES, 11, setup.boot());
+    let (setup, server, client, herd) = embedded(folder.path(), MACHINES, 11).await?;
     tenant::create(&client, 3).await?;
     herd.running(&client, 3).await?;
 

@@ -11,16 +11,6 @@ use api::{
 
 use crate::world::{World, disk, foreign, image, instance, inventory, marked};
 
-fn imaging() -> (World, agent_protocol::order::Order) {
-    let mut world = World::ready();
-    world.instances.push(instance("web", "uid-1"));
-    world.settle();
-    let order = world.poll();
-    assert_eq!(order.kind, OrderKind::Image);
-    world.settle();
-    (world, order)
-}
-
 fn interrupted(world: &mut World, order: &agent_protocol::order::Order) -> agent_protocol::disk::DiskContents {
     world.disk = marked(order, "", ContentsState::Interrupted);
     world.disk.clone()
@@ -40,7 +30,7 @@ fn every_image_fault_names_itself_and_the_spec_to_correct() {
         (FaultReason::DiskSizeMismatch, "spec.rootDisk"),
     ];
     for (fault, field) in faults {
-        let (mut world, order) = imaging();
+        let (mut world, order) = World::imaging();
         let left = interrupted(&mut world, &order);
         world.fail(&order, Outcome::Failed, fault, Some(left));
         world.settle();
@@ -74,7 +64,7 @@ fn every_image_fault_names_itself_and_the_spec_to_correct() {
 
 #[test]
 fn without_a_correction_it_is_tried_again_later_and_later() {
-    let (mut world, mut order) = imaging();
+    let (mut world, mut order) = World::imaging();
     let mut waits = Vec::new();
     for failure in 1..=10u32 {
         let left = interrupted(&mut world, &order);
@@ -102,7 +92,7 @@ fn without_a_correction_it_is_tried_again_later_and_later() {
 
 #[test]
 fn a_retry_token_shortens_the_wait() {
-    let (mut world, order) = imaging();
+    let (mut world, order) = World::imaging();
     world.fail(&order, Outcome::Refused, FaultReason::ImageUnreachable, None);
     world.settle();
     assert_eq!(world.poll().kind, OrderKind::Wait);
@@ -148,7 +138,7 @@ fn two_disks_with_one_hint_are_an_error_until_the_hint_names_one() {
 
 #[test]
 fn a_disk_that_went_missing_while_claimed_is_named_and_not_replaced_by_another() {
-    let (mut world, _) = imaging();
+    let (mut world, _) = World::imaging();
     let mut swapped = inventory();
     swapped.disks = vec![disk("sda", "OTHER0001", 32)];
     world.agent_boots_with(swapped);
@@ -177,7 +167,7 @@ fn a_disk_that_went_missing_while_claimed_is_named_and_not_replaced_by_another()
 
 #[test]
 fn the_same_name_with_another_size_is_another_disk() {
-    let (mut world, _) = imaging();
+    let (mut world, _) = World::imaging();
     let mut swapped = inventory();
     let before = swapped.disks[0].size_bytes;
     swapped.disks[0].size_bytes = before / 2;
@@ -205,7 +195,7 @@ fn the_same_name_with_another_size_is_another_disk() {
 
 #[test]
 fn a_root_disk_that_is_protected_under_a_claim_is_left_alone_and_the_order_says_so_to_the_machine() {
-    let (mut world, order) = imaging();
+    let (mut world, order) = World::imaging();
     assert!(order.protected.is_empty());
     let entry = inventory().disks[0].identity.clone();
     world.hardware.spec.protected_disks = vec![entry];
@@ -226,7 +216,7 @@ fn a_root_disk_that_is_protected_under_a_claim_is_left_alone_and_the_order_says_
 
 #[test]
 fn an_instance_never_falls_back_between_the_stored_result_and_the_boot() {
-    let (mut world, order) = imaging();
+    let (mut world, order) = World::imaging();
     assert_eq!(world.instance_phase(0), InstancePhase::Imaging);
     world.obey(&order);
     // The instance is decided first, on what the machine's own decision has not taken in yet.
@@ -262,7 +252,7 @@ fn foreign_data_that_appears_under_a_claim_is_not_touched_without_consent() {
 
 #[test]
 fn contents_that_appear_after_the_order_was_written_are_refused_and_shown() {
-    let (mut world, order) = imaging();
+    let (mut world, order) = World::imaging();
     world.disk = foreign("photos");
     world.obey(&order);
     world.settle();
@@ -358,7 +348,7 @@ fn evidence_of_another_order_claim_or_disk_proves_nothing() {
 
 #[test]
 fn a_disk_that_could_not_be_looked_at_is_looked_at_anew() {
-    let (mut world, order) = imaging();
+    let (mut world, order) = World::imaging();
     world.fail(&order, Outcome::Failed, FaultReason::DiskIO, None);
     world.settle();
     let told = world.poll();

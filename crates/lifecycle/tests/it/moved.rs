@@ -90,12 +90,7 @@ fn a_moved_instance_runs_on_and_its_helper_is_heard_and_obeyed_under_its_old_uid
 
 #[test]
 fn an_order_in_work_ends_under_the_uid_that_it_was_given_with() {
-    let mut world = World::ready();
-    world.instances.push(instance("web", "uid-1"));
-    world.settle();
-    let order = world.poll();
-    assert_eq!(order.kind, OrderKind::Image);
-    world.settle();
+    let (mut world, order) = World::imaging();
     moved(&mut world, "uid-2");
     world.settle();
     assert_eq!(

@@ -552,14 +552,20 @@ impl World {
         world
     }
 
-    /// A machine on which an instance runs.
-    pub fn running() -> Self {
+    /// A machine that has an instance's image order in hand.
+    pub fn imaging() -> (Self, Order) {
         let mut world = Self::ready();
         world.instances.push(instance("web", "uid-1"));
         world.settle();
         let order = world.poll();
         assert_eq!(order.kind, OrderKind::Image);
         world.settle();
+        (world, order)
+    }
+
+    /// A machine on which an instance runs.
+    pub fn running() -> Self {
+        let (mut world, order) = Self::imaging();
         world.obey(&order);
         world.settle();
         assert_eq!(world.poll().kind, OrderKind::Reboot);

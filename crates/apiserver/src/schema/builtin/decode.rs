@@ -5,6 +5,7 @@
 use serde_json::{Map, Value};
 
 use crate::schema::gotime::{self, Precision};
+use crate::schema::metadata::go_kind;
 use crate::schema::structural::{Additional, GO_BYTES, JsonType, Node, Structural};
 
 /// Lists that Go writes even when they are empty; all others, and all maps, are then left out.
@@ -125,17 +126,7 @@ fn visit(node: &Node, name: &str, value: &mut Value, place: &Place<'_>) -> Resul
                 Err(place.refused(&format!("number {number}"), &go_type(node, place.kind, name)))
             }
         }
-        (_, other) => {
-            let found = match other {
-                Value::Null => "null",
-                Value::Bool(_) => "bool",
-                Value::Number(_) => "number",
-                Value::String(_) => "string",
-                Value::Array(_) => "array",
-                Value::Object(_) => "object",
-            };
-            Err(place.refused(found, &go_type(node, place.kind, name)))
-        }
+        (_, other) => Err(place.refused(go_kind(other), &go_type(node, place.kind, name))),
     }
 }
 
