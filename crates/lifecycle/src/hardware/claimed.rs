@@ -478,7 +478,7 @@ fn release(draft: &mut Draft<'_>, claim: &ClaimRef, instance: Option<&BareMetalI
         .old
         .order
         .as_ref()
-        .is_some_and(|o| o.kind == OrderKind::Erase && o.claim.as_ref().is_some_and(|c| c.uid == claim.uid));
+        .is_some_and(|o| o.kind == OrderKind::Erase && o.claim.as_ref().is_some_and(|c| Uids::of(claim).has(&c.uid)));
     // An instance that was taken away by force took its gates along: a deletion always ends.
     if let Some(instance) = instance.filter(|_| !ordered)
         && gates::before(draft, HardwarePhase::Releasing, GateStep::Release, instance)
