@@ -74,8 +74,13 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         if !rotation::end_overlap(&mut secret, what) {
             bail!("there is no overlap to end: nothing earlier is kept");
         }
-        let rotated = secret.annotations().get(since).and_then(|t| t.parse::<Timestamp>().ok());
-        if let Some(rotated) = rotated.filter(|_| !arguments.strand_helpers) {
+        if !arguments.strand_helpers {
+            let rotated = secret.annotations().get(since).and_then(|t| t.parse::<Timestamp>().ok());
+            let rotated = rotated.with_context(|| {
+                format!(
+                    "the annotation {since} of Secret {namespace}/{SECRET_NAME} does not say when it was rotated, so nobody can tell which systems know only what came before; if there are none, use --strand-helpers"
+                )
+            })?;
             let then = rotated.saturating_add(IN_PREPARATION).context("a time out of reach")?;
             let mut before = installed_before(&client, then).await?;
             let count = before.len();

@@ -6,10 +6,8 @@
 use std::collections::HashMap;
 
 use kube::api::DynamicObject;
+use lifecycle::hardware::REMEMBERED_RELEASES;
 use serde_json::{Value, json};
-
-/// How many released claims a machine remembers.
-const REMEMBERED_RELEASES: usize = 8;
 
 /// From old uids to new ones.
 #[derive(Debug, Default)]

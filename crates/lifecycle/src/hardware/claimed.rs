@@ -22,8 +22,8 @@ use crate::{
     view::{self, Uids},
 };
 
-/// How many released claims are remembered.
-const REMEMBERED_RELEASES: usize = 8;
+/// How many released claims a machine remembers.
+pub const REMEMBERED_RELEASES: usize = 8;
 
 pub(super) fn decide(draft: &mut Draft<'_>, claim: &ClaimRef) {
     let facts = draft.facts;

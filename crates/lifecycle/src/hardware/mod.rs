@@ -19,6 +19,8 @@ mod draft;
 mod free;
 mod gates;
 
+pub use claimed::REMEMBERED_RELEASES;
+
 use agent_protocol::{disk::ContentsState, inventory::Inventory};
 use api::{
     BareMetalDiscovery, BareMetalHardware, BareMetalHardwareSpec, BareMetalHardwareStatus, BareMetalImage, BareMetalInstance,
