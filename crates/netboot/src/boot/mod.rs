@@ -136,7 +136,11 @@ async fn decide(shared: &Shared, request: &BootRequest) -> Reply<Option<BootDeci
             let mut new = current.clone();
             let status = new.status.get_or_insert_default();
             let now = Time(Timestamp::now());
-            remember(&mut status.boots, &decision, now.clone());
+            let time = match decision.answer {
+                BootAnswer::LocalDisk => later_than_session(status, now.clone()),
+                BootAnswer::Agent => now.clone(),
+            };
+            remember(&mut status.boots, &decision, time);
             status.last_boot = Some(now);
             Ok(Change::Write(Box::new(new), decision))
         })
@@ -170,12 +174,17 @@ pub(crate) fn remember_agent(boots: &mut Vec<BootRecord>, time: Time) {
     );
 }
 
+/// Stored times have whole seconds, and only a boot into the disk that is later than the session says that the session is over.
+fn later_than_session(status: &BareMetalDiscoveryStatus, time: Time) -> Time {
+    let since = status.session.as_ref().map(|s| s.opened_at.0);
+    let after = since.and_then(|s| s.checked_add(jiff::SignedDuration::from_secs(1)).ok());
+    Time(after.map_or(time.0, |after| time.0.max(after)))
+}
+
 /// The record that an installed system runs which no boot answer led to: firmware went there by itself. Written together with what the system reports.
 pub(crate) fn remember_system(status: &mut BareMetalDiscoveryStatus, instance_uid: &str, time: Time) {
     let since = status.session.as_ref().map(|s| s.opened_at.0);
-    // Stored times have whole seconds, and only a later one says that the session is over.
-    let after = since.and_then(|s| s.checked_add(jiff::SignedDuration::from_secs(1)).ok());
-    let time = Time(after.map_or(time.0, |after| time.0.max(after)));
+    let time = later_than_session(status, time);
     let known = status
         .boots
         .iter()
