@@ -33,6 +33,7 @@ mod digest;
 mod error;
 mod format;
 pub mod marker;
+pub mod pack;
 pub mod source;
 pub mod table;
 mod write;

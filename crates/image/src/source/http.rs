@@ -85,7 +85,7 @@ struct Seen {
 }
 
 /// Why one try failed.
-enum Failure {
+pub(crate) enum Failure {
     /// Trying again cannot help.
     Final(ImageError),
     /// The connection could not be made, broke, or the server has a bad moment.
@@ -125,6 +125,18 @@ impl HttpSource {
             }),
         })
     }
+
+    /// One try at filling `buffer` from a file of `total` bytes: for callers that have other servers to ask when it fails. The
+    /// connection stays open for the next one.
+    pub(crate) fn try_range(&self, offset: u64, buffer: &mut [u8], total: u64) -> Result<(), Failure> {
+        self.shared.whole_range(offset, buffer, total)
+    }
+}
+
+/// How long to wait after so many failures in a row: doubled each time, up to five seconds.
+pub(crate) fn pause(backoff: Duration, failures_in_a_row: u32) -> Duration {
+    let factor = 1u32 << failures_in_a_row.saturating_sub(1).min(10);
+    backoff.saturating_mul(factor).min(Duration::from_secs(5))
 }
 
 /// The URL as it may be shown: queries carry signatures and tokens.
@@ -189,8 +201,7 @@ impl Shared {
     }
 
     fn pause(&self, failures_in_a_row: u32) {
-        let factor = 1u32 << failures_in_a_row.saturating_sub(1).min(10);
-        let pause = self.limits.backoff.saturating_mul(factor).min(Duration::from_secs(5));
+        let pause = pause(self.limits.backoff, failures_in_a_row);
         std::thread::sleep(pause.min(self.deadline.saturating_duration_since(Instant::now())));
     }
 
@@ -418,6 +429,51 @@ impl Shared {
             }
         }
         Ok(filled)
+    }
+
+    /// A range of a file of known size that must come whole, and nothing beside it.
+    fn whole_range(&self, offset: u64, buffer: &mut [u8], total: u64) -> Result<(), Failure> {
+        self.in_time().map_err(Failure::Final)?;
+        let end = offset.saturating_add(buffer.len() as u64);
+        let mut response = self.get(&self.range_headers(&format!("bytes={offset}-{}", end.saturating_sub(1))))?;
+        match response.status() {
+            StatusCode::PARTIAL_CONTENT => {}
+            StatusCode::RANGE_NOT_SATISFIABLE => return Err(self.changed("it is shorter than its manifest says")),
+            StatusCode::OK => {
+                return Err(Failure::Final(ImageError::Unsupported {
+                    source_name: self.name.clone(),
+                    reason: "its server answers a range with the whole, and packed images need ranges".to_owned(),
+                    remedy: "use a server with range requests, or publish the image as raw compressed with zstd".to_owned(),
+                }));
+            }
+            status => return Err(self.status_failure(status)),
+        }
+        let answered = response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
+        let wanted = format!("bytes {offset}-{}/", end.saturating_sub(1));
+        let of_total = answered.and_then(|answered| answered.strip_prefix(wanted.as_str()));
+        match of_total.map(str::parse::<u64>) {
+            None => return Err(self.changed("it answered another range than was asked for")),
+            Some(Ok(said)) if said != total => {
+                return Err(self.changed(&format!("it has {said} bytes, its manifest says {total}")));
+            }
+            Some(_) => {}
+        }
+        self.note(Some(total), response.headers())?;
+        let mut filled = 0;
+        while filled < buffer.len() {
+            self.in_time().map_err(Failure::Final)?;
+            match response.read(&mut buffer[filled..]) {
+                Ok(0) => return Err(Failure::Again(self.truncated(offset + filled as u64))),
+                Ok(count) => filled += count,
+                Err(error) => return Err(Failure::Again(self.broken(&error, offset + filled as u64))),
+            }
+        }
+        // Only a body that was read to its end leaves the connection free for the next range.
+        match response.read(&mut [0]) {
+            Ok(0) => Ok(()),
+            Ok(_) => Err(self.changed("it answered with more bytes than were asked for")),
+            Err(error) => Err(Failure::Again(self.broken(&error, end))),
+        }
     }
 
     fn truncated(&self, position: u64) -> ImageError {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use file::{FileSource, MemorySource};
+pub(crate) use http::{Failure, pause};
 pub use http::{HttpLimits, HttpSource, client_builder};
 
 use crate::digest::{Digest, DigestHasher};

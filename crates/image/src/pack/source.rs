@@ -1,0 +1,244 @@
+//! Where the stored bytes of a packed image come from.
+//!
+//! A [`ChunkSource`] is read by several threads at once, each range by itself. It gives the bytes that were asked for or an error, never
+//! fewer; whether they are the right ones is for the digests to say.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use reqwest::blocking::Client;
+
+use super::manifest::{MAX_MANIFEST_BYTES, Manifest, PackDigest};
+use super::{CHUNKS_FILE, MANIFEST_FILE};
+use crate::error::ImageError;
+use crate::source::{Failure, HttpLimits, HttpSource, Source, pause, source_error};
+
+/// The stored bytes of a packed image's chunks.
+pub trait ChunkSource: Send + Sync {
+    /// Name for messages: a path, or a URL without credentials and query.
+    fn name(&self) -> &str;
+
+    /// Fills `buffer` with the stored bytes from `offset`. For several threads at once.
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), ImageError>;
+}
+
+/// A packed image in a folder.
+pub struct DirSource {
+    name: String,
+    chunks: File,
+    stored_bytes: u64,
+}
+
+impl DirSource {
+    /// Opens the packed image in a folder.
+    pub fn open(folder: &Path) -> Result<(Manifest, Self), ImageError> {
+        let path = folder.join(MANIFEST_FILE);
+        let name = path.display().to_string();
+        let mut bytes = Vec::new();
+        File::open(&path)
+            .and_then(|file| file.take(MAX_MANIFEST_BYTES as u64 + 1).read_to_end(&mut bytes))
+            .map_err(|error| unreadable(&name, &error))?;
+        let manifest = Manifest::parse(&bytes).map_err(|error| error.of_source(&folder.display().to_string()))?;
+        let source = Self::with_chunks(&folder.join(CHUNKS_FILE), &manifest)?;
+        Ok((manifest, source))
+    }
+
+    /// The chunks of this manifest in a file of any name.
+    pub fn with_chunks(path: &Path, manifest: &Manifest) -> Result<Self, ImageError> {
+        let name = path.display().to_string();
+        let chunks = File::open(path).map_err(|error| unreadable(&name, &error))?;
+        let actual = chunks.metadata().map_err(|error| unreadable(&name, &error))?.len();
+        let expected = manifest.stored_bytes();
+        if actual < expected {
+            return Err(ImageError::Truncated {
+                source_name: name,
+                expected,
+                actual,
+            });
+        }
+        if actual > expected {
+            let reason = format!("it has {actual} bytes, its manifest says {expected}");
+            return Err(ImageError::Corrupt { source_name: name, reason });
+        }
+        Ok(Self {
+            name,
+            chunks,
+            stored_bytes: expected,
+        })
+    }
+}
+
+fn unreadable(name: &str, error: &io::Error) -> ImageError {
+    ImageError::Unreachable {
+        source_name: name.to_owned(),
+        reason: error.to_string(),
+    }
+}
+
+impl ChunkSource for DirSource {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), ImageError> {
+        self.chunks.read_exact_at(buffer, offset).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => ImageError::Truncated {
+                source_name: self.name.clone(),
+                expected: self.stored_bytes,
+                actual: self.chunks.metadata().map_or(offset, |metadata| metadata.len()),
+            },
+            _ => unreadable(&self.name, &error),
+        })
+    }
+}
+
+/// The chunks of a packed image on web servers.
+///
+/// Each thread that reads has a connection, which stays open from one range to the next. All threads ask the same server until it fails;
+/// then the next one is asked. A server that gave a wrong answer (another size, another range, the whole file, an error that trying
+/// again does not mend) is not asked again. When none answers, all are tried again after a pause, [`HttpLimits::max_retries`] times.
+pub struct HttpChunks {
+    name: String,
+    places: Vec<Place>,
+    preferred: AtomicUsize,
+    stored_bytes: u64,
+    limits: HttpLimits,
+}
+
+struct Place {
+    source: HttpSource,
+    refused: AtomicBool,
+}
+
+impl HttpChunks {
+    /// The file of chunks at these URLs, in the order in which to ask. Nothing is sent yet. `stored_bytes` is
+    /// [`Manifest::stored_bytes`]; `client` comes from [`crate::client_builder`].
+    pub fn new(client: &Client, urls: &[String], stored_bytes: u64, limits: HttpLimits) -> Result<Self, ImageError> {
+        let places = urls
+            .iter()
+            .map(|url| {
+                let source = HttpSource::new(client.clone(), url, limits.clone())?;
+                Ok(Place {
+                    source,
+                    refused: AtomicBool::new(false),
+                })
+            })
+            .collect::<Result<Vec<_>, ImageError>>()?;
+        let Some(first) = places.first() else {
+            return Err(ImageError::InvalidUrl {
+                url: String::new(),
+                reason: "none is given".to_owned(),
+            });
+        };
+        Ok(Self {
+            name: first.source.name().to_owned(),
+            places,
+            preferred: AtomicUsize::new(0),
+            stored_bytes,
+            limits,
+        })
+    }
+
+    /// One round over the servers that are not given up: `None` when the bytes are here, else the last failure.
+    fn round(&self, offset: u64, buffer: &mut [u8]) -> Option<Failure> {
+        let preferred = self.preferred.load(Ordering::Relaxed);
+        let mut last = None;
+        for step in 0..self.places.len() {
+            let at = (preferred + step) % self.places.len();
+            let place = &self.places[at];
+            if place.refused.load(Ordering::Relaxed) {
+                continue;
+            }
+            let failure = match place.source.try_range(offset, buffer, self.stored_bytes) {
+                Ok(()) => {
+                    if step > 0 {
+                        self.preferred.store(at, Ordering::Relaxed);
+                    }
+                    return None;
+                }
+                Err(failure) => failure,
+            };
+            let (Failure::Final(error) | Failure::Again(error)) = &failure;
+            tracing::warn!(%error, offset, "chunks could not be read here");
+            if matches!(failure, Failure::Final(_)) {
+                place.refused.store(true, Ordering::Relaxed);
+            }
+            last = Some(failure);
+        }
+        Some(last.unwrap_or_else(|| {
+            Failure::Final(ImageError::Unreachable {
+                source_name: self.name.clone(),
+                reason: "every server gave a wrong answer before".to_owned(),
+            })
+        }))
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.places.iter().all(|place| place.refused.load(Ordering::Relaxed))
+    }
+}
+
+impl ChunkSource for HttpChunks {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), ImageError> {
+        if buffer.is_empty() {
+            return Ok(());
+        }
+        let mut rounds = 0;
+        while let Some(Failure::Final(error) | Failure::Again(error)) = self.round(offset, buffer) {
+            rounds += 1;
+            if self.is_given_up() || rounds > self.limits.max_retries {
+                return Err(error);
+            }
+            std::thread::sleep(pause(self.limits.backoff, rounds));
+        }
+        Ok(())
+    }
+}
+
+/// Gets the manifest at the first of these URLs that has it. What it says is held against its name, `expected`, where that is known.
+pub fn fetch_manifest(client: &Client, urls: &[String], expected: Option<PackDigest>, limits: &HttpLimits) -> Result<Manifest, ImageError> {
+    let limits = HttpLimits {
+        max_bytes: limits.max_bytes.min(MAX_MANIFEST_BYTES as u64),
+        ..limits.clone()
+    };
+    let mut last = ImageError::InvalidUrl {
+        url: String::new(),
+        reason: "none is given".to_owned(),
+    };
+    for url in urls {
+        match fetch_from(client, url, expected, &limits) {
+            Ok(manifest) => return Ok(manifest),
+            Err(error) => {
+                tracing::warn!(%error, "the manifest could not be had here");
+                last = error;
+            }
+        }
+    }
+    Err(last)
+}
+
+fn fetch_from(client: &Client, url: &str, expected: Option<PackDigest>, limits: &HttpLimits) -> Result<Manifest, ImageError> {
+    let mut source = HttpSource::new(client.clone(), url, limits.clone())?;
+    let name = source.name().to_owned();
+    let mut bytes = Vec::new();
+    source
+        .stream()?
+        .read_to_end(&mut bytes)
+        .map_err(|error| source_error(&name, error))?;
+    let actual = PackDigest::of(&bytes);
+    if let Some(expected) = expected.filter(|expected| *expected != actual) {
+        return Err(ImageError::DigestMismatch {
+            source_name: name,
+            expected: expected.to_string(),
+            actual: actual.to_string(),
+        });
+    }
+    Manifest::parse(&bytes).map_err(|error| error.of_source(&name))
+}
