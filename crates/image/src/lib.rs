@@ -24,9 +24,10 @@
 //! what to do ([`ImageError`]) and carry a stable [`FaultKind`]. It knows nothing of Kubernetes, of config drive contents, or of who
 //! may write to which disk.
 //!
-//! The seam for a faster engine is between [`decode::ExtentSink`], which takes extents in any order, and the device, whose methods
-//! take `&self`: chunks that are fetched and decompressed in parallel can be pushed the same way.
+//! Reading, decoding, writing and reading back go on at the same time: a reader pushes extents into a [`decode::ExtentSink`], in any
+//! order and from any thread, in blocks out of a bounded pool ([`Block`]), and the writer's threads take them from there.
 
+mod block;
 pub mod decode;
 pub mod device;
 mod digest;
@@ -38,6 +39,7 @@ pub mod source;
 pub mod table;
 mod write;
 
+pub use block::{BLOCK_BYTES, Block, Pool};
 pub use decode::{Limit, open};
 pub use device::{BlockDevice, Disk};
 pub use digest::{Digest, DigestHasher};
@@ -45,5 +47,6 @@ pub use error::{DiskOperation, FaultKind, ImageError};
 pub use format::{Format, SNIFF_BYTES, Sniffed, sniff};
 pub use source::{FileSource, HttpLimits, HttpSource, MemorySource, Source, client_builder};
 pub use write::{
-    ConfigDrive, ConfigDrivePlace, Evidence, Progress, ProgressCallback, Step, StepDuration, WriteRequest, limit_of, write_image,
+    ConfigDrive, ConfigDrivePlace, Evidence, Progress, ProgressCallback, Step, StepDuration, Tuning, WriteRequest, limit_of, write_image,
+    write_packed,
 };

@@ -8,7 +8,7 @@ mod common;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::Write as _;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use common::*;
 use image::{Digest, Disk, FileSource, Limit, MemorySource, WriteRequest};
@@ -57,14 +57,19 @@ fn resident() -> usize {
 
 /// Opens and drains; the outcome does not matter, the bounds do.
 fn try_image(stored: Vec<u8>, limit: u64) {
-    struct Nowhere(u64);
+    struct Nowhere {
+        pool: image::Pool,
+        came: AtomicU64,
+    }
     impl image::decode::ExtentSink for Nowhere {
-        fn data(&mut self, _: u64, bytes: &[u8]) -> Result<(), image::ImageError> {
-            self.0 += bytes.len() as u64;
-            Ok(())
+        fn block(&self) -> Result<image::Block, image::ImageError> {
+            self.pool.take()
         }
-        fn zero(&mut self, _: u64, length: u64) -> Result<(), image::ImageError> {
-            self.0 += length;
+        fn data(&self, _: u64, block: image::Block) -> Result<(), image::ImageError> {
+            self.zero(0, block.len() as u64)
+        }
+        fn zero(&self, _: u64, length: u64) -> Result<(), image::ImageError> {
+            self.came.fetch_add(length, Ordering::Relaxed);
             Ok(())
         }
     }
@@ -74,11 +79,16 @@ fn try_image(stored: Vec<u8>, limit: u64) {
         disk: "disk".to_owned(),
     };
     if let Ok(opened) = image::open(Box::new(MemorySource::new("fuzz", stored)), &digest, None, &limit) {
-        let mut sink = Nowhere(0);
-        if let Ok(copied) = opened.copy_to(&mut sink) {
-            assert_eq!(sink.0, copied.image_bytes, "every byte is covered once");
+        let sink = Nowhere {
+            pool: image::Pool::new(2),
+            came: AtomicU64::new(0),
+        };
+        let copied = opened.copy_to(&sink);
+        let came = sink.came.into_inner();
+        if let Ok(copied) = copied {
+            assert_eq!(came, copied.image_bytes, "every byte is covered once");
         }
-        assert!(sink.0 <= limit.bytes);
+        assert!(came <= limit.bytes);
     }
 }
 

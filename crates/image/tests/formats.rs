@@ -63,7 +63,7 @@ fn compressed_streams_arrive() {
         let disk = sim(used_disk(6 * MIB));
         let evidence = write(&stored, Some(format), &disk, &request(true)).unwrap_or_else(|error| panic!("{format}: {error}"));
         assert_arrived(&image, &disk.contents(), format.as_str());
-        assert_eq!(evidence.format, format);
+        assert_eq!(evidence.format, format.as_str());
         assert_eq!(evidence.image_bytes, image.len() as u64);
         assert_eq!(evidence.stored_bytes, stored.len() as u64);
         assert_eq!(evidence.written_digest, evidence.read_back_digest);

@@ -99,6 +99,7 @@ fn run(job: ImageJob<'_>, progress: &mut dyn FnMut(Progress), state: &mut State)
     let request = WriteRequest {
         marker: in_progress_payload(&marker)?,
         config_drive,
+        ..WriteRequest::default()
     };
     let image = image::open(job.source, &digest, Some(format(parameters.format)), &image::limit_of(device))?;
 

@@ -15,6 +15,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
+use crate::block::Block;
 use crate::digest::Digest;
 use crate::error::ImageError;
 use crate::format::{self, Format, SNIFF_BYTES};
@@ -29,13 +30,17 @@ pub const ZSTD_WINDOW_LOG_MAX: u32 = 26;
 /// Memory the xz decoder may use; `xz -9` needs 65 MiB.
 pub const XZ_MEMORY_LIMIT: u64 = 68 << 20;
 
-/// Takes the extents of an image, in any order, each part of the disk once.
-pub trait ExtentSink {
+/// Takes the extents of an image, in any order, from any thread, each part of the disk once.
+pub trait ExtentSink: Sync {
+    /// A free block; waits for one. [`ImageError::Cancelled`] once the other end gave up: then the reader ends too, and the other end
+    /// knows why.
+    fn block(&self) -> Result<Block, ImageError>;
+
     /// Bytes at `offset`, which is a multiple of the reader's granule. The length is one too, except at the end of the image.
-    fn data(&mut self, offset: u64, bytes: &[u8]) -> Result<(), ImageError>;
+    fn data(&self, offset: u64, block: Block) -> Result<(), ImageError>;
 
     /// A range that reads as zeros, aligned like data.
-    fn zero(&mut self, offset: u64, length: u64) -> Result<(), ImageError>;
+    fn zero(&self, offset: u64, length: u64) -> Result<(), ImageError>;
 }
 
 /// What came through.
@@ -63,7 +68,7 @@ impl Download {
 }
 
 /// An opened image.
-pub trait ImageReader {
+pub trait ImageReader: Send {
     /// Where it comes from.
     fn source_name(&self) -> &str;
 
@@ -88,7 +93,7 @@ pub trait ImageReader {
     fn head(&self) -> &[u8];
 
     /// Pushes everything into the sink, then checks the digest.
-    fn copy_to(self: Box<Self>, sink: &mut dyn ExtentSink) -> Result<Copied, ImageError>;
+    fn copy_to(self: Box<Self>, sink: &dyn ExtentSink) -> Result<Copied, ImageError>;
 }
 
 /// How large an image may get, and who says so.

@@ -6,13 +6,12 @@ use flate2::bufread::MultiGzDecoder;
 use liblzma::bufread::XzDecoder;
 
 use super::{Copied, Download, ExtentSink, HEAD_BYTES, ImageReader, Limit, XZ_MEMORY_LIMIT, ZSTD_WINDOW_LOG_MAX, settle};
+use crate::block::BLOCK_BYTES;
 use crate::digest::Digest;
 use crate::error::ImageError;
 use crate::format::{self, Format};
 use crate::source::HashingReader;
 
-/// Bytes handed to the sink at once.
-const CHUNK: usize = 1 << 20;
 /// Bytes read from the source at once.
 const INPUT: usize = 256 * 1024;
 
@@ -134,7 +133,7 @@ impl StreamReader {
             image_bytes,
             download,
             decoder,
-            first: vec![0; CHUNK],
+            first: vec![0; BLOCK_BYTES],
         };
         match this.decoder.fill(&mut this.first) {
             Ok(count) => this.first.truncate(count),
@@ -150,7 +149,7 @@ impl StreamReader {
         if format != Format::Raw {
             format::check_inner(name, &this.first, format)?;
         }
-        if this.image_bytes.is_none() && this.first.len() < CHUNK {
+        if this.image_bytes.is_none() && this.first.len() < BLOCK_BYTES {
             this.image_bytes = Some(this.first.len() as u64);
         }
         Ok(this)
@@ -275,23 +274,24 @@ impl ImageReader for StreamReader {
         &self.first[..self.first.len().min(HEAD_BYTES)]
     }
 
-    fn copy_to(mut self: Box<Self>, sink: &mut dyn ExtentSink) -> Result<Copied, ImageError> {
-        let mut chunk = std::mem::take(&mut self.first);
+    fn copy_to(mut self: Box<Self>, sink: &dyn ExtentSink) -> Result<Copied, ImageError> {
+        let mut block = sink.block()?;
+        block.append(&std::mem::take(&mut self.first));
         let mut position = 0u64;
         loop {
-            let ended = chunk.len() < CHUNK;
-            let end = position + chunk.len() as u64;
+            let ended = block.len() < BLOCK_BYTES;
+            let end = position + block.len() as u64;
             self.limit.check(&self.name, end)?;
-            if !chunk.is_empty() {
-                sink.data(position, &chunk)?;
+            if !block.is_empty() {
+                sink.data(position, block)?;
             }
             position = end;
             if ended {
                 break;
             }
-            chunk.resize(CHUNK, 0);
-            match self.decoder.fill(&mut chunk) {
-                Ok(count) => chunk.truncate(count),
+            block = sink.block()?;
+            match self.decoder.fill(block.room()) {
+                Ok(count) => block.set_len(count),
                 Err(error) => return Err(self.failed(error)),
             }
         }

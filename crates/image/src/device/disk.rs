@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -11,6 +11,7 @@ use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::ioctl::{Getter, NoArg, Opcode, Setter, opcode};
 
 use super::aligned::{AlignedBuffer, is_aligned};
+use super::whole::transfer;
 use super::{BlockDevice, ZeroMethod, check_range};
 use crate::error::{DiskOperation, ImageError};
 
@@ -32,6 +33,7 @@ pub struct Disk {
     size: u64,
     sector_size: u32,
     block_device: bool,
+    rotational: bool,
     bounce: Mutex<AlignedBuffer>,
 }
 
@@ -96,6 +98,7 @@ impl Disk {
             size,
             sector_size,
             block_device,
+            rotational: block_device && is_rotational(&metadata),
             bounce,
         })
     }
@@ -121,6 +124,18 @@ impl Disk {
         }
     }
 
+    fn read_whole(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        transfer(buffer.len(), self.sector_size as usize, |done| {
+            self.file.read_at(&mut buffer[done..], offset + done as u64)
+        })
+    }
+
+    fn write_whole(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        transfer(data.len(), self.sector_size as usize, |done| {
+            self.file.write_at(&data[done..], offset + done as u64)
+        })
+    }
+
     fn write_zeros(&self, offset: u64, length: u64) -> io::Result<()> {
         let zeros = AlignedBuffer::zeroed(BOUNCE);
         let mut done = 0;
@@ -139,6 +154,21 @@ impl Disk {
         let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         Ok(rustix::fs::fallocate(&self.file, punch, offset, length)?)
     }
+}
+
+/// What the kernel says of the disk, where it can know: virtual disks and loop devices call themselves rotational whatever is behind them.
+fn is_rotational(metadata: &std::fs::Metadata) -> bool {
+    let device = metadata.rdev();
+    let folder = format!("/sys/dev/block/{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
+    let real = std::fs::canonicalize(&folder).unwrap_or_default();
+    let name = real.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    if ["loop", "vd", "xvd", "nbd"]
+        .iter()
+        .any(|virtual_kind| name.starts_with(virtual_kind))
+    {
+        return false;
+    }
+    std::fs::read_to_string(real.join("queue/rotational")).is_ok_and(|text| text.trim() == "1")
 }
 
 #[allow(unsafe_code)]
@@ -192,15 +222,15 @@ impl BlockDevice for Disk {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         check_range(self, offset, buffer.len() as u64)?;
         if is_aligned(buffer) {
-            let first = self.file.read_exact_at(buffer, offset);
-            return self.without_direct_io(first, || self.file.read_exact_at(buffer, offset));
+            let first = self.read_whole(buffer, offset);
+            return self.without_direct_io(first, || self.read_whole(buffer, offset));
         }
         let mut bounce = self.bounce.lock().unwrap_or_else(PoisonError::into_inner);
         let mut at = offset;
         for part in buffer.chunks_mut(BOUNCE) {
             let aligned = &mut bounce[..part.len()];
-            let first = self.file.read_exact_at(aligned, at);
-            self.without_direct_io(first, || self.file.read_exact_at(aligned, at))?;
+            let first = self.read_whole(aligned, at);
+            self.without_direct_io(first, || self.read_whole(aligned, at))?;
             part.copy_from_slice(aligned);
             at += part.len() as u64;
         }
@@ -210,16 +240,16 @@ impl BlockDevice for Disk {
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         check_range(self, offset, data.len() as u64)?;
         if is_aligned(data) {
-            let first = self.file.write_all_at(data, offset);
-            return self.without_direct_io(first, || self.file.write_all_at(data, offset));
+            let first = self.write_whole(data, offset);
+            return self.without_direct_io(first, || self.write_whole(data, offset));
         }
         let mut bounce = self.bounce.lock().unwrap_or_else(PoisonError::into_inner);
         let mut at = offset;
         for part in data.chunks(BOUNCE) {
             let aligned = &mut bounce[..part.len()];
             aligned.copy_from_slice(part);
-            let first = self.file.write_all_at(aligned, at);
-            self.without_direct_io(first, || self.file.write_all_at(aligned, at))?;
+            let first = self.write_whole(aligned, at);
+            self.without_direct_io(first, || self.write_whole(aligned, at))?;
             at += part.len() as u64;
         }
         Ok(())
@@ -249,6 +279,10 @@ impl BlockDevice for Disk {
         } else {
             self.zero_offload(offset, length)
         }
+    }
+
+    fn is_rotational(&self) -> bool {
+        self.rotational
     }
 
     fn flush(&self) -> io::Result<()> {

@@ -7,6 +7,7 @@
 mod aligned;
 mod disk;
 pub mod sim;
+mod whole;
 
 use std::io;
 
@@ -51,6 +52,11 @@ pub trait BlockDevice: Send + Sync {
     /// Makes everything written before durable.
     fn flush(&self) -> io::Result<()>;
 
+    /// Whether a head has to move between two places, so that reading and writing at the same time costs more than it gains.
+    fn is_rotational(&self) -> bool {
+        false
+    }
+
     /// Makes the kernel read the partition table again, where there is a kernel between.
     fn reread_partition_table(&self) -> io::Result<()> {
         Ok(())
@@ -80,7 +86,7 @@ pub(crate) fn check_range(device: &dyn BlockDevice, offset: u64, length: u64) ->
 pub(crate) struct Checked<'a>(pub(crate) &'a dyn BlockDevice);
 
 impl Checked<'_> {
-    fn fault(self, operation: DiskOperation, offset: u64) -> impl FnOnce(io::Error) -> ImageError {
+    pub(crate) fn fault(self, operation: DiskOperation, offset: u64) -> impl FnOnce(io::Error) -> ImageError {
         let disk = self.0.name().to_owned();
         move |source| ImageError::DiskIo {
             operation,

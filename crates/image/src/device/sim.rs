@@ -6,7 +6,9 @@
 
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use super::whole::transfer;
 use super::{BlockDevice, ZeroMethod, check_range};
 
 /// What goes wrong, and when. Operations are writes, zeroings and flushes, numbered together from 0.
@@ -20,6 +22,14 @@ pub struct Faults {
     pub corrupt_byte: Option<u64>,
     /// Zeroing by offload is acknowledged but does nothing, as with QEMU's `discard=ignore`.
     pub zeroing_lies: bool,
+    /// This operation fails, with this error number (`EIO`, `ENOSPC`); the ones after it are carried out.
+    pub failing: Option<(usize, i32)>,
+    /// This operation is acknowledged but does nothing: a write that is lost.
+    pub lost: Option<usize>,
+    /// Calls are interrupted or end short, by chance with this seed.
+    pub short_calls: Option<u64>,
+    /// Each operation takes so long.
+    pub slow: Duration,
 }
 
 /// One write that was not flushed.
@@ -38,6 +48,32 @@ struct State {
     flushes: usize,
     cached_reads: usize,
     dead: bool,
+    /// Of the generator behind short calls.
+    chance: u64,
+}
+
+impl State {
+    /// A number from 0 to 3; never the same sequence for two seeds.
+    fn chance(&mut self) -> u64 {
+        self.chance = self
+            .chance
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        self.chance >> 62
+    }
+
+    /// One call for `left` bytes: how many it moved.
+    fn call(&mut self, left: usize) -> io::Result<usize> {
+        if self.faults.short_calls.is_none() {
+            return Ok(left);
+        }
+        match self.chance() {
+            0 => Err(io::ErrorKind::Interrupted.into()),
+            1 => Ok((left / 2).max(1)),
+            2 => Ok(left.saturating_sub(100).max(1)),
+            _ => Ok(left),
+        }
+    }
 }
 
 /// The double.
@@ -57,6 +93,7 @@ impl SimDisk {
             sector_size,
             state: Mutex::new(State {
                 medium,
+                chance: faults.short_calls.unwrap_or(0),
                 faults,
                 ..State::default()
             }),
@@ -117,15 +154,39 @@ impl SimDisk {
 
     fn operation(&self, write: Option<Pending>) -> io::Result<()> {
         let mut state = self.state();
+        if !state.faults.slow.is_zero() {
+            let slow = state.faults.slow;
+            drop(state);
+            std::thread::sleep(slow);
+            state = self.state();
+        }
         if state.faults.cut_before == Some(state.operations) {
             state.dead = true;
         }
         if state.dead {
             return Err(gone());
         }
+        let number = state.operations;
         state.operations += 1;
-        state.pending.extend(write);
-        Ok(())
+        if let Some((_, code)) = state.faults.failing.filter(|(failing, _)| *failing == number) {
+            return Err(io::Error::from_raw_os_error(code));
+        }
+        if state.faults.lost == Some(number) {
+            return Ok(());
+        }
+        let Some(write) = write else {
+            return Ok(());
+        };
+        let sector = self.sector_size as usize;
+        transfer(write.data.len(), sector, |done| {
+            let moved = state.call(write.data.len() - done)?;
+            state.pending.push(Pending {
+                offset: write.offset + done,
+                // What a call moved beyond its last whole sector did not reach the disk.
+                data: write.data[done..done + moved / sector * sector].to_vec(),
+            });
+            Ok(moved)
+        })
     }
 }
 

@@ -5,35 +5,43 @@
 //! 1. the in-progress marker takes the place of the first sector;
 //! 2. both ends are zeroed, so that no old partition table is left, neither the primary nor the backup that firmware restores
 //!    the primary from;
-//! 3. the image's data, without its first sectors and without its own backup table; then all of it is read back from the medium
-//!    and compared, zeros included; and the digest of the download has matched;
+//! 3. the image's data, without its first sectors and without its own backup table, by several threads; what was flushed is read back
+//!    from the medium and compared, zeros included, while more is written; and the digest of the download has matched;
 //! 4. the config drive;
 //! 5. the backup partition table at the real end of the disk;
 //! 6. the first sectors except the very first;
 //! 7. the first sector, which takes the marker away.
 //!
 //! Lines 4 to 7 are read back and compared as well. What can be refused is refused before line 1. A write that was interrupted is
-//! simply done again from the start. Nothing of the image is ever executed or mounted here.
+//! simply done again from the start; of a packed image only what is not on the disk yet is fetched again. Nothing of the image is ever executed or
+//! mounted here.
 
-mod digests;
+mod chunks;
+mod ends;
+mod engine;
 mod plan;
 mod progress;
 mod sink;
 
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
 use serde::Serialize;
 
-use self::digests::RegionDigests;
+use self::chunks::Chunks;
+use self::ends::Ends;
+pub use self::engine::Tuning;
+use self::engine::{Alarm, Engine, Settings, Totals};
 use self::plan::{END_BYTES, FIRST_BYTES, Geometry, Plan, cut_off};
 use self::progress::Reporter;
 pub use self::progress::{Progress, ProgressCallback, Step, StepDuration};
-use self::sink::{DiskSink, SinkSettings};
-use crate::decode::{ImageReader, Limit};
-use crate::device::{AlignedBuffer, BlockDevice, Checked, ZeroMethod, is_zero};
+use self::sink::DiskSink;
+use crate::block::BLOCK_BYTES;
+use crate::decode::{Copied, ImageReader, Limit};
+use crate::device::{BlockDevice, Checked, ZeroMethod};
 use crate::error::ImageError;
-use crate::marker::{self, MARKER_BYTES};
-
-/// Bytes read back at once.
-const READ_BACK: usize = 1 << 20;
+use crate::marker;
+use crate::pack::{ChunkSource, Manifest};
 
 /// The config drive to be placed at the end of the disk.
 #[derive(Clone)]
@@ -72,17 +80,19 @@ pub struct WriteRequest {
     pub marker: Vec<u8>,
     /// The config drive, if there shall be one.
     pub config_drive: Option<ConfigDrive>,
+    /// How hard to try.
+    pub tuning: Tuning,
 }
 
 /// What was done, with the evidence.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Evidence {
-    /// Format of the image.
-    pub format: crate::Format,
-    /// Digest of the stored bytes, which matched.
+    /// Format of the image: `packed`, or the name of a [`crate::Format`].
+    pub format: &'static str,
+    /// Digest of the stored bytes, which matched; of a packed image that of its manifest.
     pub image_digest: String,
-    /// Stored bytes that were downloaded.
+    /// Stored bytes that were downloaded, without a packed image's manifest.
     pub stored_bytes: u64,
     /// Size of the disk that the image describes.
     pub image_bytes: u64,
@@ -90,6 +100,8 @@ pub struct Evidence {
     pub disk_bytes: u64,
     /// Bytes of data written.
     pub written_bytes: u64,
+    /// Bytes of data that the disk held already.
+    pub reused_bytes: u64,
     /// Bytes made to read as zeros.
     pub zeroed_bytes: u64,
     /// Bytes read back and compared.
@@ -121,6 +133,9 @@ pub fn limit_of(disk: &dyn BlockDevice) -> Limit {
     }
 }
 
+/// How long the caller's thread sleeps between two looks at how far the others are.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// Writes, verifies and makes bootable. On an error after the first write the disk carries the in-progress marker and is not bootable.
 pub fn write_image(
     image: Box<dyn ImageReader>,
@@ -128,247 +143,284 @@ pub fn write_image(
     request: &WriteRequest,
     progress: &mut ProgressCallback<'_>,
 ) -> Result<Evidence, ImageError> {
-    // The callback's own lifetime is longer than the reporter's; a closure in between shortens it.
-    let mut forward = |update: Progress| progress(update);
-    let mut reporter = Reporter::new(&mut forward);
-    let started = std::time::Instant::now();
-    let geometry = Geometry {
-        disk: disk.name(),
-        size: disk.size(),
-        sector_size: disk.sector_size(),
-    };
+    let (format, digest, granule) = (image.format(), image.digest().to_string(), image.granule());
     let source_name = image.source_name().to_owned();
-    let plan = Plan::make(
-        &source_name,
-        image.head(),
-        image.image_bytes(),
-        request.config_drive.as_ref(),
-        &geometry,
-    )?;
-    if image.granule() < geometry.sector_size {
+    let facts = Facts {
+        source_name: &source_name,
+        format: format.as_str(),
+        digest,
+        head: image.head(),
+        image_bytes: image.image_bytes(),
+    };
+    if granule < disk.sector_size() {
         return Err(ImageError::Unsupported {
             source_name,
             reason: format!(
-                "its clusters of {} bytes are smaller than the disk's sectors of {}",
-                image.granule(),
-                geometry.sector_size
+                "its clusters of {granule} bytes are smaller than the disk's sectors of {}",
+                disk.sector_size()
             ),
             remedy: "convert it with qemu-img convert -O qcow2 -o cluster_size=64k".to_owned(),
         });
     }
-    let marker = marker::encode(&request.marker)?;
-    let writer = Writer {
-        disk: Checked(disk),
-        plan: &plan,
-        marker,
-    };
+    // The callback's own lifetime is longer than the reporter's; a closure in between shortens it.
+    let mut forward = |update: Progress| progress(update);
+    let mut job = Job::begin(disk, request, &facts, &mut forward)?;
+    let (source_name, format, digest) = (source_name.clone(), facts.format, facts.digest);
 
-    reporter.begin(Step::Mark, None)?;
-    writer.mark()?;
-    reporter.begin(Step::ClearEnds, Some(2 * END_BYTES))?;
-    let zero_method = writer.clear_ends()?;
-    reporter.at(Step::ClearEnds, 2 * END_BYTES)?;
-
-    let (format, digest, granule) = (image.format(), image.digest().to_string(), image.granule());
     let download = image.download();
-    reporter.begin(Step::Write, download.as_ref().map(|d| d.total).or(image.image_bytes()))?;
-    let settings = SinkSettings {
-        granule,
-        zero_method,
-        left_out: plan.left_out.clone(),
-        download,
+    let total = download.as_ref().map(|d| d.total).or(image.image_bytes());
+    job.reporter.begin(Step::Write, total)?;
+    let engine = Engine::new(Checked(disk), job.settings(image.image_bytes()), None);
+    let sink = DiskSink::new(&engine);
+    let read = std::thread::scope(|scope| {
+        for _ in 0..engine.workers {
+            scope.spawn(|| engine.work());
+        }
+        let reading = scope.spawn(|| read_image(image, &sink, &engine, &source_name));
+        let done = || download.as_ref().map_or_else(|| sink.came(), crate::decode::Download::passed);
+        job.watch(&engine, done);
+        reading.join()
+    });
+    let copied = match read {
+        Ok(Ok(copied)) => copied,
+        // Whoever else failed first made the reader stop.
+        Ok(Err(ImageError::Cancelled)) | Err(_) => return Err(engine.finish().err().unwrap_or(ImageError::Cancelled)),
+        Ok(Err(error)) => return Err(error),
     };
-    let mut sink = DiskSink::new(Checked(disk), settings, &mut reporter);
-    let copied = image.copy_to(&mut sink)?;
-    sink.finish()?;
-    if copied.image_bytes < plan.least_image_bytes {
-        return Err(cut_off(&source_name, copied.image_bytes, plan.least_image_bytes));
+    let (totals, head) = engine.finish()?;
+    if copied.image_bytes < job.plan.least_image_bytes {
+        return Err(cut_off(&source_name, copied.image_bytes, job.plan.least_image_bytes));
     }
-    if sink.head != plan.image_head {
+    if head != job.plan.image_head {
         let reason = "its first bytes were other ones before".to_owned();
         return Err(ImageError::SourceChanged { source_name, reason });
     }
-    let (written, zeroed, digests) = (sink.written, sink.zeroed, sink.digests);
-    writer.disk.flush()?;
-
-    reporter.begin(Step::Verify, Some(copied.image_bytes))?;
-    let read_back = writer.verify(&digests, granule, copied.image_bytes, &mut reporter)?;
-    let mut verified = copied.image_bytes;
-
-    if let (Some(place), Some(drive)) = (plan.config_drive, &request.config_drive) {
-        reporter.begin(Step::ConfigDrive, Some(place.length))?;
-        verified += writer.config_drive(place, drive)?;
-        reporter.at(Step::ConfigDrive, place.length)?;
-    }
-    if let Some((offset, bytes)) = &plan.backup {
-        reporter.begin(Step::BackupTable, Some(bytes.len() as u64))?;
-        verified += writer.durable(*offset, bytes, "backup partition table")?;
-        reporter.at(Step::BackupTable, bytes.len() as u64)?;
-    }
-    reporter.begin(Step::FirstSectors, Some(FIRST_BYTES as u64))?;
-    verified += writer.first_sectors()?;
-    reporter.at(Step::FirstSectors, FIRST_BYTES as u64)?;
-    reporter.end();
-    if let Err(error) = disk.reread_partition_table() {
-        tracing::warn!(disk = disk.name(), %error, "the kernel did not read the new partition table; it will at the next boot");
-    }
-    let seconds = started.elapsed().as_secs_f64();
-    Ok(Evidence {
-        format,
-        image_digest: digest,
-        stored_bytes: copied.stored_bytes,
-        image_bytes: copied.image_bytes,
-        disk_bytes: geometry.size,
-        written_bytes: written,
-        zeroed_bytes: zeroed,
-        verified_bytes: verified,
-        written_digest: digests.summary(),
-        read_back_digest: read_back.summary(),
-        zeroing_offloaded: zero_method == ZeroMethod::Offload,
-        partition_table: plan.table,
-        config_drive: plan.config_drive,
-        steps: reporter.durations,
-        seconds,
-        mebibytes_per_second: copied.image_bytes as f64 / f64::from(1 << 20) / seconds.max(1e-9),
-    })
+    job.conclude(format, digest, copied, &totals)
 }
 
-struct Writer<'a> {
-    disk: Checked<'a>,
-    plan: &'a Plan,
-    marker: [u8; MARKER_BYTES],
+fn read_image(image: Box<dyn ImageReader>, sink: &DiskSink<'_, '_>, engine: &Engine<'_>, source_name: &str) -> Result<Copied, ImageError> {
+    let _alarm = Alarm(engine);
+    let read = image.copy_to(sink).and_then(|copied| {
+        if sink.came() == copied.image_bytes {
+            return Ok(copied);
+        }
+        let reason = format!("{} of its {} bytes came out of it", sink.came(), copied.image_bytes);
+        let source_name = source_name.to_owned();
+        Err(ImageError::Corrupt { source_name, reason })
+    });
+    match &read {
+        Ok(_) => engine.close(),
+        Err(_) => engine.fail(ImageError::Cancelled),
+    }
+    read
 }
 
-impl Writer<'_> {
-    fn sector(&self) -> usize {
-        self.disk.0.sector_size() as usize
+/// Writes a packed image. What the disk holds of it already, from an earlier image or from a write that was interrupted, is not fetched again.
+/// Otherwise like [`write_image`].
+pub fn write_packed(
+    manifest: &Manifest,
+    source: &dyn ChunkSource,
+    disk: &dyn BlockDevice,
+    request: &WriteRequest,
+    progress: &mut ProgressCallback<'_>,
+) -> Result<Evidence, ImageError> {
+    if let Some(sector) = manifest.sector_bytes()
+        && sector != disk.sector_size()
+    {
+        return Err(ImageError::SectorSizeMismatch {
+            source_name: source.name().to_owned(),
+            table: "manifest",
+            image: sector,
+            disk: disk.name().to_owned(),
+            actual: disk.sector_size(),
+        });
     }
-
-    /// The first sector as it is while the write goes on.
-    fn marked_sector(&self) -> Vec<u8> {
-        let mut sector = self.marker.to_vec();
-        sector.resize(self.sector(), 0);
-        sector
+    limit_of(disk).check(source.name(), manifest.disk_bytes())?;
+    let mut chunks = Chunks::new(manifest, source);
+    let first = chunks.first()?;
+    let facts = Facts {
+        source_name: source.name(),
+        format: "packed",
+        digest: manifest.digest().to_string(),
+        head: &first,
+        image_bytes: Some(manifest.disk_bytes()),
+    };
+    let mut forward = |update: Progress| progress(update);
+    let mut job = Job::begin(disk, request, &facts, &mut forward)?;
+    job.reporter.begin(Step::Write, Some(manifest.data_bytes()))?;
+    chunks.look(Checked(disk))?;
+    let (spans, holes) = (chunks.spans(), chunks.holes());
+    let engine = Engine::new(Checked(disk), job.settings(Some(manifest.data_bytes())), Some(chunks));
+    for hole in holes {
+        engine.zero(hole.start, hole.end - hole.start)?;
     }
-
-    fn mark(&self) -> Result<(), ImageError> {
-        self.durable(0, &self.marked_sector(), "in-progress marker")?;
-        Ok(())
-    }
-
-    /// Zeroes both ends by writing, and finds out whether the disk's own command for zeros does what it says. One flush makes both
-    /// durable; what the command did is read back only after that.
-    fn clear_ends(&self) -> Result<ZeroMethod, ImageError> {
-        let size = self.disk.0.size();
-        let first = self.sector() as u64;
-        self.disk.zero(first, END_BYTES - first, ZeroMethod::Write)?;
-        let end = ((size - END_BYTES) / first * first).max(END_BYTES);
-        self.disk.zero(end, size - end, ZeroMethod::Write)?;
-
-        let (probe_at, probe_length) = (END_BYTES / 2, 64 * 1024);
-        let mut probe = AlignedBuffer::zeroed(probe_length);
-        // Nothing that any firmware or kernel takes for a table or a file system.
-        probe.fill(0xa5);
-        self.disk.write(probe_at, &probe)?;
-        self.disk.zero(probe_at, probe_length as u64, ZeroMethod::Offload)?;
-        self.disk.flush()?;
-        self.disk.read(probe_at, &mut probe)?;
-        if is_zero(&probe) {
-            return Ok(ZeroMethod::Offload);
+    std::thread::scope(|scope| {
+        for _ in 0..engine.workers {
+            scope.spawn(|| engine.work());
         }
-        tracing::warn!(
-            disk = self.disk.0.name(),
-            "the disk's own command for zeros does not make zeros; zeros are written instead"
-        );
-        self.disk.zero(probe_at, probe_length as u64, ZeroMethod::Write)?;
-        Ok(ZeroMethod::Write)
-    }
-
-    fn mismatch(&self, offset: u64, end: u64, what: &'static str) -> ImageError {
-        ImageError::VerifyMismatch {
-            disk: self.disk.0.name().to_owned(),
-            offset,
-            end,
-            what,
-        }
-    }
-
-    /// Reads the whole image back and compares. Where nothing was written, zeros must be.
-    fn verify(
-        &self,
-        written: &RegionDigests,
-        granule: u32,
-        image_bytes: u64,
-        reporter: &mut Reporter<'_>,
-    ) -> Result<RegionDigests, ImageError> {
-        let mut read_back = RegionDigests::new(self.disk.0.size(), granule);
-        let mut buffer = AlignedBuffer::zeroed(READ_BACK);
-        let sector = self.sector() as u64;
-        let end = image_bytes.next_multiple_of(sector).max(FIRST_BYTES as u64);
-        let mut at = 0;
-        while at < end {
-            let count = usize::try_from(end - at).unwrap_or(usize::MAX).min(READ_BACK);
-            self.disk.read(at, &mut buffer[..count])?;
-            if at == 0 {
-                let marked = self.marked_sector();
-                let (first, rest) = buffer[..FIRST_BYTES].split_at(marked.len());
-                if first != marked || !is_zero(rest) {
-                    return Err(self.mismatch(0, FIRST_BYTES as u64, "in-progress marker"));
-                }
-                buffer[..FIRST_BYTES].fill(0);
+        let _alarm = Alarm(&engine);
+        let put = || {
+            let parts = first.chunks(BLOCK_BYTES).enumerate();
+            for (number, part) in parts.filter(|_| manifest.chunk(0).is_some()) {
+                let mut block = engine.pool.take()?;
+                block.append(part);
+                engine.put((number * BLOCK_BYTES) as u64, block)?;
             }
-            let inside = usize::try_from(image_bytes.saturating_sub(at)).unwrap_or(usize::MAX).min(count);
-            read_back.add(at, &buffer[..inside]);
-            at += count as u64;
-            reporter.at(Step::Verify, at.min(image_bytes))?;
+            spans.iter().try_for_each(|span: &Range<usize>| engine.put_span(span.clone()))
+        };
+        match put() {
+            Ok(()) => engine.close(),
+            Err(error) => engine.fail(error),
         }
-        match written.first_difference(&read_back) {
-            None => Ok(read_back),
-            Some((from, to)) => Err(self.mismatch(from, to.min(self.disk.0.size()), "image data")),
+        job.watch(&engine, || engine.totals().covered);
+    });
+    let fetched = engine.fetched();
+    let (totals, _) = engine.finish()?;
+    let copied = Copied {
+        image_bytes: manifest.disk_bytes(),
+        stored_bytes: fetched,
+    };
+    job.conclude("packed", facts.digest, copied, &totals)
+}
+
+/// What has to be known of an image before anything is written.
+struct Facts<'a> {
+    source_name: &'a str,
+    format: &'static str,
+    digest: String,
+    head: &'a [u8],
+    image_bytes: Option<u64>,
+}
+
+/// A write under way, from the marker to the first sector.
+struct Job<'a, 'p> {
+    disk: &'a dyn BlockDevice,
+    request: &'a WriteRequest,
+    plan: Plan,
+    marker: [u8; marker::MARKER_BYTES],
+    zero_method: ZeroMethod,
+    reporter: Reporter<'p>,
+    started: Instant,
+}
+
+impl<'a, 'p> Job<'a, 'p> {
+    /// Refuses what can be refused, then does lines 1 and 2.
+    fn begin(
+        disk: &'a dyn BlockDevice,
+        request: &'a WriteRequest,
+        facts: &Facts<'_>,
+        progress: &'p mut ProgressCallback<'p>,
+    ) -> Result<Self, ImageError> {
+        let geometry = Geometry {
+            disk: disk.name(),
+            size: disk.size(),
+            sector_size: disk.sector_size(),
+        };
+        let plan = Plan::make(
+            facts.source_name,
+            facts.head,
+            facts.image_bytes,
+            request.config_drive.as_ref(),
+            &geometry,
+        )?;
+        let mut job = Self {
+            disk,
+            request,
+            plan,
+            marker: marker::encode(&request.marker)?,
+            zero_method: ZeroMethod::Write,
+            reporter: Reporter::new(progress),
+            started: Instant::now(),
+        };
+        job.reporter.begin(Step::Mark, None)?;
+        job.ends().mark()?;
+        job.reporter.begin(Step::ClearEnds, Some(2 * END_BYTES))?;
+        job.zero_method = job.ends().clear_ends()?;
+        job.reporter.at(Step::ClearEnds, 2 * END_BYTES)?;
+        Ok(job)
+    }
+
+    fn ends(&self) -> Ends<'_> {
+        Ends {
+            disk: Checked(self.disk),
+            plan: &self.plan,
+            marker: self.marker,
         }
     }
 
-    /// Writes, flushes, reads back and compares.
-    fn durable(&self, offset: u64, bytes: &[u8], what: &'static str) -> Result<u64, ImageError> {
-        self.disk.write(offset, bytes)?;
-        self.disk.flush()?;
-        self.compare(offset, bytes, what)
+    fn settings(&self, expected: Option<u64>) -> Settings {
+        Settings {
+            zero_method: self.zero_method,
+            left_out: self.plan.left_out.clone(),
+            expected,
+            tuning: self.request.tuning,
+        }
     }
 
-    fn compare(&self, offset: u64, bytes: &[u8], what: &'static str) -> Result<u64, ImageError> {
-        let mut buffer = AlignedBuffer::zeroed(bytes.len().min(READ_BACK));
-        let mut at = offset;
-        for part in bytes.chunks(READ_BACK) {
-            let read = &mut buffer[..part.len()];
-            self.disk.read(at, read)?;
-            if *read != *part {
-                return Err(self.mismatch(at, at + part.len() as u64, what));
+    /// Tells the caller how far it is until everything is done or failed.
+    fn watch(&mut self, engine: &Engine<'_>, written: impl Fn() -> u64) {
+        let mut verifying = false;
+        loop {
+            let ended = engine.wait(LOOK);
+            let told = if engine.is_written() && !verifying {
+                verifying = true;
+                self.reporter
+                    .at(Step::Write, written())
+                    .and_then(|()| self.reporter.begin(Step::Verify, Some(engine.totals().covered)))
+            } else if verifying {
+                self.reporter.at(Step::Verify, engine.totals().verified)
+            } else {
+                self.reporter.at(Step::Write, written())
+            };
+            if let Err(error) = told {
+                engine.fail(error);
             }
-            at += part.len() as u64;
+            if ended {
+                return;
+            }
         }
-        Ok(bytes.len() as u64)
     }
 
-    fn config_drive(&self, place: ConfigDrivePlace, drive: &ConfigDrive) -> Result<u64, ImageError> {
-        let whole = drive.bytes.len() / self.sector() * self.sector();
-        let (sectors, end) = drive.bytes.split_at(whole);
-        self.disk.write(place.offset, sectors)?;
-        // The rest of the partition is zeros: what an earlier owner left there is nobody's business.
-        let mut last = end.to_vec();
-        last.resize(usize::try_from(place.length).unwrap_or(usize::MAX) - whole, 0);
-        if !last.is_empty() {
-            self.disk.write(place.offset + whole as u64, &last)?;
+    /// Lines 4 to 7.
+    fn conclude(mut self, format: &'static str, image_digest: String, copied: Copied, totals: &Totals) -> Result<Evidence, ImageError> {
+        self.ends().check_marked()?;
+        let mut verified = totals.verified;
+        if let (Some(place), Some(drive)) = (self.plan.config_drive, &self.request.config_drive) {
+            self.reporter.begin(Step::ConfigDrive, Some(place.length))?;
+            verified += self.ends().config_drive(place, drive)?;
+            self.reporter.at(Step::ConfigDrive, place.length)?;
         }
-        self.disk.flush()?;
-        self.compare(place.offset, sectors, "config drive")?;
-        self.compare(place.offset + whole as u64, &last, "config drive")?;
-        Ok(place.length)
-    }
-
-    fn first_sectors(&self) -> Result<u64, ImageError> {
-        let (first, rest) = self.plan.final_head.split_at(self.sector());
-        self.durable(first.len() as u64, rest, "first sectors")?;
-        self.durable(0, first, "first sector")?;
-        Ok(FIRST_BYTES as u64)
+        if let Some((offset, bytes)) = self.plan.backup.clone() {
+            self.reporter.begin(Step::BackupTable, Some(bytes.len() as u64))?;
+            verified += self.ends().durable(offset, &bytes, "backup partition table")?;
+            self.reporter.at(Step::BackupTable, bytes.len() as u64)?;
+        }
+        self.reporter.begin(Step::FirstSectors, Some(FIRST_BYTES as u64))?;
+        verified += self.ends().first_sectors()?;
+        self.reporter.at(Step::FirstSectors, FIRST_BYTES as u64)?;
+        self.reporter.end();
+        if let Err(error) = self.disk.reread_partition_table() {
+            tracing::warn!(disk = self.disk.name(), %error, "the kernel did not read the new partition table; it will at the next boot");
+        }
+        let seconds = self.started.elapsed().as_secs_f64();
+        Ok(Evidence {
+            format,
+            image_digest,
+            stored_bytes: copied.stored_bytes,
+            image_bytes: copied.image_bytes,
+            disk_bytes: self.disk.size(),
+            written_bytes: totals.written,
+            reused_bytes: totals.reused,
+            zeroed_bytes: totals.zeroed,
+            verified_bytes: verified,
+            written_digest: totals.written_sum.text(),
+            read_back_digest: totals.read_sum.text(),
+            zeroing_offloaded: self.zero_method == ZeroMethod::Offload,
+            partition_table: self.plan.table,
+            config_drive: self.plan.config_drive,
+            steps: self.reporter.durations,
+            seconds,
+            mebibytes_per_second: copied.image_bytes as f64 / f64::from(1 << 20) / seconds.max(1e-9),
+        })
     }
 }

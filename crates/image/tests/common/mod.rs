@@ -4,7 +4,7 @@
 use std::ops::ControlFlow;
 
 use image::device::sim::SimDisk;
-use image::{BlockDevice, ConfigDrive, Digest, Evidence, Format, ImageError, MemorySource, WriteRequest};
+use image::{BlockDevice, ConfigDrive, Digest, Evidence, Format, ImageError, MemorySource, Tuning, WriteRequest};
 
 pub const MIB: usize = 1 << 20;
 
@@ -147,6 +147,11 @@ pub fn request(with_config_drive: bool) -> WriteRequest {
     WriteRequest {
         marker: br#"{"orderId":"order-1","instanceUid":"5d2c"}"#.to_vec(),
         config_drive: with_config_drive.then(config_drive),
+        // The same operations in the same order every time, so that one of them can be named by its number.
+        tuning: Tuning {
+            workers: Some(1),
+            ..Tuning::default()
+        },
     }
 }
 

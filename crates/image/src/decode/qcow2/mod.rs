@@ -16,6 +16,7 @@ use zstd::stream::raw::{DParameter, Decoder as ZstdDecoder, InBuffer, Operation,
 use self::header::Compression;
 use self::map::{Kind, Map, Piece, table_digest};
 use super::{Copied, ExtentSink, HEAD_BYTES, ImageReader, Limit, settle};
+use crate::block::BLOCK_BYTES;
 use crate::digest::Digest;
 use crate::error::ImageError;
 use crate::format::Format;
@@ -241,7 +242,7 @@ impl Window {
 }
 
 impl Qcow2Reader {
-    fn copy_pieces(&self, window: &mut Window, sink: &mut dyn ExtentSink) -> Result<(), ImageError> {
+    fn copy_pieces(&self, window: &mut Window, sink: &dyn ExtentSink) -> Result<(), ImageError> {
         for &(offset, length) in &self.map.zeros {
             sink.zero(offset, length)?;
         }
@@ -262,7 +263,14 @@ impl Qcow2Reader {
                 }
                 continue;
             }
-            sink.data(piece.to, clusters.plain(piece, stored)?)?;
+            let plain = clusters.plain(piece, stored)?;
+            let mut at = piece.to;
+            for part in plain.chunks(BLOCK_BYTES) {
+                let mut block = sink.block()?;
+                block.append(part);
+                sink.data(at, block)?;
+                at += part.len() as u64;
+            }
         }
         Ok(())
     }
@@ -293,7 +301,7 @@ impl ImageReader for Qcow2Reader {
         &self.head
     }
 
-    fn copy_to(mut self: Box<Self>, sink: &mut dyn ExtentSink) -> Result<Copied, ImageError> {
+    fn copy_to(mut self: Box<Self>, sink: &dyn ExtentSink) -> Result<Copied, ImageError> {
         let stream = self.source.stream()?;
         let reader = HashingReader::new(&self.name, stream, &self.digest);
         let mut window = Window {
