@@ -8,8 +8,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::engine::{Engine, short_of};
-use super::plan::FIRST_BYTES;
-use crate::device::AlignedBuffer;
+use super::plan::{END_BYTES, FIRST_BYTES};
+use crate::device::{AlignedBuffer, Checked};
 use crate::error::{FaultKind, ImageError};
 use crate::pack::{Chunk, ChunkDecoder, ChunkSource, Manifest};
 
@@ -128,8 +128,14 @@ impl<'a> Chunks<'a> {
     }
 
     /// Looks at some chunks, the first ones (an interrupted write begins with them) and others spread over the image: does the disk hold any of them?
-    pub(crate) fn look(&mut self, engine_disk: crate::device::Checked<'_>) -> Result<(), ImageError> {
-        let chunks: Vec<&Chunk> = self.manifest.chunks().iter().filter(|chunk| chunk.index > 0).collect();
+    pub(crate) fn look(&mut self, disk: Checked<'_>) -> Result<(), ImageError> {
+        // The ends were zeroed already.
+        let survives = |chunk: &&Chunk| {
+            let start = self.manifest.disk_offset(chunk.index);
+            let end = start + self.manifest.plain_length(chunk.index) as u64;
+            start >= END_BYTES && end <= disk.0.size().saturating_sub(END_BYTES)
+        };
+        let chunks: Vec<&Chunk> = self.manifest.chunks().iter().filter(survives).collect();
         let spread = (0..SAMPLES).map(|sample| sample * chunks.len() / SAMPLES);
         let mut places: Vec<usize> = (0..SAMPLES / 2).chain(spread).filter(|&place| place < chunks.len()).collect();
         places.sort_unstable();
@@ -137,8 +143,8 @@ impl<'a> Chunks<'a> {
         let mut buffer = AlignedBuffer::zeroed(self.manifest.chunk_bytes() as usize);
         for place in places {
             let length = self.manifest.plain_length(chunks[place].index);
-            let read = &mut buffer[..length.next_multiple_of(engine_disk.0.sector_size() as usize)];
-            engine_disk.read(self.manifest.disk_offset(chunks[place].index), read)?;
+            let read = &mut buffer[..length.next_multiple_of(disk.0.sector_size() as usize)];
+            disk.read(self.manifest.disk_offset(chunks[place].index), read)?;
             if blake3::hash(&read[..length]) == chunks[place].plain {
                 self.compare = true;
                 return Ok(());

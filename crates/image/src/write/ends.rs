@@ -59,6 +59,8 @@ impl Ends<'_> {
             "the disk's own command for zeros does not make zeros; zeros are written instead"
         );
         self.disk.zero(probe_at, probe_length as u64, ZeroMethod::Write)?;
+        // What is compared with the image later must come from the medium.
+        self.disk.flush()?;
         Ok(ZeroMethod::Write)
     }
 

@@ -341,7 +341,7 @@ impl<'a> Engine<'a> {
                 return Some(begin_flush(&mut state));
             }
             // A decoder waits for its blocks, so inputs go first, unless receipts pile up.
-            if !(crowded && !state.durable.is_empty())
+            if (!crowded || state.durable.is_empty())
                 && let Some(input) = state.inputs.pop_front()
             {
                 state.writing += 1;
