@@ -378,6 +378,8 @@ fn qcow2_of_every_kind_arrives() {
         &["-o", "preallocation=metadata"],
         &["-o", "preallocation=full"],
         &["-o", "lazy_refcounts=on"],
+        &["-o", "extended_l2=on"],
+        &["-c", "-o", "extended_l2=on,compression_type=zstd"],
         &["-c"],
         &["-c", "-o", "compat=0.10"],
         &["-c", "-o", "cluster_size=2M"],
@@ -403,8 +405,7 @@ fn qcow2_of_every_kind_arrives() {
         assert_eq!(evidence.stored_bytes, stored.len() as u64);
     }
     for (options, part) in [
-        (&["-o", "extended_l2=on"][..], "extended L2"),
-        (&["-o", "data_file=DATA,data_file_raw=on"], "another file"),
+        (&["-o", "data_file=DATA,data_file_raw=on"][..], "another file"),
         (
             &[
                 "-o",

@@ -7,8 +7,12 @@
 //! Invariants: every byte of the image is covered by exactly one extent; memory is bounded whatever the image says (see the
 //! constants); an image never decodes to more than the limit given to [`open`].
 
+mod feed;
 pub(crate) mod qcow2;
 mod stream;
+mod stretch;
+mod xz;
+mod zstd_frame;
 
 use std::sync::{
     Arc,
@@ -19,13 +23,18 @@ use crate::block::Block;
 use crate::digest::Digest;
 use crate::error::ImageError;
 use crate::format::{self, Format, SNIFF_BYTES};
-use crate::source::{HashingReader, Source};
+use crate::source::Source;
+
+use self::feed::Stored;
 
 /// How many first bytes of the disk a reader shows ahead of the extents.
 pub const HEAD_BYTES: usize = 64 * 1024;
 
 /// Largest Zstandard window that is decoded: 64 MiB.
 pub const ZSTD_WINDOW_LOG_MAX: u32 = 26;
+
+/// Most threads that decode.
+const MOST_WORKERS: usize = 16;
 
 /// Memory the xz decoder may use; `xz -9` needs 65 MiB.
 pub const XZ_MEMORY_LIMIT: u64 = 68 << 20;
@@ -127,34 +136,34 @@ pub fn open(
     limit: &Limit,
 ) -> Result<Box<dyn ImageReader>, ImageError> {
     let name = source.name().to_owned();
-    let mut reader = HashingReader::new(&name, source.stream()?, digest);
-    let head = reader.peek(SNIFF_BYTES)?;
+    let mut stored = Stored::new(&name, source.stream()?);
+    let head = stored.peek(SNIFF_BYTES)?;
     if head.is_empty() {
-        return Err(settle(
-            ImageError::Corrupt {
-                source_name: name,
-                reason: "it is empty".to_owned(),
-            },
-            reader,
-            digest,
-        ));
+        let error = ImageError::Corrupt {
+            source_name: name,
+            reason: "it is empty".to_owned(),
+        };
+        return Err(stored.settle(error, digest));
     }
     let format = format::check(&name, head, declared)?;
     if format == Format::Qcow2 {
-        drop(reader);
+        drop(stored);
         return Ok(Box::new(qcow2::Qcow2Reader::open(source, digest, limit)?));
     }
-    let stored = source.size()?;
-    Ok(Box::new(stream::StreamReader::open(reader, &name, format, digest, stored, limit)?))
+    let stored_bytes = source.size()?;
+    Ok(Box::new(stream::StreamReader::open(
+        stored,
+        &name,
+        format,
+        digest,
+        stored_bytes,
+        limit,
+    )?))
 }
 
-/// A damaged image is usually just another file than the digest names. Reads the rest, so that the message can say so.
-pub(crate) fn settle(error: ImageError, reader: HashingReader, digest: &Digest) -> ImageError {
-    if !matches!(error, ImageError::Corrupt { .. } | ImageError::IncompleteStream { .. }) {
-        return error;
-    }
-    match reader.finish(digest) {
-        Ok(_) => error,
-        Err(truth) => truth,
-    }
+/// Threads that decode: one for each processor this process may use, within a bound that keeps their memory in bounds too.
+fn workers() -> usize {
+    std::thread::available_parallelism()
+        .map_or(1, std::num::NonZero::get)
+        .min(MOST_WORKERS)
 }

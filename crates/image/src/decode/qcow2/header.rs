@@ -1,7 +1,6 @@
 //! The header of a qcow2 image: a function from bytes to facts, and refusals.
 //!
-//! Refused: backing files, external data files, encryption, extended L2 entries, images marked corrupt, and every incompatible
-//! feature that is not known. Internal snapshots are ignored: only the active state is read.
+//! Refused: backing files, external data files, encryption, images marked corrupt, and every incompatible feature that is not known. Internal snapshots are ignored: only the active state is read.
 
 use crate::decode::Limit;
 use crate::error::ImageError;
@@ -11,6 +10,9 @@ pub(crate) const HEADER_BYTES: usize = 64 * 1024;
 
 /// Most entries of the first-level table: 2 MiB of it, 128 TiB of disk at 64 KiB clusters.
 const MAX_L1_ENTRIES: u64 = 256 * 1024;
+
+/// A 32nd of a cluster is at least a sector.
+const EXTENDED_LEAST_CLUSTER_BITS: u32 = 14;
 
 const INCOMPATIBLE_DIRTY: u64 = 1;
 const INCOMPATIBLE_CORRUPT: u64 = 1 << 1;
@@ -35,6 +37,8 @@ pub(crate) struct Header {
     /// Entries that are needed to cover the size.
     pub(crate) l1_entries: u64,
     pub(crate) compression: Compression,
+    /// Second-level entries are twice as long and tell of each of 32 parts of a cluster whether it is there.
+    pub(crate) extended_l2: bool,
 }
 
 impl Header {
@@ -44,7 +48,17 @@ impl Header {
 
     /// Entries of one second-level table.
     pub(crate) fn l2_entries(&self) -> u64 {
-        self.cluster_size() / 8
+        self.cluster_size() / self.l2_entry_bytes()
+    }
+
+    /// Bytes of one of its entries.
+    pub(crate) fn l2_entry_bytes(&self) -> u64 {
+        if self.extended_l2 { 16 } else { 8 }
+    }
+
+    /// What can be there or not: a cluster, or a part of one.
+    pub(crate) fn unit(&self) -> u64 {
+        self.cluster_size() / if self.extended_l2 { 32 } else { 1 }
     }
 
     /// Reads a header. `bytes` is the start of the file, up to [`HEADER_BYTES`].
@@ -92,7 +106,7 @@ impl Header {
         let l1_size = u64::from(u32_at(36)?);
         let l1_offset = u64_at(40)?;
         let snapshots = u32_at(60)?;
-        let (mut compression, mut extensions_at) = (Compression::Deflate, 72);
+        let (mut compression, mut extended_l2, mut extensions_at) = (Compression::Deflate, false, 72);
         if version == 3 {
             let incompatible = u64_at(72)?;
             if incompatible & INCOMPATIBLE_CORRUPT != 0 {
@@ -101,14 +115,14 @@ impl Header {
             if incompatible & INCOMPATIBLE_EXTERNAL_DATA != 0 {
                 return Err(unsupported("keeps its data in another file", convert));
             }
-            if incompatible & INCOMPATIBLE_EXTENDED_L2 != 0 {
-                return Err(unsupported(
-                    "has extended L2 entries",
-                    "convert it with qemu-img convert -O qcow2 -o extended_l2=off",
-                ));
+            extended_l2 = incompatible & INCOMPATIBLE_EXTENDED_L2 != 0;
+            if extended_l2 && cluster_bits < EXTENDED_LEAST_CLUSTER_BITS {
+                return Err(corrupt(format!(
+                    "it has extended L2 entries with clusters of 2^{cluster_bits} bytes"
+                )));
             }
             // Dirty concerns reference counts alone, which are not read here.
-            let known = INCOMPATIBLE_DIRTY | INCOMPATIBLE_COMPRESSION;
+            let known = INCOMPATIBLE_DIRTY | INCOMPATIBLE_COMPRESSION | INCOMPATIBLE_EXTENDED_L2;
             if incompatible & !known != 0 {
                 return Err(unsupported(
                     &format!("uses unknown incompatible features {:#x}", incompatible & !known),
@@ -136,7 +150,7 @@ impl Header {
         tracing::debug!(version, cluster_bits, size, snapshots, "qcow2 header");
 
         let cluster_size = 1u64 << cluster_bits;
-        let per_l1 = cluster_size * (cluster_size / 8);
+        let per_l1 = cluster_size * (cluster_size / if extended_l2 { 16 } else { 8 });
         let l1_entries = size.div_ceil(per_l1);
         if l1_entries > MAX_L1_ENTRIES {
             return Err(unsupported(
@@ -161,6 +175,7 @@ impl Header {
             l1_offset,
             l1_entries,
             compression,
+            extended_l2,
         })
     }
 

@@ -116,7 +116,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn data(&mut self, guest: u64, host: u64, cluster_size: u64) -> Result<(), ImageError> {
+    fn data(&mut self, guest: u64, host: u64, length: u64) -> Result<(), ImageError> {
         if self.source_size.is_some_and(|size| host >= size) {
             return Err(self.corrupt(format!(
                 "guest offset {guest} is mapped to offset {host}, behind the end of the file"
@@ -126,22 +126,23 @@ impl Builder<'_> {
             && last.kind == Kind::Data
             && last.host + u64::from(last.length) == host
             && last.to + u64::from(last.length) == guest
-            && u64::from(last.length) + cluster_size <= MAX_RUN
+            && u64::from(last.length) + length <= MAX_RUN
         {
-            last.length += cluster_size as u32;
+            last.length += length as u32;
             return Ok(());
         }
         self.room()?;
         self.pieces.push(Piece {
             host,
             to: guest,
-            length: cluster_size as u32,
+            length: length as u32,
             kind: Kind::Data,
         });
         Ok(())
     }
 
-    fn entry(&mut self, header: &Header, guest: u64, entry: u64) -> Result<(), ImageError> {
+    /// One entry of a second-level table. `parts` is the second half of an extended one.
+    fn entry(&mut self, header: &Header, guest: u64, entry: u64, parts: Option<u64>) -> Result<(), ImageError> {
         let cluster_size = header.cluster_size();
         if entry & L2_COMPRESSED != 0 {
             let shift = 62 - (header.cluster_bits - 8);
@@ -163,17 +164,50 @@ impl Builder<'_> {
         }
         let host = entry & L1_OFFSET;
         let zero = entry & L2_ZERO != 0;
-        if zero && header.version == 2 {
+        if zero && (header.version == 2 || parts.is_some()) {
             return Err(self.corrupt(format!("the table entry of guest offset {guest} has a reserved bit set")));
         }
         if !host.is_multiple_of(cluster_size) {
             return Err(self.corrupt(format!("guest offset {guest} is mapped to offset {host}, which is not aligned")));
+        }
+        if let Some(parts) = parts {
+            return self.parts(header, guest, host, parts);
         }
         if zero || host == 0 {
             let length = cluster_size.min(header.size - guest);
             return self.zero(guest, length);
         }
         self.data(guest, host, cluster_size)
+    }
+
+    /// The 32 parts of a cluster: the lower half of the bits says which are there, the upper half which read as zeros. What is neither
+    /// would be in a backing file, which there is none of: zeros too.
+    fn parts(&mut self, header: &Header, guest: u64, host: u64, bits: u64) -> Result<(), ImageError> {
+        // Each half has 32 bits.
+        let (here, zero) = (bits as u32, (bits >> 32) as u32);
+        if here & zero != 0 || (here != 0 && host == 0) {
+            return Err(self.corrupt(format!("the parts of the cluster of guest offset {guest} contradict each other")));
+        }
+        let unit = header.unit();
+        let mut part = 0;
+        while part < 32 {
+            let is_here = here >> part & 1 == 1;
+            let rest = (if is_here { !here } else { here }) >> part;
+            let count = rest.trailing_zeros().min(32 - part);
+            let (at, from) = (guest + u64::from(part) * unit, host + u64::from(part) * unit);
+            if at >= header.size {
+                break;
+            }
+            let length = u64::from(count) * unit;
+            // A file may end inside of its last cluster.
+            if is_here && (part == 0 || self.source_size.is_none_or(|size| from < size)) {
+                self.data(at, from, length)?;
+            } else {
+                self.zero(at, length.min(header.size - at))?;
+            }
+            part += count;
+        }
+        Ok(())
     }
 }
 
@@ -220,11 +254,14 @@ impl Map {
                 )));
             }
             let entries = header.l2_entries().min((header.size - guest).div_ceil(cluster_size));
-            let used = entries as usize * 8;
+            let entry_bytes = header.l2_entry_bytes() as usize;
+            let used = entries as usize * entry_bytes;
             builder.table(offset, &mut l2[..used])?;
             for slot in 0..entries {
-                let entry = be64(&l2, slot as usize * 8).unwrap_or(0);
-                builder.entry(&header, guest + slot * cluster_size, entry)?;
+                let at = slot as usize * entry_bytes;
+                let entry = be64(&l2, at).unwrap_or(0);
+                let parts = if header.extended_l2 { be64(&l2, at + 8) } else { None };
+                builder.entry(&header, guest + slot * cluster_size, entry, parts)?;
             }
         }
         let Builder {
