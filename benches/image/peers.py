@@ -1,0 +1,129 @@
+"""The others: what people write disk images with today, each called as its documentation says for the best it can do.
+
+A peer that cannot be had here is a peer all the same: `unavailable` says why, and the table shows it.
+"""
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parent.parent
+
+
+@dataclass
+class Contender:
+    """One way to write one form of the image."""
+
+    name: str
+    form: str
+    # (URL, device, folder of forms) to what `measure.run` takes.
+    command: Callable
+    env: Callable = lambda _url, _device: {}
+    unavailable: str = ""
+    # It writes mapped blocks alone by design: what is between them keeps old data.
+    partial: bool = False
+
+
+def _pipe(tool):
+    middle = f"| {tool} " if tool else ""
+    return lambda url, device, _: f"curl -sf {url} {middle}| dd of={device} bs=1M iflag=fullblock oflag=direct conv=fsync status=none"
+
+
+def _qemu(*options):
+    return lambda url, device, _: ["qemu-img", "convert", "-n", *options, "-t", "none", "-f", "qcow2", "-O", "raw", url, device]
+
+
+def _missing(*programs):
+    absent = [program for program in programs if not shutil.which(program)]
+    return f"{', '.join(absent)} not installed" if absent else ""
+
+
+def cached(name):
+    """A peer that is built once, and why not if it cannot be."""
+    out = REPOSITORY / "target" / "bench-image" / "peers" / name
+    script = HERE / "peers" / name
+    out.parent.mkdir(parents=True, exist_ok=True)
+    built = subprocess.run(
+        [REPOSITORY / "scripts" / "cached", name, out, script, "--", script, "OUT"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    return out, "" if built.returncode == 0 else f"cannot be built: {built.stdout.strip().splitlines()[-1]}"
+
+
+def image2disk():
+    """Tinkerbell's action is a program in a container image; it is taken from wherever it was put."""
+    program = os.environ.get("KBM_IMAGE2DISK") or shutil.which("image2disk")
+    return program, "" if program else "not in PATH, and KBM_IMAGE2DISK does not name it"
+
+
+def all_peers(digests):
+    """Every peer for every form. `digests(form)` gives the digest of a stored form."""
+    curl = _missing("curl")
+    found = [
+        Contender("curl, dd", "raw", _pipe(""), unavailable=curl),
+        Contender("curl, gzip -d, dd", "raw.gz", _pipe("gzip -dc"), unavailable=curl),
+        Contender("curl, xz -d, dd", "multi.raw.xz", _pipe("xz -dc"), unavailable=curl),
+        Contender("curl, xz -d -T0, dd", "multi.raw.xz", _pipe("xz -T0 -dc"), unavailable=curl),
+        Contender("curl, xz -d, dd", "single.raw.xz", _pipe("xz -dc"), unavailable=curl),
+        Contender("curl, zstd -d, dd", "raw.zst", _pipe("zstd -dc"), unavailable=curl),
+    ]
+    bmaptool = _missing("bmaptool")
+    for form in ("raw.gz", "multi.raw.xz", "raw.zst"):
+
+        def copy(url, device, folder):
+            return ["bmaptool", "copy", "--bmap", folder / "image.bmap", url, device]
+
+        found.append(Contender("bmaptool", form, copy, unavailable=bmaptool, partial=True))
+    qemu = _missing("qemu-img")
+    found += [
+        Contender("qemu-img convert -W", "plain.qcow2", _qemu("-W"), unavailable=qemu),
+        # With -W it hung on compressed zlib clusters from http (7.2).
+        Contender("qemu-img convert", "zlib.qcow2", _qemu(), unavailable=qemu),
+        Contender("qemu-img convert -W", "zstd.qcow2", _qemu("-W"), unavailable=qemu),
+    ]
+    coreos, reason = cached("coreos-installer")
+    for form in ("raw", "raw.gz", "multi.raw.xz", "raw.zst"):
+
+        def install(url, device, _, coreos=coreos):
+            # --insecure: no signature is published beside the image; the others do not look for one.
+            return [coreos, "install", "--insecure", "--image-url", url, device]
+
+        found.append(Contender("coreos-installer", form, install, unavailable=reason))
+    program, reason = image2disk()
+    for form in ("raw", "raw.gz", "multi.raw.xz", "raw.zst"):
+
+        def told(url, device, form=form):
+            return {"IMG_URL": url, "DEST_DISK": device, "COMPRESSED": str(form != "raw").lower()}
+
+        found.append(Contender("image2disk", form, lambda *_: [program], env=told, unavailable=reason))
+    ironic, reason = cached("ironic-python-agent")
+    for form in ("raw", "plain.qcow2", "zlib.qcow2", "zstd.qcow2"):
+
+        def prepare(url, device, _, form=form):
+            kind = "raw" if form == "raw" else "qcow2"
+            return [ironic / "bin" / "python", HERE / "peers" / "ironic_write.py", url, device, kind, digests(form).removeprefix("sha256:")]
+
+        found.append(Contender("Ironic agent", form, prepare, unavailable=reason))
+    return found
+
+
+def versions():
+    """What is compared with, as each names itself."""
+    asked = {
+        "curl": ["curl", "--version"],
+        "zstd": ["zstd", "--version"],
+        "xz": ["xz", "--version"],
+        "gzip": ["gzip", "--version"],
+        "nginx": ["nginx", "-v"],
+        "bmaptool": ["bmaptool", "--version"],
+        "qemu-img": ["qemu-img", "--version"],
+    }
+    said = {}
+    for name, command in asked.items():
+        if shutil.which(command[0]):
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            said[name] = done.stdout.splitlines()[0]
+    return said
