@@ -235,6 +235,16 @@ test-oldest: control-plane-oldest helm ## Run the chart's tests and the worked e
 kubectl-session: control-plane kubectl-oldest ## Run the scripted kubectl session against both APIs with the current and the oldest kubectl (part of `make test`)
 	$(CARGO) test --workspace --test kubectl -- --nocapture --test-threads=1
 
+# The command under test; the figures of docs/benchmarks.md are the release profile's. `BENCH_ARGS='--only raw.zst --runs 1'` measures a part.
+BENCH_PROGRAM ?= $(TARGET)/release/kube-baremetal
+
+.PHONY: bench-image
+bench-image: setup image ## Image writing beside its limits and its peers, held against the bars of docs/benchmarks.md (root; an hour, 20 GiB)
+	@scripts/setup --bench
+	$(CARGO) build --release --bin kube-baremetal
+	$(CARGO) build -p image --example bad_server
+	python3 benches/image --program $(BENCH_PROGRAM) $(BENCH_ARGS)
+
 .PHONY: clean
 clean: ## Remove everything that was built (kept downloads stay in ~/.cache/kube-baremetal)
 	$(CARGO) clean

@@ -8,6 +8,7 @@ from typing import Callable
 
 import ours
 import peers
+from failures import failures
 from images import LARGE, MIB, SIZE, Images
 from measure import run
 from results import Results
@@ -260,4 +261,5 @@ ALL = {
     "slow disk": slow_disk,
     "memory": memory,
     "re-install": reinstall,
+    "failures": failures,
 }

@@ -53,6 +53,18 @@ def cached(name):
     return out, "" if built.returncode == 0 else f"cannot be built: {built.stdout.strip().splitlines()[-1]}"
 
 
+def _with_udev():
+    """coreos-installer and Ironic's agent insist on udev, to wait until it has seen the new partitions. Where there is none, as in containers, they get one that has nothing to do."""
+    if Path("/run/udev/control").exists():
+        return []
+    stub = REPOSITORY / "target" / "bench-image" / "udev" / "udevadm"
+    stub.parent.mkdir(parents=True, exist_ok=True)
+    stub.write_text("#!/bin/sh\n")
+    stub.chmod(0o755)
+    prepare = 'mount -t tmpfs none /run; mkdir /run/udev; : > /run/udev/control; PATH=$0:$PATH exec "$@"'
+    return ["unshare", "--mount", "bash", "-ec", prepare, stub.parent]
+
+
 def image2disk():
     """Tinkerbell's action is a program in a container image; it is taken from wherever it was put."""
     program = os.environ.get("KBM_IMAGE2DISK") or shutil.which("image2disk")
@@ -85,11 +97,12 @@ def all_peers(digests):
         Contender("qemu-img convert -W", "zstd.qcow2", _qemu("-W"), unavailable=qemu),
     ]
     coreos, reason = cached("coreos-installer")
+    before = _with_udev()
     for form in ("raw", "raw.gz", "multi.raw.xz", "raw.zst"):
 
-        def install(url, device, _, coreos=coreos):
+        def install(url, device, _):
             # --insecure: no signature is published beside the image; the others do not look for one.
-            return [coreos, "install", "--insecure", "--image-url", url, device]
+            return [*before, coreos, "install", "--insecure", "--image-url", url, device]
 
         found.append(Contender("coreos-installer", form, install, unavailable=reason))
     program, reason = image2disk()
@@ -104,7 +117,7 @@ def all_peers(digests):
 
         def prepare(url, device, _, form=form):
             kind = "raw" if form == "raw" else "qcow2"
-            return [ironic / "bin" / "python", HERE / "peers" / "ironic_write.py", url, device, kind, digests(form).removeprefix("sha256:")]
+            return [*before, ironic / "bin" / "python", HERE / "peers" / "ironic_write.py", url, device, kind, digests(form).removeprefix("sha256:")]
 
         found.append(Contender("Ironic agent", form, prepare, unavailable=reason))
     return found
@@ -117,7 +130,6 @@ def versions():
         "zstd": ["zstd", "--version"],
         "xz": ["xz", "--version"],
         "gzip": ["gzip", "--version"],
-        "nginx": ["nginx", "-v"],
         "bmaptool": ["bmaptool", "--version"],
         "qemu-img": ["qemu-img", "--version"],
     }
@@ -126,4 +138,6 @@ def versions():
         if shutil.which(command[0]):
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             said[name] = done.stdout.splitlines()[0]
+    nginx, reason = cached("nginx")
+    said["nginx"] = reason or subprocess.run([nginx, "-v"], stderr=subprocess.PIPE, text=True).stderr.strip()
     return said

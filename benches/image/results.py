@@ -39,6 +39,9 @@ class Results:
     def add(self, group, contender, run):
         self.data["groups"][group]["runs"].setdefault(contender, []).append(run.as_dict() if hasattr(run, "as_dict") else run)
 
+    def outcome(self, group, contender, fault, outcome):
+        self.data["groups"][group].setdefault("outcomes", {}).setdefault(contender, {})[fault] = outcome
+
     def unavailable(self, group, contender, reason):
         self.data["groups"][group]["unavailable"][contender] = reason
 
@@ -83,6 +86,16 @@ def _row(name, runs, yardstick):
     )
 
 
+def _outcomes(content):
+    """A table of faults by contenders."""
+    outcomes = content["outcomes"]
+    faults = list(next(iter(outcomes.values())))
+    lines = [f"  {index}: {fault}" for index, fault in enumerate(faults, 1)]
+    lines.append(f"  {'contender':32} " + " ".join(f"{index:<20}" for index in range(1, len(faults) + 1)))
+    lines += [f"  {name:32} " + " ".join(f"{cells.get(fault, ''):20}" for fault in faults) for name, cells in outcomes.items()]
+    return lines
+
+
 def tables(results, ours):
     """All groups, one table each."""
     lines = [f"{key}: {value}" for key, value in results.data["about"].items()]
@@ -91,6 +104,10 @@ def tables(results, ours):
         if content["limits"]:
             shown = ", ".join(f"{name} {median(values):.2f} s" for name, values in content["limits"].items())
             lines.append(f"  limits, each alone: {shown}")
+        if content.get("outcomes"):
+            lines += _outcomes(content)
+            lines += [f"  {name:32} not had: {reason}" for name, reason in content["unavailable"].items()]
+            continue
         lines.append(f"  {'contender':26} {'n':>2} {'median':>8} {'min':>8} {'max':>8} {'x ours':>6} {'CPU s':>8} {'RSS MiB':>8}  disk")
         yardstick = results.figure(group, ours)
         rows = sorted(content["runs"].items(), key=lambda item: median([run["seconds"] for run in item[1]]))

@@ -9,6 +9,8 @@ import socket
 import subprocess
 import time
 
+import peers
+
 CONFIGURATION = """
 daemon off;
 user root;
@@ -50,9 +52,9 @@ class Server:
         listen = " ".join(f"listen {address}:{self.port} reuseport;" for address in self.addresses)
         configuration = self.state / "nginx.conf"
         configuration.write_text(CONFIGURATION.format(state=self.state, listen=listen, root=self.root))
-        program = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
-        if not program:
-            raise SystemExit("bench-image: nginx is missing; apt-get install nginx-light")
+        program, reason = peers.cached("nginx")
+        if reason:
+            raise SystemExit(f"bench-image: nginx {reason}")
         self.child = subprocess.Popen([program, "-e", str(self.state / "error.log"), "-c", str(configuration)])
         deadline = time.monotonic() + 10
         while True:

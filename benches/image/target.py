@@ -62,7 +62,7 @@ class Target:
                 os.posix_fallocate(file.fileno(), 0, self.size)
             else:
                 file.truncate(self.size)
-        command = ["losetup", "--direct-io=on", "--find", "--show", str(self.path)]
+        command = ["losetup", "--direct-io=on", "--partscan", "--find", "--show", str(self.path)]
         self.device = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
         name = self.device.removeprefix("/dev/")
         with open(f"/sys/block/{name}/loop/dio") as file:

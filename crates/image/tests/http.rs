@@ -1,134 +1,17 @@
 //! Downloads over http against a server that misbehaves as told: dropped connections, no ranges, changed files, redirects, stalls.
 #![allow(missing_docs)]
 
+#[path = "support/bad_server.rs"]
+mod bad_server;
 mod common;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::io::Read;
+use std::net::TcpListener;
 use std::time::Duration;
 
+use bad_server::{Behaviour, Server};
 use common::*;
 use image::{Digest, FaultKind, HttpLimits, HttpSource, ImageError, Source};
-
-/// What the server does.
-#[derive(Clone, Default)]
-struct Behaviour {
-    /// Connections are dropped after so many body bytes.
-    drop_after: Option<usize>,
-    /// Only so many connections are dropped.
-    drops: usize,
-    no_ranges: bool,
-    /// From the second request on, the entity tag is another one.
-    changes: bool,
-    redirect_to: Option<String>,
-    /// From the second request on, nothing is answered.
-    stalls: bool,
-    status: Option<u16>,
-}
-
-struct Server {
-    address: String,
-    requests: Arc<Mutex<Vec<String>>>,
-}
-
-impl Server {
-    fn start(body: Vec<u8>, behaviour: Behaviour) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let requests = Arc::new(Mutex::new(Vec::new()));
-        let seen = Arc::clone(&requests);
-        let body = Arc::new(body);
-        let dropped = Arc::new(Mutex::new(0));
-        // Ends with the test process.
-        std::thread::spawn(move || {
-            for connection in listener.incoming().flatten() {
-                let (body, behaviour, seen, dropped) = (Arc::clone(&body), behaviour.clone(), Arc::clone(&seen), Arc::clone(&dropped));
-                // A client that goes away in the middle is part of what is tested.
-                std::thread::spawn(move || serve(connection, &body, &behaviour, &seen, &dropped).ok());
-            }
-        });
-        Self { address, requests }
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}/image?token=secret", self.address)
-    }
-
-    fn requests(&self) -> Vec<String> {
-        self.requests.lock().unwrap().clone()
-    }
-}
-
-fn serve(
-    mut connection: TcpStream,
-    body: &[u8],
-    behaviour: &Behaviour,
-    seen: &Mutex<Vec<String>>,
-    dropped: &Mutex<usize>,
-) -> std::io::Result<()> {
-    let mut range = None;
-    for line in BufReader::new(connection.try_clone()?).lines() {
-        let line = line?.to_ascii_lowercase();
-        if line.is_empty() {
-            break;
-        }
-        if let Some(value) = line.strip_prefix("range: bytes=") {
-            range = Some(value.to_owned());
-        }
-    }
-    let number = {
-        let mut seen = seen.lock().unwrap();
-        seen.push(range.clone().unwrap_or_default());
-        seen.len()
-    };
-    if let Some(target) = &behaviour.redirect_to {
-        return write!(
-            connection,
-            "HTTP/1.1 302 Found\r\nLocation: {target}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-        );
-    }
-    if let Some(status) = behaviour.status {
-        return write!(connection, "HTTP/1.1 {status} No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-    }
-    let tag = if behaviour.changes && number > 1 { "two" } else { "one" };
-    let whole = behaviour.no_ranges || tag == "two";
-    let (start, end, ranged) = match range {
-        Some(range) if !whole => {
-            let (start, end) = range.split_once('-').unwrap();
-            let end = end.parse().map_or(body.len(), |end: usize| (end + 1).min(body.len()));
-            (start.parse().unwrap(), end, true)
-        }
-        _ => (0, body.len(), false),
-    };
-    let part: &[u8] = &body[start..end];
-    let status = if ranged { "206 Partial Content" } else { "200 OK" };
-    write!(
-        connection,
-        "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n",
-        part.len()
-    )?;
-    if !behaviour.no_ranges {
-        write!(connection, "ETag: \"{tag}\"\r\nAccept-Ranges: bytes\r\n")?;
-    }
-    if ranged {
-        write!(connection, "Content-Range: bytes {start}-{}/{}\r\n", end - 1, body.len())?;
-    }
-    write!(connection, "\r\n")?;
-    if behaviour.stalls && number > 1 {
-        // Until the client gives up and closes.
-        return connection.read(&mut [0; 1]).map(|_| ());
-    }
-    if let Some(after) = behaviour.drop_after {
-        let mut dropped = dropped.lock().unwrap();
-        if *dropped < behaviour.drops && part.len() > after {
-            *dropped += 1;
-            connection.write_all(&part[..after])?;
-            return Ok(());
-        }
-    }
-    connection.write_all(part)
-}
 
 fn limits() -> HttpLimits {
     HttpLimits {
