@@ -245,6 +245,10 @@ bench-image: setup image ## Image writing beside its limits and its peers, held 
 	$(CARGO) build -p image --example bad_server
 	python3 benches/image --program $(BENCH_PROGRAM) $(BENCH_ARGS)
 
+.PHONY: bench-pack
+bench-pack: image ## Stored size and processor time of packed images by chunk size and level, with the Debian image
+	$(CARGO) run --package image --example pack_settings -- $(IMAGE)
+
 .PHONY: clean
 clean: ## Remove everything that was built (kept downloads stay in ~/.cache/kube-baremetal)
 	$(CARGO) clean

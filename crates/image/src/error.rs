@@ -296,6 +296,14 @@ pub enum ImageError {
         /// What to do.
         remedy: String,
     },
+    /// A file or folder that was to be made.
+    #[error("writing {path} failed: {source}; check that there is room and permission, then retry")]
+    Output {
+        /// Which.
+        path: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The caller asked to stop.
     #[error("writing the image was cancelled; the disk is marked as in progress and is not bootable")]
     Cancelled,
@@ -313,7 +321,7 @@ impl ImageError {
             Self::Unsupported { .. } | Self::Corrupt { .. } => FaultKind::UnsupportedImage,
             Self::SourceTooLarge { .. } | Self::TooLarge { .. } => FaultKind::TooLarge,
             Self::SectorSizeMismatch { .. } => FaultKind::SectorSizeMismatch,
-            Self::DiskIo { .. } => FaultKind::DiskIo,
+            Self::DiskIo { .. } | Self::Output { .. } => FaultKind::DiskIo,
             Self::VerifyMismatch { .. } => FaultKind::VerifyMismatch,
             Self::NoRoomForConfigDrive { .. } => FaultKind::NoRoomForConfigDrive,
             Self::Cancelled => FaultKind::Cancelled,

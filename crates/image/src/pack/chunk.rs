@@ -27,23 +27,37 @@ impl ChunkDecoder {
     /// Decodes `stored`, the frame of `chunk`, into `plain`, which must be of [`Manifest::plain_length`]. `name` is where the bytes
     /// came from.
     pub fn decode(&mut self, name: &str, manifest: &Manifest, chunk: &Chunk, stored: &[u8], plain: &mut [u8]) -> Result<(), ImageError> {
-        check(name, chunk, "stored", stored, &chunk.stored)?;
-        let damaged = |reason: String| ImageError::Corrupt {
-            source_name: name.to_owned(),
-            reason: format!("the frame of its chunk {} {reason}", chunk.index),
-        };
         if plain.len() != manifest.plain_length(chunk.index) {
-            return Err(damaged(format!("does not belong into {} bytes", plain.len())));
+            return Err(damaged(name, chunk, format!("does not belong into {} bytes", plain.len())));
         }
-        let count = self
-            .zstd
-            .decompress_to_buffer(stored, plain)
-            .map_err(|error| damaged(format!("does not decompress: {error}")))?;
-        if count != plain.len() {
-            return Err(damaged(format!("holds {count} bytes, not {}", plain.len())));
-        }
-        check(name, chunk, "plain", plain, &chunk.plain)
+        decode_frame(self, name, chunk, stored, plain)
     }
+}
+
+fn damaged(name: &str, chunk: &Chunk, reason: String) -> ImageError {
+    ImageError::Corrupt {
+        source_name: name.to_owned(),
+        reason: format!("the frame of its chunk {} {reason}", chunk.index),
+    }
+}
+
+/// Decodes a frame that must fill `plain`.
+pub(super) fn decode_frame(
+    decoder: &mut ChunkDecoder,
+    name: &str,
+    chunk: &Chunk,
+    stored: &[u8],
+    plain: &mut [u8],
+) -> Result<(), ImageError> {
+    check(name, chunk, "stored", stored, &chunk.stored)?;
+    let count = decoder
+        .zstd
+        .decompress_to_buffer(stored, plain)
+        .map_err(|error| damaged(name, chunk, format!("does not decompress: {error}")))?;
+    if count != plain.len() {
+        return Err(damaged(name, chunk, format!("holds {count} bytes, not {}", plain.len())));
+    }
+    check(name, chunk, "plain", plain, &chunk.plain)
 }
 
 fn check(name: &str, chunk: &Chunk, what: &str, bytes: &[u8], expected: &blake3::Hash) -> Result<(), ImageError> {

@@ -179,7 +179,7 @@ impl Manifest {
             chunk_bytes,
             source,
             packer,
-            stored_bytes: chunks.iter().map(|chunk| chunk.offset + u64::from(chunk.length)).max().unwrap_or(0),
+            stored_bytes: super::stored_bytes(&chunks),
             chunks,
         };
         document.check()?;

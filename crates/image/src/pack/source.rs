@@ -35,12 +35,7 @@ pub struct DirSource {
 impl DirSource {
     /// Opens the packed image in a folder.
     pub fn open(folder: &Path) -> Result<(Manifest, Self), ImageError> {
-        let path = folder.join(MANIFEST_FILE);
-        let name = path.display().to_string();
-        let mut bytes = Vec::new();
-        File::open(&path)
-            .and_then(|file| file.take(MAX_MANIFEST_BYTES as u64 + 1).read_to_end(&mut bytes))
-            .map_err(|error| unreadable(&name, &error))?;
+        let bytes = read_bounded(&folder.join(MANIFEST_FILE), MAX_MANIFEST_BYTES as u64)?;
         let manifest = Manifest::parse(&bytes).map_err(|error| error.of_source(&folder.display().to_string()))?;
         let source = Self::with_chunks(&folder.join(CHUNKS_FILE), &manifest)?;
         Ok((manifest, source))
@@ -48,10 +43,13 @@ impl DirSource {
 
     /// The chunks of this manifest in a file of any name.
     pub fn with_chunks(path: &Path, manifest: &Manifest) -> Result<Self, ImageError> {
+        Self::with_length(path, manifest.stored_bytes())
+    }
+
+    pub(crate) fn with_length(path: &Path, expected: u64) -> Result<Self, ImageError> {
         let name = path.display().to_string();
         let chunks = File::open(path).map_err(|error| unreadable(&name, &error))?;
         let actual = chunks.metadata().map_err(|error| unreadable(&name, &error))?.len();
-        let expected = manifest.stored_bytes();
         if actual < expected {
             return Err(ImageError::Truncated {
                 source_name: name,
@@ -69,6 +67,22 @@ impl DirSource {
             stored_bytes: expected,
         })
     }
+}
+
+/// A small file, whole.
+pub(super) fn read_bounded(path: &Path, most: u64) -> Result<Vec<u8>, ImageError> {
+    let name = path.display().to_string();
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(most + 1).read_to_end(&mut bytes))
+        .map_err(|error| unreadable(&name, &error))?;
+    if bytes.len() as u64 > most {
+        return Err(ImageError::SourceTooLarge {
+            source_name: name,
+            limit: most,
+        });
+    }
+    Ok(bytes)
 }
 
 fn unreadable(name: &str, error: &io::Error) -> ImageError {
