@@ -3,6 +3,7 @@
 mod account;
 mod crds;
 mod die;
+mod image;
 mod install;
 mod lab;
 mod logging;
@@ -53,6 +54,11 @@ enum Command {
     Rotate(rotate::Arguments),
     /// Print the CustomResourceDefinitions as YAML.
     Crds,
+    /// Disk images: pack them, look into packs, write them to disks.
+    Image {
+        #[command(subcommand)]
+        command: Box<image::Command>,
+    },
     /// Build what machines boot from the network.
     Bootmedia {
         #[command(subcommand)]
@@ -80,6 +86,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     logging::start(&arguments.log)?;
     match arguments.command {
         Command::Crds => crds::print(),
+        Command::Image { command } => image::run(*command),
         Command::Bootmedia { command } => media::run(command),
         Command::Up(up) => runtime()?.block_on(up::run(*up)),
         Command::Operator(operator) => runtime()?.block_on(roles::operator::run(*operator)),

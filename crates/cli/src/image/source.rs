@@ -1,0 +1,209 @@
+//! What SOURCE and IMAGE stand for: a file, a URL, standard input, or a packed image as a folder, an OCI layout (`oci:FOLDER`) or the URL of
+//! its manifest.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use image::pack::{ChunkSource, DirSource, HttpChunks, MANIFEST_FILE, Manifest, PackDigest, fetch_manifest, oci};
+use image::{Digest, FileSource, Format, HttpLimits, HttpSource, ImageError, Source};
+use indicatif::ProgressBar;
+
+/// Longest time without a byte from a server.
+const STALL: Duration = Duration::from_secs(20);
+
+/// A packed image that is open.
+pub struct Opened {
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// Its chunks.
+    pub chunks: Box<dyn ChunkSource>,
+}
+
+/// Whether a text on the command line means a packed image.
+pub fn is_packed(text: &str) -> bool {
+    if is_url(text) {
+        return text.split(['?', '#']).next().is_some_and(|path| path.ends_with(MANIFEST_FILE));
+    }
+    text.starts_with("oci:") || Path::new(text).is_dir()
+}
+
+fn is_url(text: &str) -> bool {
+    text.starts_with("http://") || text.starts_with("https://")
+}
+
+/// Opens a packed image. A digest given for it is that of its manifest.
+pub fn open_packed(text: &str, digest: Option<&str>) -> Result<Opened> {
+    let expected = digest.map(str::parse::<PackDigest>).transpose().map_err(anyhow::Error::msg)?;
+    let opened = if is_url(text) {
+        if text.starts_with("http:") && expected.is_none() {
+            tracing::warn!("without --digest blake3:... nothing says that {text} is the image that was meant");
+        }
+        return open_url(text, expected);
+    } else if let Some(layout) = text.strip_prefix("oci:") {
+        oci::open_layout(Path::new(layout))
+    } else if Path::new(text).is_dir() {
+        DirSource::open(Path::new(text))
+    } else {
+        bail!("{text} is no packed image: give its folder, oci:FOLDER, or the URL of its {MANIFEST_FILE}; `image pack` makes one");
+    };
+    let (manifest, chunks) = opened?;
+    if let Some(expected) = expected.filter(|expected| *expected != manifest.digest()) {
+        bail!(ImageError::DigestMismatch {
+            source_name: text.to_owned(),
+            expected: expected.to_string(),
+            actual: manifest.digest().to_string(),
+        });
+    }
+    Ok(Opened {
+        manifest,
+        chunks: Box::new(chunks),
+    })
+}
+
+fn open_url(url: &str, expected: Option<PackDigest>) -> Result<Opened> {
+    let client = client()?;
+    let limits = HttpLimits::default();
+    let (path, query) = url.split_once('?').map_or((url, None), |(path, query)| (path, Some(query)));
+    let base = path
+        .strip_suffix(MANIFEST_FILE)
+        .with_context(|| format!("a packed image's URL ends in /{MANIFEST_FILE}"))?;
+    let chunks = format!(
+        "{base}{}{}",
+        image::pack::CHUNKS_FILE,
+        query.map(|query| format!("?{query}")).unwrap_or_default()
+    );
+    let manifest = fetch_manifest(&client, &[url.to_owned()], expected, &limits)?;
+    let chunks = HttpChunks::new(&client, &[chunks], manifest.stored_bytes(), limits)?;
+    Ok(Opened {
+        manifest,
+        chunks: Box::new(chunks),
+    })
+}
+
+fn client() -> Result<reqwest::blocking::Client> {
+    // One provider of TLS for every part; a second command in this process finds it there.
+    if rustls::crypto::CryptoProvider::get_default().is_none() && rustls::crypto::ring::default_provider().install_default().is_err() {
+        tracing::debug!("another thread installed the TLS provider");
+    }
+    image::client_builder(STALL).build().context("setting up the HTTP client")
+}
+
+/// An image that is no pack, with the digest that it must have.
+pub struct Stored {
+    /// Its bytes.
+    pub source: Box<dyn Source>,
+    /// Its digest.
+    pub digest: Digest,
+}
+
+/// Opens an image that is no pack. The digest of a file that nobody told is computed first, so that what is written is what was read then;
+/// of anything that comes over a network or a pipe it must be told: nothing else tells a cut-off download from a whole one.
+pub fn open_stored(text: &str, digest: Option<&str>, bar: &ProgressBar) -> Result<Stored> {
+    let told = digest.map(Digest::parse).transpose()?;
+    let need = |what: &str| format!("{what} needs --digest sha256:...: nothing else tells a damaged or cut-off image from a whole one");
+    if is_url(text) {
+        let digest = told.with_context(|| need("an image at a URL"))?;
+        let source = Box::new(HttpSource::new(client()?, text, HttpLimits::default())?);
+        return Ok(Stored { source, digest });
+    }
+    if text == "-" {
+        let digest = told.with_context(|| need("an image from standard input"))?;
+        let source = Box::new(StandardInput { taken: false });
+        return Ok(Stored { source, digest });
+    }
+    let path = PathBuf::from(text);
+    let source = FileSource::open(&path)?;
+    let digest = match told {
+        Some(digest) => digest,
+        None => hash(&path, bar).with_context(|| format!("reading {text}"))?,
+    };
+    Ok(Stored {
+        source: Box::new(source),
+        digest,
+    })
+}
+
+fn hash(path: &Path, bar: &ProgressBar) -> io::Result<Digest> {
+    let mut file = File::open(path)?;
+    bar.set_message("digest");
+    bar.set_length(file.metadata()?.len());
+    let mut hasher = Digest::sha256_of(b"").hasher();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let count = file.read(&mut buffer)?;
+        if count == 0 {
+            bar.reset();
+            return Ok(hasher.finish());
+        }
+        hasher.update(&buffer[..count]);
+        bar.inc(count as u64);
+    }
+}
+
+/// Standard input, which can be read once.
+struct StandardInput {
+    taken: bool,
+}
+
+const STANDARD_INPUT: &str = "standard input";
+
+impl StandardInput {
+    fn refused(reason: &str) -> ImageError {
+        ImageError::Unsupported {
+            source_name: STANDARD_INPUT.to_owned(),
+            reason: reason.to_owned(),
+            remedy: "put the image into a file".to_owned(),
+        }
+    }
+}
+
+impl Source for StandardInput {
+    fn name(&self) -> &str {
+        STANDARD_INPUT
+    }
+
+    fn size(&mut self) -> Result<Option<u64>, ImageError> {
+        Ok(None)
+    }
+
+    fn stream(&mut self) -> Result<Box<dyn Read + Send>, ImageError> {
+        if std::mem::replace(&mut self.taken, true) {
+            return Err(Self::refused("it can be read once only"));
+        }
+        Ok(Box::new(io::stdin()))
+    }
+
+    fn read_range(&mut self, _offset: u64, _buffer: &mut [u8]) -> Result<usize, ImageError> {
+        Err(Self::refused(&format!("{} needs ranges of it", Format::Qcow2)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packed_images_are_told_from_others() {
+        let home = tempfile::tempdir().unwrap();
+        assert!(is_packed(home.path().to_str().unwrap()));
+        assert!(is_packed("oci:layout") && is_packed("https://h/a/manifest.json") && is_packed("http://h/manifest.json?key=1"));
+        assert!(!is_packed("https://h/debian.raw.zst") && !is_packed("debian.raw") && !is_packed("-"));
+    }
+
+    #[test]
+    fn what_travels_needs_a_digest() {
+        let bar = ProgressBar::hidden();
+        for text in ["-", "https://h/image"] {
+            let error = open_stored(text, None, &bar).err().unwrap().to_string();
+            assert!(error.contains("--digest"), "{error}");
+        }
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("image");
+        std::fs::write(&path, "abc").unwrap();
+        let stored = open_stored(path.to_str().unwrap(), None, &bar).unwrap();
+        assert_eq!(stored.digest, Digest::sha256_of(b"abc"));
+    }
+}
