@@ -157,9 +157,10 @@ impl DiskTarget {
 }
 
 /// Format of an image as its BareMetalImage declares it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum ImageFormat {
     /// Bytes of the disk.
+    #[default]
     Raw,
     /// gzip of the bytes of the disk.
     Gzip,
@@ -169,6 +170,8 @@ pub enum ImageFormat {
     Zstd,
     /// QEMU copy-on-write version 2 or 3.
     Qcow2,
+    /// A packed image: a manifest and its chunks. No order carries it: there [`ImageParameters::packed`] says it, so that an older agent can read the order and refuse it with words.
+    Packed,
 }
 
 /// What to write.
@@ -183,6 +186,30 @@ pub struct ImageParameters {
     pub format: ImageFormat,
     /// Whether to add a config drive, filled from the sealed seed.
     pub config_drive: bool,
+    /// The same image packed, in an image store: what an agent that knows packed images writes. One that does not takes the URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed: Option<PackedSource>,
+}
+
+/// A packed image and where it lies. The digest came over the pinned channel; its bytes may come from anybody.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PackedSource {
+    /// `blake3:` and 64 lower-case hexadecimal digits, over the bytes of `manifest.json`.
+    pub digest: String,
+    /// Base URLs, each followed by `/manifest.json` and `/chunks`; tried in turn. The agent adds those of its own servers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub urls: Vec<String>,
+}
+
+impl PackedSource {
+    /// The hexadecimal digits of the digest, by which stores name the image.
+    pub fn hex(&self) -> Option<&str> {
+        let hex = self.digest.strip_prefix("blake3:")?;
+        let plain = hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        plain.then_some(hex)
+    }
 }
 
 /// How strong an erase has to be.
@@ -265,6 +292,8 @@ pub struct ImageEvidence {
 pub enum Step {
     /// Looking at the disk, fetching the seed.
     Preparing,
+    /// Making the disk read as zeros, or finding out what of it is right already.
+    Discarding,
     /// Downloading and writing.
     Writing,
     /// Reading back.
@@ -285,8 +314,45 @@ pub struct Progress {
     pub step: Step,
     /// Bytes done in this step.
     pub done_bytes: u64,
-    /// Bytes to do in this step, where known.
+    /// Bytes to do in this step, where known; else 0.
     pub total_bytes: u64,
+    /// How fast this step goes at present.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<u64>,
+    /// How long this step still takes at that rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaining_seconds: Option<u32>,
+    /// Where the image comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<ProgressSource>,
+}
+
+/// Where the bytes of an image come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum ProgressSource {
+    /// The URL of the image or an image store.
+    Server,
+    /// Mostly other machines that write the same image.
+    Peers,
+}
+
+impl Progress {
+    /// At the beginning of a step of which no size is known.
+    pub fn begin(step: Step) -> Self {
+        Self::of(step, 0, 0)
+    }
+
+    /// So far within a step.
+    pub fn of(step: Step, done_bytes: u64, total_bytes: u64) -> Self {
+        Self {
+            step,
+            done_bytes,
+            total_bytes,
+            bytes_per_second: None,
+            remaining_seconds: None,
+            source: None,
+        }
+    }
 }
 
 /// How an order ended.

@@ -178,6 +178,7 @@ fn mebibytes(bytes: u64) -> String {
 pub fn step_word(step: Step) -> &'static str {
     match step {
         Step::Preparing => "preparing",
+        Step::Discarding => "discarding",
         Step::Writing => "writing",
         Step::Verifying => "verifying",
         Step::Configuring => "configuring",
@@ -273,11 +274,7 @@ mod tests {
             doing: "writing the image".to_owned(),
             ..Status::default()
         };
-        let progress = Progress {
-            step: Step::Writing,
-            done_bytes: 50 << 20,
-            total_bytes: 200 << 20,
-        };
+        let progress = Progress::of(Step::Writing, 50 << 20, 200 << 20);
         let text = screen(
             &status,
             &VecDeque::from(["hello".to_owned()]),

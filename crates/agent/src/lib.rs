@@ -15,6 +15,7 @@ pub mod console;
 pub mod guest;
 pub mod modules;
 pub mod net;
+pub mod pace;
 pub mod runner;
 pub mod session;
 pub mod system;

@@ -9,13 +9,13 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use agent_protocol::{
     disk::Disk,
     limits::{MAX_MESSAGE, clip},
-    order::{Fault, FaultReason, Order, OrderKind, OrderResult, Outcome, Progress, Report},
+    order::{Fault, FaultReason, Order, OrderKind, OrderResult, Outcome, Progress, ProgressSource, Report, Step},
     seed::Seed,
     session::{ErrorCode, PATH_REPORTS},
 };
@@ -29,7 +29,7 @@ use machine::{
 use reqwest::Method;
 use tokio::sync::watch;
 
-use crate::{client::Client, console::Console};
+use crate::{client::Client, console::Console, pace::Pace};
 
 /// Least time between two progress reports.
 const REPORT_EVERY: Duration = Duration::from_secs(2);
@@ -180,7 +180,12 @@ pub async fn run(
     let (runner, console) = (Arc::clone(runner), Arc::clone(console));
     let work = tokio::task::spawn_blocking(move || {
         let word = order_word(order.kind);
+        let mut pace = Pace::default();
         let mut progress = |progress: Progress| {
+            let progress = Progress {
+                source: (order.kind == OrderKind::Image && progress.step == Step::Writing).then_some(ProgressSource::Server),
+                ..pace.of(progress, Instant::now())
+            };
             console.progress(word, progress);
             sender.send_replace(Some(progress));
         };

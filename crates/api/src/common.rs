@@ -16,6 +16,16 @@ pub struct LocalSecretKey {
     pub key: String,
 }
 
+/// A Secret that is read as a whole. As with [`LocalSecretKey`] there is no namespace field: it lies where the object lies, or, of a cluster-scoped kind, in the namespace of the role that
+/// reads it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LocalSecretName {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
 /// Names whoever answers for a network: by default a BareMetalNetwork, but any group and kind is allowed; another controller then fills the
 /// BareMetalEndpoint's status.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -14,6 +14,8 @@ pub const SESSION_REFUSED: &str = "SessionRefused";
 pub const INSPECTED: &str = "Inspected";
 /// Free (hardware), usable (image, endpoint).
 pub const READY: &str = "Ready";
+/// The image store has it packed (image).
+pub const PREPARED: &str = "Prepared";
 /// The root disk holds data that nobody gave up (hardware).
 pub const FOREIGN_DATA: &str = "ForeignData";
 /// The latest order was refused or failed (hardware, instance).

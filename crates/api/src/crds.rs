@@ -102,5 +102,8 @@ mod tests {
         let schema = schemars::schema_for!(crate::common::LocalSecretKey);
         let properties: Vec<_> = schema.get("properties").and_then(|p| p.as_object()).unwrap().keys().collect();
         assert_eq!(properties, ["key", "name"]);
+        let schema = schemars::schema_for!(crate::common::LocalSecretName);
+        let properties: Vec<_> = schema.get("properties").and_then(|p| p.as_object()).unwrap().keys().collect();
+        assert_eq!(properties, ["name"]);
     }
 }

@@ -7,7 +7,7 @@
 //! | [`BareMetalDiscovery`] | nobody | netboot, all of it in one write (no status subresource) |
 //! | [`BareMetalHardware`] | people and policies; `claimRef` by the operator | operator |
 //! | [`BareMetalInstance`] | tenants; `hardwareName` by the operator, once | operator |
-//! | [`BareMetalImage`] | admins | operator |
+//! | [`BareMetalImage`] | admins | operator: the condition `Ready`; netboot's image store: all else |
 //! | [`BareMetalNetwork`] | admins | nobody yet |
 //! | [`BareMetalEndpoint`] | operator | the controller that answers `networkRef` |
 //! | [`BareMetalAddress`] | operator; creating it is the atomic allocation | none |
@@ -32,7 +32,7 @@ pub use address::{BareMetalAddress, BareMetalAddressSpec};
 pub use discovery::{BareMetalDiscovery, BareMetalDiscoverySpec, BareMetalDiscoveryStatus};
 pub use endpoint::{BareMetalEndpoint, BareMetalEndpointSpec, BareMetalEndpointStatus};
 pub use hardware::{BareMetalHardware, BareMetalHardwareSpec, BareMetalHardwareStatus, HardwarePhase};
-pub use image::{BareMetalImage, BareMetalImageSpec, BareMetalImageStatus};
+pub use image::{BareMetalImage, BareMetalImageSpec, BareMetalImageStatus, ImageDelivery};
 pub use instance::{BareMetalInstance, BareMetalInstanceSpec, BareMetalInstanceStatus, InstancePhase};
 pub use network::{BareMetalNetwork, BareMetalNetworkSpec};
 pub use policy::{BareMetalDiscoveryPolicy, BareMetalDiscoveryPolicySpec};

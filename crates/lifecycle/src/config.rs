@@ -37,6 +37,8 @@ pub struct Config {
     pub erase_attempts: u32,
     /// How long a claim without its instance, or a deleted instance without its machine, is left alone before it is judged (caches differ by that much at most).
     pub missing_claimant_grace: SignedDuration,
+    /// Whether netboot has an image store.
+    pub image_store: bool,
 }
 
 impl Default for Config {
@@ -52,6 +54,7 @@ impl Default for Config {
             retry_limit: SignedDuration::from_mins(15),
             erase_attempts: 3,
             missing_claimant_grace: SignedDuration::from_mins(1),
+            image_store: false,
         }
     }
 }

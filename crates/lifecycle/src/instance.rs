@@ -11,11 +11,11 @@
 
 use agent_protocol::{
     inventory::Inventory,
-    order::{OrderKind, Progress, Step},
+    order::{OrderKind, Progress, ProgressSource, Step},
 };
 use api::{
-    BareMetalDiscovery, BareMetalEndpoint, BareMetalEndpointSpec, BareMetalHardware, BareMetalHardwareStatus, BareMetalInstance,
-    BareMetalInstanceStatus, HardwarePhase, InstancePhase,
+    BareMetalDiscovery, BareMetalEndpoint, BareMetalEndpointSpec, BareMetalHardware, BareMetalHardwareStatus, BareMetalImage,
+    BareMetalInstance, BareMetalInstanceStatus, HardwarePhase, InstancePhase,
     common::NetworkRef,
     conditions,
     discovery::BootAnswer,
@@ -37,6 +37,8 @@ pub struct InstanceFacts<'a> {
     pub discovery: Option<&'a BareMetalDiscovery>,
     /// The instance's endpoints.
     pub endpoints: &'a [BareMetalEndpoint],
+    /// The image that it names.
+    pub image: Option<&'a BareMetalImage>,
     /// The scheduler's answer, for an instance without a machine.
     pub placement: Option<&'a Placement>,
     /// Whether every machine's object has been seen (the cache is filled): only then is an object that is not there gone.
@@ -278,7 +280,18 @@ impl<'a> Draft<'a> {
             &status.reason,
             status.message.clone(),
         );
-        self.progress(seen.and_then(|s| s.progress).filter(|_| working));
+        let progress = if status.reason == crate::image::PREPARING {
+            self.preparation()
+        } else {
+            seen.and_then(|s| s.progress).filter(|_| working)
+        };
+        self.progress(progress);
+    }
+
+    /// How far the image store is with the image that is waited for.
+    fn preparation(&self) -> Option<Progress> {
+        let preparation = self.facts.image?.status.as_ref()?.preparation.as_ref()?;
+        Some(Progress::of(Step::Preparing, preparation.done_bytes, preparation.total_bytes))
     }
 
     /// Progress in steps of a tenth: a hint is not worth a write each time.
@@ -302,17 +315,27 @@ impl<'a> Draft<'a> {
         }
         let step = match progress.step {
             Step::Preparing => "Preparing",
+            Step::Discarding => "Discarding",
             Step::Writing => "Writing",
             Step::Verifying => "Verifying",
             Step::Configuring => "Configuring",
             Step::Erasing => "Erasing",
             Step::Sampling => "Sampling",
         };
-        let text = match progress.done_bytes.saturating_mul(100).checked_div(progress.total_bytes) {
+        let mut text = match progress.done_bytes.saturating_mul(100).checked_div(progress.total_bytes) {
             Some(percent) => format!("{step} {}%", percent.min(100)),
             None if progress.done_bytes > 0 => format!("{step} {}", bytes_text(progress.done_bytes)),
             None => step.to_owned(),
         };
+        if let Some(rate) = progress.bytes_per_second {
+            text.push_str(&format!(", {}/s", bytes_text(rate)));
+        }
+        if let Some(seconds) = progress.remaining_seconds {
+            text.push_str(&format!(", {seconds} s left"));
+        }
+        if progress.source == Some(ProgressSource::Peers) {
+            text.push_str(", from peers");
+        }
         self.new.progress = Some(progress);
         self.new.progress_text = Some(text);
     }

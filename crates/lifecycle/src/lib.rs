@@ -12,6 +12,7 @@
 //! | netboot, guest poll | [`agent::guest_action`] | hardware, instance uid | wait, reboot to agent, power off |
 //! | operator, discoveries | [`policy::evaluate`], [`hardware::accepted`] | policies, inventory | [`policy::Evaluation`]: accept, hold, no match, broken policies; the hardware object to create |
 //! | operator, hardware | [`hardware::decide`] | [`hardware::HardwareFacts`] | [`hardware::HardwareDecision`]: seed, status if changed, else spec change, events, requeue |
+//! | operator, images and hardware | [`image::way`] | image | [`image::Way`]: from its URL, packed from the store, or why not yet |
 //! | operator, instances | [`instance::decide`] | [`instance::InstanceFacts`] | [`instance::InstanceDecision`]: bind, status if changed, finalizer, events, requeue |
 //! | operator, instances | [`scheduler::schedule`] | instance, every hardware | [`scheduler::Placement`]: machine, or why pending |
 //! | operator, instances | [`instance::endpoints`] | instance, hardware, discovery | the BareMetalEndpoints to create |
@@ -28,6 +29,7 @@ pub mod deadlines;
 pub mod disks;
 pub mod hardware;
 pub mod identity;
+pub mod image;
 pub mod instance;
 pub mod orders;
 pub mod policy;

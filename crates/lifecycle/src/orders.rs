@@ -5,7 +5,9 @@
 
 use agent_protocol::{
     disk::ContentsState,
-    order::{Claim, DiskTarget, EraseMethod, EraseParameters, ExpectedContents, ImageParameters, Order, OrderKind},
+    order::{
+        Claim, DiskTarget, EraseMethod, EraseParameters, ExpectedContents, ImageFormat, ImageParameters, Order, OrderKind, PackedSource,
+    },
 };
 use api::{
     BareMetalHardware, BareMetalImage,
@@ -97,6 +99,7 @@ pub fn image(
     disk: &SelectedDisk,
     expected: Vec<ExpectedContents>,
     image: &BareMetalImage,
+    packed: Option<PackedSource>,
     config_drive: bool,
 ) -> Order {
     Order {
@@ -108,18 +111,29 @@ pub fn image(
         image: Some(ImageParameters {
             url: image.spec.url.clone(),
             digest: image.spec.digest.clone(),
-            format: image.spec.format,
+            // An older agent could not read the word.
+            format: match image.spec.format {
+                ImageFormat::Packed => ImageFormat::Raw,
+                format => format,
+            },
             config_drive,
+            packed,
         }),
         ..Order::wait()
     }
 }
 
-/// Whether two orders ask for the same thing, whatever their ids.
+/// Whether two orders ask for the same thing, whatever their ids, and wherever the same bytes come from.
 pub fn same_purpose(a: &Order, b: &Order) -> bool {
-    let without_id = |o: &Order| Order {
-        id: String::new(),
-        ..o.clone()
+    let essence = |o: &Order| {
+        let mut o = Order {
+            id: String::new(),
+            ..o.clone()
+        };
+        if let Some(packed) = o.image.as_mut().and_then(|i| i.packed.as_mut()) {
+            packed.urls.clear();
+        }
+        o
     };
-    without_id(a) == without_id(b)
+    essence(a) == essence(b)
 }

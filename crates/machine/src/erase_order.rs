@@ -57,11 +57,7 @@ fn run(job: &EraseJob<'_>, progress: &mut dyn FnMut(Progress), state: &mut State
         return Err(incomplete(order, "kind Erase"));
     }
     let parameters = order.erase.as_ref().ok_or_else(|| incomplete(order, "erase"))?;
-    progress(Progress {
-        step: Step::Preparing,
-        done_bytes: 0,
-        total_bytes: 0,
-    });
+    progress(Progress::begin(Step::Preparing));
     let ready = prepare(order, job.disks, job.protected, job.devices, &mut state.contents)?;
     let device = ready.device.as_ref();
     let marker = marker(order, "");

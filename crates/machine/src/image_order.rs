@@ -79,11 +79,7 @@ fn run(job: ImageJob<'_>, progress: &mut dyn FnMut(Progress), state: &mut State)
         return Err(incomplete(order, "kind Image"));
     }
     let parameters = order.image.as_ref().ok_or_else(|| incomplete(order, "image"))?;
-    progress(Progress {
-        step: Step::Preparing,
-        done_bytes: 0,
-        total_bytes: 0,
-    });
+    progress(Progress::begin(Step::Preparing));
     let digest = Digest::parse(&parameters.digest)?;
     let ready = prepare(order, job.disks, job.protected, job.devices, &mut state.contents)?;
     let device = ready.device.as_ref();
@@ -101,7 +97,8 @@ fn run(job: ImageJob<'_>, progress: &mut dyn FnMut(Progress), state: &mut State)
         config_drive,
         ..WriteRequest::default()
     };
-    let image = image::open(job.source, &digest, Some(format(parameters.format)), &image::limit_of(device))?;
+    let format = format(parameters.format).ok_or_else(|| incomplete(order, "image.packed"))?;
+    let image = image::open(job.source, &digest, Some(format), &image::limit_of(device))?;
 
     let written = image::write_image(image, device, &request, &mut |update| {
         state.began = true;
@@ -116,11 +113,7 @@ fn run(job: ImageJob<'_>, progress: &mut dyn FnMut(Progress), state: &mut State)
     let found = contents::probe(device);
     state.contents = Some(found.clone());
     let evidence = written?;
-    progress(Progress {
-        step: Step::Configuring,
-        done_bytes: 0,
-        total_bytes: 0,
-    });
+    progress(Progress::begin(Step::Configuring));
     let boot_entry = job.efi.and_then(|variables| boot_entry(variables, device));
     let drive = evidence.config_drive.map(|place| {
         format!(
@@ -192,21 +185,19 @@ fn translate(update: image::Progress) -> Progress {
         image::Step::Verify => Step::Verifying,
         image::Step::ConfigDrive | image::Step::BackupTable | image::Step::FirstSectors => Step::Configuring,
     };
-    Progress {
-        step,
-        done_bytes: update.done,
-        total_bytes: update.total.unwrap_or(0),
-    }
+    Progress::of(step, update.done, update.total.unwrap_or(0))
 }
 
-fn format(declared: ImageFormat) -> Format {
-    match declared {
+/// The format of a stream; a packed image is none.
+fn format(declared: ImageFormat) -> Option<Format> {
+    Some(match declared {
         ImageFormat::Raw => Format::Raw,
         ImageFormat::Gzip => Format::Gzip,
         ImageFormat::Xz => Format::Xz,
         ImageFormat::Zstd => Format::Zstd,
         ImageFormat::Qcow2 => Format::Qcow2,
-    }
+        ImageFormat::Packed => return None,
+    })
 }
 
 #[cfg(test)]

@@ -135,11 +135,7 @@ mod tests {
     fn hint(done_bytes: u64) -> Hint {
         Hint {
             order_id: "o".to_owned(),
-            progress: Progress {
-                step: Step::Writing,
-                done_bytes,
-                total_bytes: 100,
-            },
+            progress: Progress::of(Step::Writing, done_bytes, 100),
         }
     }
 

@@ -362,11 +362,7 @@ async fn a_live_machine_keeps_its_session() {
 }
 
 fn progress() -> agent_protocol::order::Progress {
-    agent_protocol::order::Progress {
-        step: agent_protocol::order::Step::Writing,
-        done_bytes: 1,
-        total_bytes: 2,
-    }
+    agent_protocol::order::Progress::of(agent_protocol::order::Step::Writing, 1, 2)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

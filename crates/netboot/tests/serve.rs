@@ -61,11 +61,7 @@ async fn a_machine_from_unknown_to_installed() {
     assert_eq!(machine.order(&order.id).await.unwrap().order.kind, OrderKind::Wait);
     // Progress is written within its budget, the newest value.
     for done_bytes in 1..=50 {
-        let progress = Progress {
-            step: Step::Writing,
-            done_bytes,
-            total_bytes: 50,
-        };
+        let progress = Progress::of(Step::Writing, done_bytes, 50);
         machine.progress(&order.id, progress).await.unwrap();
     }
     until("the newest progress is written", || async {

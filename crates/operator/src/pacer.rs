@@ -194,11 +194,7 @@ mod tests {
     fn of_an_instance_only_what_can_wait_waits() {
         let imaging = status(InstancePhase::Imaging);
         let further = BareMetalInstanceStatus {
-            progress: Some(Progress {
-                step: Step::Writing,
-                done_bytes: 1,
-                total_bytes: 2,
-            }),
+            progress: Some(Progress::of(Step::Writing, 1, 2)),
             ..imaging.clone()
         };
         assert_eq!(of_instance(Some(&imaging), &further), Urgency::Hint);

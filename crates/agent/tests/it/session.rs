@@ -171,6 +171,7 @@ fn an_image_that_cannot_be_had_is_a_fault_with_a_name() {
                 digest: format!("sha256:{}", "0".repeat(64)),
                 format: ImageFormat::Raw,
                 config_drive: false,
+                packed: None,
             }),
             ..Order::wait()
         };

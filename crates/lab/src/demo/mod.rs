@@ -313,6 +313,7 @@ async fn prepare(client: &Client, options: &Options, http_port: u16) -> Result<(
             url: format!("http://10.0.2.2:{http_port}/images/{file}"),
             digest: format!("sha256:{digest}"),
             format: agent_protocol::order::ImageFormat::Zstd,
+            ..BareMetalImageSpec::default()
         },
         status: None,
     };

@@ -312,11 +312,7 @@ impl Machine {
                 };
                 let total = 1 << 30;
                 let done = total / u64::from(PROGRESS_REPORTS) * u64::from(work.reports.min(PROGRESS_REPORTS));
-                let progress = Some(Progress {
-                    step,
-                    done_bytes: done,
-                    total_bytes: total,
-                });
+                let progress = Some(Progress::of(step, done, total));
                 let report = Report {
                     order_id: work.order.id.clone(),
                     progress,

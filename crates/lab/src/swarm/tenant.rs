@@ -82,6 +82,9 @@ pub async fn prepare(client: &Client, addresses: bool) -> Result<()> {
             url: "https://images.example/simulated.raw.zst".to_owned(),
             digest: format!("sha256:{}", "5".repeat(64)),
             format: ImageFormat::Zstd,
+            // Nobody serves it: no store could prepare it.
+            delivery: Some(api::ImageDelivery::Streamed),
+            ..BareMetalImageSpec::default()
         },
         status: None,
     };

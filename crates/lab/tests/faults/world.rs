@@ -238,6 +238,9 @@ impl World {
             url: self.images.url(file),
             digest: digest.to_owned(),
             format,
+            // These faults are the machine's own to find.
+            delivery: Some(api::ImageDelivery::Streamed),
+            ..BareMetalImageSpec::default()
         };
         let image = BareMetalImage {
             metadata: Self::named(name),

@@ -5,7 +5,7 @@ use agent_protocol::{
     order::{Claim, ExpectedContents, FaultReason, OrderKind},
 };
 use api::{
-    BareMetalInstance, HardwarePhase, InstancePhase, conditions,
+    BareMetalImage, BareMetalInstance, HardwarePhase, InstancePhase, conditions,
     gate::GateStep,
     hardware::{ClaimRef, InstalledEvidence, InstalledImage, SelectedDisk},
 };
@@ -18,6 +18,7 @@ use super::{
     free, gates,
 };
 use crate::{
+    image::{Way, way},
     orders,
     view::{self, Uids},
 };
@@ -325,6 +326,14 @@ fn provision(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInstan
         );
         return;
     };
+    let packed = match image_way(draft, image) {
+        Way::Stream => None,
+        Way::Packed(source) => Some(source),
+        Way::Wait { reason, message } => {
+            draft.wait(waiting_phase, reason, message);
+            return;
+        }
+    };
     for ready in [facts.endpoints, facts.seed_input] {
         if let Readiness::Waiting { reason, message } = ready {
             draft.wait(waiting_phase, reason, message.clone());
@@ -368,6 +377,7 @@ fn provision(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInstan
         &disk,
         expected,
         image,
+        packed,
         instance.spec.config_drive,
     );
     let standing = draft.put_in_force(wanted);
@@ -376,6 +386,15 @@ fn provision(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInstan
     match draft.order_fault() {
         Some((reason, message)) => draft.wait(HardwarePhase::Provisioning, &reason, message),
         None => draft.phase(HardwarePhase::Provisioning),
+    }
+}
+
+/// The way that the image takes. An order that is worked on keeps the one that it was given with, as long as it is about the same bytes.
+fn image_way(draft: &Draft<'_>, image: &BareMetalImage) -> Way {
+    let working = draft.in_flight().and_then(|o| o.image);
+    match working.filter(|i| i.url == image.spec.url && i.digest == image.spec.digest) {
+        Some(parameters) => parameters.packed.map_or(Way::Stream, Way::Packed),
+        None => way(image, draft.facts.config),
     }
 }
 

@@ -624,6 +624,7 @@ fn a_machine_that_a_cache_has_not_seen_yet_is_not_taken_for_deleted() {
             hardware: None,
             discovery: None,
             endpoints: &[],
+            image: None,
             placement: None,
             synced: true,
             config: &world.config,

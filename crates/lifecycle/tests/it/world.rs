@@ -139,6 +139,7 @@ pub fn image(name: &str) -> BareMetalImage {
             url: "http://images.example/debian.raw".to_owned(),
             digest: format!("sha256:{:0>64}", hex(name)),
             format: ImageFormat::Raw,
+            ..BareMetalImageSpec::default()
         },
     )
 }
@@ -477,6 +478,7 @@ impl World {
             hardware: Some(&self.hardware).filter(|_| instance.spec.hardware_name.as_deref() == Some(NAME)),
             discovery: Some(&self.discovery),
             endpoints: &[],
+            image: None,
             placement: placement.as_ref(),
             synced: true,
             config: &self.config,

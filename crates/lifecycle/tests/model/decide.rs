@@ -471,6 +471,7 @@ fn ask_instance(mutant: Planted, inst: Id, hw: Option<Id>, disc: Option<Id>, pla
         hardware: hw.as_ref(),
         discovery: disc.as_deref(),
         endpoints: &[],
+        image: None,
         placement: place.as_ref(),
         synced: true,
         config: &config,

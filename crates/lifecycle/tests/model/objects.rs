@@ -30,6 +30,7 @@ pub fn config() -> Config {
         retry_limit: SignedDuration::ZERO,
         erase_attempts: 1,
         missing_claimant_grace: SignedDuration::ZERO,
+        image_store: false,
     }
 }
 
@@ -149,6 +150,7 @@ pub fn image() -> BareMetalImage {
             url: "http://images.example/i".to_owned(),
             digest: "sha256:0".to_owned(),
             format: ImageFormat::Raw,
+            ..BareMetalImageSpec::default()
         },
     )
 }

@@ -221,11 +221,7 @@ pub fn erase(device: &dyn BlockDevice, request: EraseRequest<'_>, progress: &mut
             other => other?,
         }
         disk.flush()?;
-        progress(Progress {
-            step: Step::Sampling,
-            done_bytes: 0,
-            total_bytes: proof.bytes(),
-        });
+        progress(Progress::of(Step::Sampling, 0, proof.bytes()));
         let verdict = proof.check(&disk)?;
         if let Some(offset) = verdict.still_there {
             tracing::warn!(disk = device.name(), ?rung, offset, "the device says that it erased, and did not");
@@ -236,11 +232,7 @@ pub fn erase(device: &dyn BlockDevice, request: EraseRequest<'_>, progress: &mut
             });
             continue;
         }
-        progress(Progress {
-            step: Step::Sampling,
-            done_bytes: proof.bytes(),
-            total_bytes: proof.bytes(),
-        });
+        progress(Progress::of(Step::Sampling, proof.bytes(), proof.bytes()));
         disk.write(0, &vec![0; first_sector.len()])?;
         disk.flush()?;
         let found = contents::probe(device);
@@ -297,13 +289,7 @@ fn in_progress_sector(device: &dyn BlockDevice, marker: &DiskMarker) -> Result<V
 fn run(rung: Rung, disk: &Disk<'_>, heads: &[u64], progress: &mut dyn FnMut(Progress)) -> Result<(), EraseError> {
     let size = disk.device.size();
     let first = u64::from(disk.device.sector_size());
-    let mut tell = |done| {
-        progress(Progress {
-            step: Step::Erasing,
-            done_bytes: done,
-            total_bytes: size,
-        })
-    };
+    let mut tell = |done| progress(Progress::of(Step::Erasing, done, size));
     tell(0);
     if rung == Rung::Write {
         disk.write_zeros(first, size - first, &mut tell)?;

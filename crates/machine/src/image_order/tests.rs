@@ -77,6 +77,7 @@ impl Bench {
                 digest: Digest::sha256_of(&image).to_string(),
                 format: ImageFormat::Raw,
                 config_drive: true,
+                packed: None,
             }),
             ..Order::wait()
         };

@@ -203,6 +203,7 @@ pub fn image_order(machine: &Machine, hardware: &str, claim: &str) -> Order {
             digest: format!("sha256:{}", "0".repeat(64)),
             format: ImageFormat::Zstd,
             config_drive: true,
+            packed: None,
         }),
         protected: Vec::new(),
         erase: None,

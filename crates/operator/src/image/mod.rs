@@ -1,11 +1,17 @@
 //! Images: is what was declared usable at all?
 //!
-//! This looks only at what the object says; nothing is fetched. What the schema already refuses is checked again, since an object may have been stored under an older schema.
+//! This looks only at what the object says, of which netboot's image store wrote a part; nothing is fetched. What the schema already refuses is checked again, since an object may have been
+//! stored under an older schema.
 
 use std::sync::Arc;
 
+use agent_protocol::order::ImageFormat;
 use api::{BareMetalImage, BareMetalImageSpec, BareMetalImageStatus, conditions};
 use kube::ResourceExt;
+use lifecycle::{
+    config::Config,
+    image::{Way, way},
+};
 
 use crate::{
     cache::Key,
@@ -17,14 +23,14 @@ use crate::{
 /// What is wrong with an image: a reason and a sentence.
 type Fault = (&'static str, String);
 
-fn check(spec: &BareMetalImageSpec) -> Result<(), Fault> {
+fn check_http(spec: &BareMetalImageSpec) -> Result<(), Fault> {
     let bad = |problem: String| {
-        let hint = "write spec.url as http://host/path or https://host/path, without user name, query secrets or fragment";
+        let hint = "write spec.url as http://host/path or https://host/path, without user name, query secrets or fragment; or as oci://registry/repository:tag";
         ("InvalidURL", format!("spec.url {problem}; {hint}"))
     };
     let uri: http::Uri = spec.url.parse().map_err(|e| bad(format!("is not a URL ({e})")))?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) {
-        return Err(bad("has neither the scheme http nor https".to_owned()));
+        return Err(bad("has none of the schemes http, https and oci".to_owned()));
     }
     match uri.authority() {
         None => return Err(bad("names no host".to_owned())),
@@ -39,14 +45,28 @@ fn check(spec: &BareMetalImageSpec) -> Result<(), Fault> {
     {
         return Err(bad("has a character that must be percent-encoded".to_owned()));
     }
+    Ok(())
+}
+
+fn check(spec: &BareMetalImageSpec) -> Result<(), Fault> {
+    // What a registry or an upload is called, the store reads.
+    if !spec.url.starts_with("oci://") && !spec.url.starts_with("upload://") {
+        check_http(spec)?;
+    }
     let digits = |text: &str, length: usize| text.len() == length && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-    let fine = match spec.digest.split_once(':') {
-        Some(("sha256", hex)) => digits(hex, 64),
-        Some(("sha512", hex)) => digits(hex, 128),
+    let fine = match (spec.digest.split_once(':'), spec.format) {
+        (Some(("blake3", hex)), ImageFormat::Packed) => digits(hex, 64),
+        (_, ImageFormat::Packed) => false,
+        (Some(("sha256", hex)), _) => digits(hex, 64),
+        (Some(("sha512", hex)), _) => digits(hex, 128),
         _ => false,
     };
     if !fine {
-        let hint = "write sha256: and 64, or sha512: and 128 lower-case hexadecimal digits, as sha256sum prints them for the file that the URL serves";
+        let hint = if spec.format == ImageFormat::Packed {
+            "write blake3: and the 64 lower-case hexadecimal digits that `kube-baremetal image inspect` shows of the packed image"
+        } else {
+            "write sha256: and 64, or sha512: and 128 lower-case hexadecimal digits, as sha256sum prints them for the file that the URL serves"
+        };
         return Err(("InvalidDigest", format!("spec.digest {:?} is not a digest; {hint}", spec.digest)));
     }
     Ok(())
@@ -59,7 +79,7 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
     if image.metadata.deletion_timestamp.is_some() {
         return Ok(Next::Rest);
     }
-    let status = world.timed("BareMetalImage", || decide(&image));
+    let status = world.timed("BareMetalImage", || decide(&image, &world.config.lifecycle));
     if image.status.as_ref() == Some(&status) {
         return Ok(Next::Rest);
     }
@@ -72,14 +92,20 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
     Ok(Next::Rest)
 }
 
-fn decide(image: &BareMetalImage) -> BareMetalImageStatus {
+fn decide(image: &BareMetalImage, config: &Config) -> BareMetalImageStatus {
     let mut status = image.status.clone().unwrap_or_default();
-    let (ready, reason, message) = match check(&image.spec) {
-        Ok(()) => (
+    let (ready, reason, message) = match check(&image.spec).map(|()| way(image, config)) {
+        Ok(Way::Stream) => (
             true,
             "Declared",
             "URL, digest and format are well-formed; the bytes are checked against the digest when a machine fetches them".to_owned(),
         ),
+        Ok(Way::Packed(source)) => (
+            true,
+            "Prepared",
+            format!("Machines fetch it packed, as {}, and check each of its chunks", source.digest),
+        ),
+        Ok(Way::Wait { reason, message }) => (false, reason, message),
         Err((reason, message)) => (false, reason, format!("BareMetalImage {}: {message}", image.name_any())),
     };
     conditions::set(
@@ -96,8 +122,6 @@ fn decide(image: &BareMetalImage) -> BareMetalImageStatus {
 
 #[cfg(test)]
 mod tests {
-    use agent_protocol::order::ImageFormat;
-
     use super::*;
 
     fn spec(url: &str, digest: &str) -> BareMetalImageSpec {
@@ -105,6 +129,7 @@ mod tests {
             url: url.to_owned(),
             digest: digest.to_owned(),
             format: ImageFormat::Raw,
+            ..BareMetalImageSpec::default()
         }
     }
 
@@ -131,13 +156,20 @@ mod tests {
         for digest in ["", "md5:00", "sha256:00", &format!("sha256:{}", "A".repeat(64)), &"a".repeat(64)] {
             assert_eq!(check(&spec("http://host/x", digest)).unwrap_err().0, "InvalidDigest", "{digest}");
         }
+        let packed = |digest: &str| BareMetalImageSpec {
+            format: ImageFormat::Packed,
+            ..spec("oci://registry.example/debian:13", digest)
+        };
+        assert_eq!(check(&packed(&format!("blake3:{}", "a".repeat(64)))), Ok(()));
+        assert_eq!(check(&packed(&good)).unwrap_err().0, "InvalidDigest");
     }
 
     #[test]
     fn the_condition_does_not_flap() {
         let mut image = BareMetalImage::new("debian", spec("http://host/x", &format!("sha256:{}", "a".repeat(64))));
-        image.status = Some(decide(&image));
-        assert_eq!(image.status, Some(decide(&image)));
+        let config = Config::default();
+        image.status = Some(decide(&image, &config));
+        assert_eq!(image.status, Some(decide(&image, &config)));
         assert!(conditions::is_true(&image.status.as_ref().unwrap().conditions, conditions::READY));
     }
 }

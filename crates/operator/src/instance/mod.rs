@@ -35,6 +35,7 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
     }
     let discovery = hardware.as_ref().and_then(|h| world.discoveries.by_name(&h.spec.discovery_name));
     let endpoints: Vec<BareMetalEndpoint> = endpoints::present(&world, &instance).iter().map(|e| e.as_ref().clone()).collect();
+    let image = world.images.by_name(&instance.spec.image);
     let uid = instance.metadata.uid.as_deref().unwrap_or_default();
     let placement = match &instance.spec.hardware_name {
         Some(_) => None,
@@ -53,6 +54,7 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
         hardware: hardware.as_deref(),
         discovery: discovery.as_deref(),
         endpoints: &endpoints,
+        image: image.as_deref(),
         placement: placement.as_ref(),
         // Controllers start only when every cache holds a complete list.
         synced: true,

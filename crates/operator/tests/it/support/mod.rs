@@ -198,6 +198,7 @@ impl Bench {
             url: format!("http://10.0.0.1/{name}.raw"),
             digest: format!("sha256:{}", "ab".repeat(32)),
             format: agent_protocol::order::ImageFormat::Raw,
+            ..BareMetalImageSpec::default()
         };
         create(&Api::all(self.client.clone()), &BareMetalImage::new(name, spec)).await;
     }
