@@ -15,16 +15,22 @@ use std::{
 use agent_protocol::{
     disk::Disk,
     limits::{MAX_MESSAGE, clip},
-    order::{Fault, FaultReason, Order, OrderKind, OrderResult, Outcome, Progress, ProgressSource, Report, Step},
+    order::{
+        Fault, FaultReason, ImageParameters, Order, OrderKind, OrderResult, Outcome, PackedSource, Progress, ProgressSource, Report, Step,
+    },
     seed::Seed,
     session::{ErrorCode, PATH_REPORTS},
 };
-use image::{HttpLimits, HttpSource, ImageError};
+use image::{
+    HttpLimits, HttpSource, ImageError,
+    pack::{CHUNKS_FILE, HttpChunks, MANIFEST_FILE, PackDigest, fetch_manifest},
+};
 use machine::{
+    MachineError,
     devices::{Devices, KernelDevices},
     efi::EfiVariables,
     erase_order::{EraseJob, run_erase},
-    image_order::{ImageJob, run_image},
+    image_order::{ImageJob, ImageSource, run_image},
 };
 use reqwest::Method;
 use tokio::sync::watch;
@@ -66,33 +72,59 @@ impl Runner {
         }
     }
 
-    /// An image server is trusted by the public roots; our own by its pin.
-    fn source(&self, url: &str) -> Result<HttpSource, ImageError> {
-        let broken = |reason: String| ImageError::Unreachable {
-            source_name: clip(url.split('?').next().unwrap_or_default(), 200),
-            reason,
-        };
-        let ours = self
-            .servers
-            .iter()
-            .any(|s| url.strip_prefix(s.as_str()).is_some_and(|rest| rest.starts_with('/')));
+    /// A client for images: our own servers are known by their pin, all others by the public roots.
+    fn client(&self, ours: bool) -> Result<reqwest::blocking::Client, String> {
         let tls = if ours {
-            pinned_tls::client_config(&self.ca).map_err(|e| broken(e.to_string()))?
+            pinned_tls::client_config(&self.ca).map_err(|e| e.to_string())?
         } else {
             let roots = rustls::RootCertStore {
                 roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
             };
             rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
                 .with_safe_default_protocol_versions()
-                .map_err(|e| broken(e.to_string()))?
+                .map_err(|e| e.to_string())?
                 .with_root_certificates(roots)
                 .with_no_client_auth()
         };
-        let client = image::client_builder(STALL)
-            .tls_backend_preconfigured(tls)
-            .build()
-            .map_err(|e| broken(e.to_string()))?;
-        HttpSource::new(client, url, HttpLimits::default())
+        let client = image::client_builder(STALL).tls_backend_preconfigured(tls).build();
+        client.map_err(|e| e.to_string())
+    }
+
+    fn source(&self, image: &ImageParameters) -> Result<ImageSource, ImageError> {
+        match &image.packed {
+            Some(packed) => self.packed(packed),
+            None => self.stream(&image.url),
+        }
+    }
+
+    fn stream(&self, url: &str) -> Result<ImageSource, ImageError> {
+        let ours = self
+            .servers
+            .iter()
+            .any(|s| url.strip_prefix(s.as_str()).is_some_and(|rest| rest.starts_with('/')));
+        let client = self.client(ours).map_err(|reason| unusable(url, reason))?;
+        Ok(ImageSource::Stream(Box::new(HttpSource::new(client, url, HttpLimits::default())?)))
+    }
+
+    /// The stores that the order names, then the same on this machine's own servers. Their bytes are trusted by the order's digest alone.
+    fn packed(&self, packed: &PackedSource) -> Result<ImageSource, ImageError> {
+        let digest: PackDigest = packed.digest.parse().map_err(|_| ImageError::InvalidDigest {
+            text: clip(&packed.digest, 200),
+            reason: "a packed image is named by blake3: and 64 hexadecimal digits",
+        })?;
+        let mut bases = packed.urls.clone();
+        // A packed image of somebody else's lies where the order says, and nowhere else.
+        let ours = !bases.iter().any(|url| url.starts_with("https://"));
+        if ours {
+            let servers = self.servers.iter().map(|s| s.trim_end_matches('/'));
+            bases.extend(servers.map(|s| format!("{s}/images/{}", digest.to_hex())));
+        }
+        let of = |file: &str| bases.iter().map(|base| format!("{base}/{file}")).collect::<Vec<_>>();
+        let client = self.client(ours).map_err(|reason| unusable(&packed.digest, reason))?;
+        let limits = HttpLimits::default();
+        let manifest = fetch_manifest(&client, &of(MANIFEST_FILE), Some(digest), &limits)?;
+        let chunks = HttpChunks::new(&client, &of(CHUNKS_FILE), manifest.stored_bytes(), limits)?;
+        Ok(ImageSource::Packed(Box::new(manifest), Box::new(chunks)))
     }
 
     fn work(&self, order: &Order, seed: Option<&Seed>, cancel: &AtomicBool, progress: &mut dyn FnMut(Progress)) -> OrderResult {
@@ -108,23 +140,35 @@ impl Runner {
             };
             return run_erase(job, progress);
         }
-        let url = order.image.as_ref().map_or("", |i| i.url.as_str());
-        let source = match self.source(url) {
+        let Some(image) = &order.image else {
+            return refused(order, FaultReason::Internal, "The order names no image");
+        };
+        let source = match self.source(image) {
             Ok(source) => source,
-            Err(error) => return refused(order, FaultReason::ImageUnreachable, &error.to_string()),
+            Err(error) => {
+                let message = error.to_string();
+                return refused(order, MachineError::Image(error).reason(), &message);
+            }
         };
         let job = ImageJob {
             order,
             disks: &self.disks,
             protected: &order.protected,
             devices,
-            source: Box::new(source),
+            source,
             seed,
             guest_helper: self.guest_helper.as_deref(),
             efi: self.efi.as_ref(),
             cancel,
         };
         run_image(job, progress)
+    }
+}
+
+fn unusable(url: &str, reason: String) -> ImageError {
+    ImageError::Unreachable {
+        source_name: clip(url.split('?').next().unwrap_or_default(), 200),
+        reason,
     }
 }
 

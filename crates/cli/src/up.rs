@@ -39,6 +39,13 @@ pub struct Arguments {
     /// Folder whose image files are served below /images/.
     #[arg(long)]
     image_dir: Option<PathBuf>,
+    /// Keep an image store in the data folder: images are fetched once, checked and packed, and machines fetch from there what differs on their disks. Off: they fetch whole images from
+    /// their URLs.
+    #[arg(long)]
+    image_store: bool,
+    /// Most that the image store keeps, in GiB.
+    #[arg(long, value_name = "GIB", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    image_store_size: u64,
     /// Serve the Kubernetes API and nothing else: neither operator nor boot server. To import into it, and to look at one that is not to act.
     #[arg(long)]
     api_only: bool,
@@ -97,13 +104,17 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     let operator_client = account::client(&api, &admin, OPERATOR_NAMESPACE, OPERATOR, &mut parts, stop.child_token()).await?;
 
     // One machine, one LAN, no BMC: nobody could prove an identity here. Each use is told in an event.
-    let decisions = arguments.decisions.config(true);
+    let mut decisions = arguments.decisions.config(true);
+    decisions.image_store = arguments.image_store;
     let mut netboot = netboot::Config::new(netboot_client, "up");
     netboot.namespace = NETBOOT_NAMESPACE.to_owned();
     netboot.http = arguments.http_listen;
     netboot.tls = arguments.agent_listen;
     netboot.advertise = advertise.clone();
     netboot.image_dir = arguments.image_dir.clone();
+    netboot.image_store = arguments
+        .image_store
+        .then(|| netboot::StoreConfig::new(data_dir.join("image-store"), arguments.image_store_size << 30));
     netboot.decisions = decisions.clone();
     if let Some(machines) = arguments.lab_machines {
         netboot.quotas = netboot::Quotas::for_lab(machines as usize);

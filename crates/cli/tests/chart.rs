@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use api::{BareMetalEndpoint, BareMetalHardware, BareMetalInstance, common::NetworkRef};
+use api::{BareMetalEndpoint, BareMetalHardware, BareMetalImage, BareMetalImageSpec, BareMetalInstance, common::NetworkRef};
 use k8s_openapi::api::{
     authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
     coordination::v1::Lease,
@@ -26,7 +26,7 @@ use cluster::{Cluster, NETBOOT, SYSTEM, chart, deploy};
 const SERVERS: &str = "servers={https://192.0.2.10:8443}";
 
 /// Ways to set values, each of which must give something that an API server takes.
-const CHOICES: [&[&str]; 5] = [
+const CHOICES: [&[&str]; 6] = [
     &[],
     &[
         "netboot.kind=Deployment",
@@ -40,6 +40,7 @@ const CHOICES: [&[&str]; 5] = [
         "image.digest=sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
     ],
     &["deletionProtection=false"],
+    &["imageStore.enabled=true", "netboot.hostNetwork=false"],
     &[
         "monitoring.serviceMonitor=true",
         "monitoring.prometheusRule=true",
@@ -409,6 +410,35 @@ async fn figures_are_there(fleet: &cluster::Fleet) -> Result<()> {
     Ok(())
 }
 
+/// An image is prepared by one replica and copied by the others.
+async fn images_are_shared(cluster: &Cluster) -> Result<()> {
+    let disk: Vec<u8> = (0..2u32 << 20).map(|at| (at / 13 % 251) as u8).collect();
+    let digest = image::Digest::sha256_of(&disk).to_string();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}/disk.raw", listener.local_addr()?);
+    let router = axum::Router::new().fallback(move || {
+        let disk = disk.clone();
+        async move { disk }
+    });
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let images: Api<BareMetalImage> = Api::all(cluster.client.clone());
+    let spec = BareMetalImageSpec {
+        url,
+        digest,
+        ..BareMetalImageSpec::default()
+    };
+    images.create(&PostParams::default(), &BareMetalImage::new("shared", spec)).await?;
+    let limit = Instant::now() + Duration::from_secs(60);
+    loop {
+        let status = images.get("shared").await?.status.unwrap_or_default();
+        if status.stores.len() == 3 && status.packed.is_some() {
+            return Ok(());
+        }
+        ensure!(Instant::now() < limit, "not held by three replicas: {status:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn machines_live_with_the_rights_of_the_chart_and_no_right_is_idle() {
     life().await.unwrap();
@@ -416,7 +446,8 @@ async fn machines_live_with_the_rights_of_the_chart_and_no_right_is_idle() {
 
 async fn life() -> Result<()> {
     const MACHINES: usize = 40;
-    let cluster = Cluster::start(3, false, &["--set", "monitoring.dashboard=true"]).await?;
+    let mut cluster = Cluster::start(3, false, &["--set", "monitoring.dashboard=true"]).await?;
+    cluster.image_store = true;
     apply(&cluster, &monitoring_kinds(), &[])?;
     for choice in CHOICES {
         let rendered = template(&cluster.helm, choice)?;
@@ -437,6 +468,7 @@ async fn life() -> Result<()> {
     let report = lab::swarm::drive(&swarm, &cluster.client, cluster.boot(3), &fleet).await?;
     println!("{report}");
     figures_are_there(&fleet).await?;
+    images_are_shared(&cluster).await?;
     replugged(&cluster).await?;
 
     // One that stops in order gives the Lease back; from one that dies it is taken when its time is over.

@@ -21,7 +21,10 @@ use agent_protocol::{
     order::{ImageEvidence, ImageFormat, ImageParameters, Order, OrderKind, OrderResult, Progress, Step},
     seed::Seed,
 };
-use image::{Digest, Format, Source, WriteRequest};
+use image::{
+    Digest, Evidence, Format, ImageError, ProgressCallback, Source, WriteRequest,
+    pack::{ChunkSource, Manifest},
+};
 
 use crate::{
     config_drive::{BootFacts, ConfigDrive},
@@ -32,6 +35,14 @@ use crate::{
     error::MachineError,
     order::{incomplete, marker, prepare, successful, unsuccessful},
 };
+
+/// Where the bytes of an image come from.
+pub enum ImageSource {
+    /// As one file, which the order names by URL, digest and format.
+    Stream(Box<dyn Source>),
+    /// As chunks, of which the disk may hold some already. The manifest is the one that the order names.
+    Packed(Box<Manifest>, Box<dyn ChunkSource>),
+}
 
 /// All that an `Image` order needs.
 pub struct ImageJob<'a> {
@@ -44,7 +55,7 @@ pub struct ImageJob<'a> {
     /// How disks are opened.
     pub devices: &'a dyn Devices,
     /// Where the image comes from.
-    pub source: Box<dyn Source>,
+    pub source: ImageSource,
     /// The opened seed. Needed when the order wants a config drive.
     pub seed: Option<&'a Seed>,
     /// The guest helper's binary. Needed when the seed wants it on the drive.
@@ -80,7 +91,6 @@ fn run(job: ImageJob<'_>, progress: &mut dyn FnMut(Progress), state: &mut State)
     }
     let parameters = order.image.as_ref().ok_or_else(|| incomplete(order, "image"))?;
     progress(Progress::begin(Step::Preparing));
-    let digest = Digest::parse(&parameters.digest)?;
     let ready = prepare(order, job.disks, job.protected, job.devices, &mut state.contents)?;
     let device = ready.device.as_ref();
     let marker = marker(order, &parameters.digest);
@@ -97,10 +107,7 @@ fn run(job: ImageJob<'_>, progress: &mut dyn FnMut(Progress), state: &mut State)
         config_drive,
         ..WriteRequest::default()
     };
-    let format = format(parameters.format).ok_or_else(|| incomplete(order, "image.packed"))?;
-    let image = image::open(job.source, &digest, Some(format), &image::limit_of(device))?;
-
-    let written = image::write_image(image, device, &request, &mut |update| {
+    let mut reported = |update| {
         state.began = true;
         progress(translate(update));
         if job.cancel.load(Ordering::Relaxed) {
@@ -108,7 +115,15 @@ fn run(job: ImageJob<'_>, progress: &mut dyn FnMut(Progress), state: &mut State)
         } else {
             ControlFlow::Continue(())
         }
-    });
+    };
+    let written = match job.source {
+        ImageSource::Stream(source) => {
+            let format = format(parameters.format).ok_or_else(|| incomplete(order, "image.packed"))?;
+            let image = image::open(source, &Digest::parse(&parameters.digest)?, Some(format), &image::limit_of(device))?;
+            image::write_image(image, device, &request, &mut reported)
+        }
+        ImageSource::Packed(manifest, chunks) => write_packed(parameters, &manifest, chunks.as_ref(), device, &request, &mut reported),
+    };
     // In either case: what it holds now is part of the result.
     let found = contents::probe(device);
     state.contents = Some(found.clone());
@@ -128,7 +143,8 @@ fn run(job: ImageJob<'_>, progress: &mut dyn FnMut(Progress), state: &mut State)
         image: Some(ImageEvidence {
             order_id: order.id.clone(),
             disk: ready.disk.identity.clone(),
-            digest: evidence.image_digest,
+            // The image's own name, also where it came packed.
+            digest: parameters.digest.clone(),
             written_bytes: evidence.written_bytes,
             verified_bytes: evidence.verified_bytes,
             duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -137,6 +153,26 @@ fn run(job: ImageJob<'_>, progress: &mut dyn FnMut(Progress), state: &mut State)
         }),
         ..successful(order, found)
     })
+}
+
+/// Writes what the manifest says, if it is the one that the order names.
+fn write_packed(
+    parameters: &ImageParameters,
+    manifest: &Manifest,
+    chunks: &dyn ChunkSource,
+    device: &dyn image::BlockDevice,
+    request: &WriteRequest,
+    progress: &mut ProgressCallback<'_>,
+) -> Result<Evidence, ImageError> {
+    let (expected, actual) = (parameters.packed.as_ref().map(|p| p.digest.as_str()), manifest.digest().to_string());
+    if expected != Some(actual.as_str()) {
+        return Err(ImageError::DigestMismatch {
+            source_name: chunks.name().to_owned(),
+            expected: expected.unwrap_or("none").to_owned(),
+            actual,
+        });
+    }
+    image::write_packed(manifest, chunks, device, request, progress)
 }
 
 fn drive_files<'a>(

@@ -54,4 +54,4 @@ mod text;
 pub use devices::{Devices, KernelDevices};
 pub use erase_order::{EraseJob, run_erase};
 pub use error::MachineError;
-pub use image_order::{ImageJob, run_image};
+pub use image_order::{ImageJob, ImageSource, run_image};

@@ -62,6 +62,34 @@ impl Quotas {
     }
 }
 
+/// How the image store is set up.
+#[derive(Debug, Clone)]
+pub struct StoreConfig {
+    /// Its folder, of this replica alone.
+    pub path: PathBuf,
+    /// Most bytes in it.
+    pub quota: u64,
+    /// URL by which machines and other replicas reach the plain HTTP listener of this replica, as in `http://192.0.2.10:8080`. Left out: made of the first advertised host.
+    pub url: Option<String>,
+    /// How often a preparation's progress is written, which also renews the claim to it.
+    pub heartbeat: Duration,
+    /// A claim that was not renewed for so long is taken over.
+    pub claim_lost_after: Duration,
+}
+
+impl StoreConfig {
+    /// A store in this folder of at most so many bytes.
+    pub fn new(path: impl Into<PathBuf>, quota: u64) -> Self {
+        Self {
+            path: path.into(),
+            quota,
+            url: None,
+            heartbeat: Duration::from_secs(5),
+            claim_lost_after: Duration::from_secs(60),
+        }
+    }
+}
+
 /// Holes on purpose, so that the adversary tests are seen to find them. All closed by default.
 #[cfg(feature = "planted-holes")]
 #[doc(hidden)]
@@ -99,6 +127,8 @@ pub struct Config {
     pub media_dir: Option<PathBuf>,
     /// Folder whose regular files are served as `/images/<name>`.
     pub image_dir: Option<PathBuf>,
+    /// The image store. Without it machines fetch images from their URLs.
+    pub image_store: Option<StoreConfig>,
     /// Further words for the kernel command line, checked at start.
     pub kernel_arguments: Vec<String>,
     /// Times and choices of the decisions: what an unaccepted machine gets, whether an asserted identity is enough, ... The same as the operator's.
@@ -137,6 +167,7 @@ impl Config {
             servers: Vec::new(),
             media_dir: None,
             image_dir: None,
+            image_store: None,
             kernel_arguments: Vec::new(),
             decisions: lifecycle::config::Config {
                 allow_asserted_identity: true,
@@ -151,6 +182,17 @@ impl Config {
             quotas: Quotas::default(),
             #[cfg(feature = "planted-holes")]
             holes: PlantedHoles::default(),
+        }
+    }
+
+    /// Where packed images of this replica are, for whoever fetches them.
+    pub(crate) fn images_url(&self, store: &StoreConfig, http: SocketAddr) -> String {
+        if let Some(url) = &store.url {
+            return format!("{}/images", url.trim_end_matches('/'));
+        }
+        match self.advertise.first().and_then(|h| crate::boot::host::Host::parse(h)) {
+            Some(host) => format!("http://{host}:{}/images", http.port()),
+            None => format!("http://{http}/images"),
         }
     }
 
@@ -201,6 +243,27 @@ impl Config {
         ] {
             if value == 0 {
                 return refuse(field, "must be at least 1".to_owned());
+            }
+        }
+        if let Some(store) = &self.image_store {
+            let host = |url: &str| url.strip_prefix("http://").and_then(crate::boot::host::Host::parse_with_port);
+            if let Some(url) = store.url.as_deref().filter(|u| host(u).is_none()) {
+                return refuse(
+                    "imageStore.url",
+                    format!("{url:?} is not http://host:port with an IP address or a DNS name"),
+                );
+            }
+            if store.url.is_none() && self.advertise.is_empty() && self.http.ip().is_unspecified() {
+                return refuse(
+                    "imageStore.url",
+                    "give the URL by which machines reach this replica, or an advertised host: images are fetched from there".to_owned(),
+                );
+            }
+            if store.quota == 0 || store.heartbeat.is_zero() || store.claim_lost_after < store.heartbeat * 2 {
+                return refuse(
+                    "imageStore",
+                    "the quota must be more than nothing, and a claim must outlast two heartbeats".to_owned(),
+                );
             }
         }
         if self.poll.is_zero() || self.probe.is_zero() || self.api_timeout.is_zero() {

@@ -21,6 +21,12 @@ pub enum Error {
         /// What is wrong and what is allowed.
         problem: String,
     },
+    /// The image store cannot be used.
+    #[error("the image store cannot be opened: {problem}")]
+    Store {
+        /// What is wrong and what to do.
+        problem: String,
+    },
     /// The Kubernetes API refused or did not answer.
     #[error("{action} {object}: the Kubernetes API did not do it")]
     Api {

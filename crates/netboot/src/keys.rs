@@ -57,6 +57,14 @@ impl std::fmt::Debug for Keys {
     }
 }
 
+/// The pin that the keys in a Secret give, by which machines know netboot.
+///
+/// # Errors
+/// [`Error::Keys`] when one of them is missing or malformed.
+pub fn pin_in(secret: &Secret) -> Result<String, Error> {
+    Keys::from_secret(secret).map(|keys| keys.pin().to_owned())
+}
+
 impl Keys {
     /// SHA-256 of the CA's public key: `kbm.ca=`.
     pub fn pin(&self) -> &str {

@@ -43,7 +43,8 @@ mod wake;
 #[cfg(feature = "planted-holes")]
 #[doc(hidden)]
 pub use config::PlantedHoles;
-pub use config::{Config, Quotas};
+pub use config::{Config, Quotas, StoreConfig};
 pub use error::Error;
+pub use image_store::upload;
 pub use netboot::{Addresses, Netboot, Route, routes};
 pub use objects::seeds::{SEALED, secret_name};

@@ -79,6 +79,18 @@ pub struct Metrics {
     pub lost: Counter,
     /// Whether the API answers: 1 or 0.
     pub api_reachable: Gauge,
+    /// Bytes on the image store's disk, with what is being made.
+    pub image_store_bytes: Gauge,
+    /// Packed images on it.
+    pub image_store_packs: Gauge,
+    /// Bytes of packed images that were asked for.
+    pub image_bytes_served: Counter,
+    /// Images that were prepared from their source.
+    pub images_prepared: Counter,
+    /// Images that were copied from another replica.
+    pub images_copied: Counter,
+    /// Preparations that failed.
+    pub images_failed: Counter,
 }
 
 impl Metrics {
@@ -115,6 +127,12 @@ impl Metrics {
             machines: register!("machines", "Machines whose agent asks this replica", Gauge),
             lost: register!("machines_lost", "Machines that fell silent", Counter),
             api_reachable: register!("api_reachable", "Whether the Kubernetes API answers", Gauge),
+            image_store_bytes: register!("image_store_bytes", "Bytes on the image store's disk", Gauge),
+            image_store_packs: register!("image_store_packs", "Packed images in the image store", Gauge),
+            image_bytes_served: register!("image_bytes_served", "Bytes of packed images that were asked for", Counter),
+            images_prepared: register!("images_prepared", "Images prepared from their source", Counter),
+            images_copied: register!("images_copied", "Images copied from another replica", Counter),
+            images_failed: register!("image_preparations_failed", "Preparations of images that failed", Counter),
             registry,
         }
     }

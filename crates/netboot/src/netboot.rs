@@ -12,7 +12,7 @@ use agent_protocol::{
 };
 use axum::{
     Router,
-    routing::{get, post},
+    routing::{get, post, put},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -21,12 +21,18 @@ use crate::{
     config::Config,
     error::{Error, chain},
     guest_api,
-    image_store::{self, Folder},
+    image_store::{
+        self, Folder,
+        keeper::{Keeper, Parts},
+        serve::Packs,
+        shelf::{self, Shelf},
+        upload::Uploads,
+    },
     keys::{self, Keys},
     limits::{RateLimit, Slots},
     lost,
     metrics::Metrics,
-    objects::{cache::Cache, seeds::Seeds, store::Store, watch},
+    objects::{cache::Cache, images::Images, seeds::Seeds, store::Store, watch},
     presence::Presence,
     progress::Hints,
     server::{self, Front},
@@ -59,6 +65,10 @@ pub struct Route {
 const PATH_IPXE: &str = "/boot/ipxe";
 const PATH_MEDIA: &str = "/boot/media/{name}";
 const PATH_IMAGES: &str = "/images/{name}";
+const PATH_PACKS: &str = "/images/{digest}/{part}";
+const PATH_UPLOADS: &str = "/images/v1/uploads/{name}";
+/// Uploads that one source may ask for in a minute.
+const UPLOADS_PER_MINUTE: u32 = 60;
 
 /// Every route there is. [`Netboot::start`] serves these and nothing else.
 pub fn routes() -> Vec<Route> {
@@ -67,6 +77,10 @@ pub fn routes() -> Vec<Route> {
         route("GET", PATH_IPXE, false, true),
         route("GET", PATH_MEDIA, false, true),
         route("GET", PATH_IMAGES, false, true),
+        route("GET", PATH_PACKS, false, true),
+        // The same for a machine that reaches no replica's plain HTTP.
+        route("GET", PATH_PACKS, true, true),
+        route("PUT", PATH_UPLOADS, true, false),
         route("POST", PATH_SESSIONS, true, false),
         route("GET", PATH_ORDER, true, false),
         route("POST", PATH_REPORTS, true, false),
@@ -76,18 +90,30 @@ pub fn routes() -> Vec<Route> {
     ]
 }
 
-fn plain_router(shared: &Arc<Shared>) -> Router {
-    let media = Router::new()
-        .route(PATH_MEDIA, get(image_store::serve))
-        .with_state(Folder::media(shared.config.media_dir.clone()));
-    let images = Router::new()
-        .route(PATH_IMAGES, get(image_store::serve))
-        .with_state(Folder::images(shared.config.image_dir.clone()));
-    let boot = Router::new().route(PATH_IPXE, get(boot::ipxe)).with_state(shared.clone());
-    server::guarded(boot.merge(media).merge(images), shared.metrics.clone())
+fn packs_router(packs: &Packs) -> Router {
+    Router::new()
+        .route(PATH_PACKS, get(image_store::serve::serve))
+        .with_state(packs.clone())
 }
 
-fn tls_router(shared: &Arc<Shared>) -> Router {
+fn plain_router(shared: &Arc<Shared>, packs: &Packs) -> Router {
+    let media = Router::new()
+        .route(PATH_MEDIA, get(image_store::serve_folder))
+        .with_state(Folder::media(shared.config.media_dir.clone()));
+    let images = Router::new()
+        .route(PATH_IMAGES, get(image_store::serve_folder))
+        .with_state(Folder::images(shared.config.image_dir.clone()));
+    let boot = Router::new().route(PATH_IPXE, get(boot::ipxe)).with_state(shared.clone());
+    server::guarded(boot.merge(media).merge(images).merge(packs_router(packs)), shared.metrics.clone())
+}
+
+fn tls_router(shared: &Arc<Shared>, packs: &Packs, keeper: Option<Arc<Keeper>>) -> Router {
+    let uploads = Router::new()
+        .route(PATH_UPLOADS, put(image_store::upload::upload))
+        .with_state(Uploads {
+            keeper,
+            lookups: Arc::new(RateLimit::per_minute(UPLOADS_PER_MINUTE)),
+        });
     let router = Router::new()
         .route(PATH_SESSIONS, post(agent_api::sessions::open))
         .route(PATH_ORDER, get(agent_api::orders::order))
@@ -95,7 +121,9 @@ fn tls_router(shared: &Arc<Shared>) -> Router {
         .route(PATH_SEED, get(agent_api::seed::seed))
         .route(PATH_GUEST_REGISTER, post(guest_api::register))
         .route(PATH_GUEST_ORDER, get(guest_api::order))
-        .with_state(shared.clone());
+        .with_state(shared.clone())
+        .merge(packs_router(packs))
+        .merge(uploads);
     #[cfg(feature = "planted-holes")]
     let router = router.route("/test/panic", get(planted_panic));
     server::guarded(router, shared.metrics.clone())
@@ -140,6 +168,12 @@ impl Netboot {
             metrics.clone(),
         ));
         let seeds = Arc::new(Seeds::default());
+        let images = Arc::new(Images::default());
+        let shelf = open_shelf(&config, &images, &cache)?;
+        let packs = Packs {
+            shelf: shelf.clone(),
+            metrics: metrics.clone(),
+        };
         let synced = watch::start(&store, &cache, &wakes, &seeds, &stop, &tasks);
         let quotas = config.quotas.clone();
         let shared = Arc::new(Shared {
@@ -168,11 +202,28 @@ impl Netboot {
             stop: stop.clone(),
             tracker: tasks.clone(),
         };
-        tasks.spawn(server::serve(http, front(plain_router(&shared)), None));
+        let keeper = shelf.zip(shared.config.image_store.clone()).map(|(shelf, settings)| {
+            Keeper::new(Parts {
+                replica: shared.config.replica.clone(),
+                decisions: shared.config.decisions.clone(),
+                url: shared.config.images_url(&settings, addresses.http),
+                settings,
+                store: shared.store.clone(),
+                images: images.clone(),
+                shelf,
+                metrics: metrics.clone(),
+                stop: stop.clone(),
+            })
+        });
+        tasks.spawn(server::serve(http, front(plain_router(&shared, &packs)), None));
         let with_keys = shared.clone();
         let tls_config: Arc<dyn Fn() -> Option<Arc<rustls::ServerConfig>> + Send + Sync> =
             Arc::new(move || with_keys.keys().map(|k| k.tls()));
-        tasks.spawn(server::serve(tls, front(tls_router(&shared)), Some(tls_config)));
+        tasks.spawn(server::serve(
+            tls,
+            front(tls_router(&shared, &packs, keeper.clone())),
+            Some(tls_config),
+        ));
         let background = |task: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
             let stop = stop.clone();
             tasks.spawn(async move {
@@ -189,6 +240,10 @@ impl Netboot {
             metrics.clone(),
         )));
         background(Box::pin(adopt_then_watch(shared.clone())));
+        if let Some(keeper) = keeper {
+            background(Box::pin(watch::follow_images(&shared.store, &images)));
+            background(Box::pin(keeper.run()));
+        }
         tasks.close();
         tracing::info!(http = %addresses.http, tls = %addresses.tls, replica = %shared.config.replica, "netboot serves");
         Ok(Self {
@@ -245,6 +300,20 @@ impl Netboot {
             tracing::warn!("connections were cut off at the end of the grace period");
         }
     }
+}
+
+/// Takes the image store's folder, where there is one.
+fn open_shelf(config: &Config, images: &Arc<Images>, cache: &Arc<Cache>) -> Result<Option<Arc<Shelf>>, Error> {
+    let Some(settings) = &config.image_store else { return Ok(None) };
+    let (images, cache) = (images.clone(), cache.clone());
+    let in_use = move || {
+        let mut names = cache.packs_in_orders();
+        names.extend(images.packs());
+        names
+    };
+    let shelf = Shelf::open(&settings.path, settings.quota, shelf::GRACE, Box::new(in_use))
+        .map_err(|error| Error::Store { problem: chain(&error) })?;
+    Ok(Some(Arc::new(shelf)))
 }
 
 /// Gets the keys (making them if nobody did), then looks at them again and again: that is at the same time the question whether the API is there.

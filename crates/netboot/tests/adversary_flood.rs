@@ -33,7 +33,7 @@ async fn every_route_refuses_those_who_show_nothing() {
     let pin = rig.pin();
     let addresses = rig.netboot.addresses();
     for route in netboot::routes() {
-        let path = route.path.replace("{name}", "no-such-file");
+        let path = route.path.replace("{name}", "no-such-file").replace("{digest}/{part}", "00/chunks");
         for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE"] {
             let mut connection = if route.tls {
                 connect_tls(STRANGER, addresses.tls, &pin).await.unwrap()
@@ -77,7 +77,12 @@ async fn every_route_refuses_those_who_show_nothing() {
     // The agent's routes are not on the plain side.
     for route in netboot::routes().iter().filter(|r| r.tls) {
         let mut plain = connect_plain(STRANGER, addresses.http).await.unwrap();
-        assert_eq!(send(&mut plain, get(route.path)).await.0, StatusCode::NOT_FOUND, "{}", route.path);
+        assert_eq!(
+            send(&mut plain, get(&route.path.replace(['{', '}'], ""))).await.0,
+            StatusCode::NOT_FOUND,
+            "{}",
+            route.path
+        );
     }
 }
 

@@ -96,6 +96,18 @@ impl Plan {
         }
     }
 
+    /// With an image store: that of a netboot replica lies beside its log.
+    pub fn with_image_store(mut self) -> Self {
+        if self.arguments.first().is_some_and(|role| role == "operator") {
+            self.arguments.push("--with-image-store".to_owned());
+        } else {
+            let folder = self.logs.join(format!("{}.images", self.name));
+            self.arguments
+                .extend([format!("--image-store={}", folder.display()), "--image-store-size=1".to_owned()]);
+        }
+        self
+    }
+
     /// Its log, of all its runs.
     pub fn log(&self) -> PathBuf {
         self.logs.join(format!("{}.log", self.name))

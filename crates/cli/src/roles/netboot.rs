@@ -42,6 +42,15 @@ pub struct Arguments {
     /// Folder whose image files are served below /images/.
     #[arg(long, env = "KBM_IMAGE_DIR")]
     image_dir: Option<PathBuf>,
+    /// Folder of the image store, of this replica alone: images are fetched once, checked and packed there. Left out: machines fetch images from their URLs.
+    #[arg(long, env = "KBM_IMAGE_STORE")]
+    image_store: Option<PathBuf>,
+    /// Most that the image store keeps, in GiB.
+    #[arg(long, env = "KBM_IMAGE_STORE_SIZE", value_name = "GIB", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    image_store_size: u64,
+    /// URL (`http://host:port`) by which machines and other replicas fetch from the image store. Default: the first advertised host.
+    #[arg(long, env = "KBM_IMAGE_STORE_URL")]
+    image_store_url: Option<String>,
     /// Where health and metrics are served (plain HTTP).
     #[arg(long, env = "KBM_MONITOR_LISTEN", default_value = "0.0.0.0:9090")]
     monitor_listen: SocketAddr,
@@ -68,6 +77,10 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     config.servers = arguments.servers;
     config.media_dir = arguments.media_dir;
     config.image_dir = arguments.image_dir;
+    config.image_store = arguments.image_store.map(|path| netboot::StoreConfig {
+        url: arguments.image_store_url,
+        ..netboot::StoreConfig::new(path, arguments.image_store_size << 30)
+    });
     config.decisions = arguments.decisions.config(arguments.allow_asserted_identity);
     if let Some(machines) = arguments.lab_machines {
         config.quotas = netboot::Quotas::for_lab(machines as usize);

@@ -34,6 +34,9 @@ pub struct Arguments {
     /// Give seeds and images to machines whose identity is only asserted (UUID and MAC, which anybody on their network can forge). Each use is told in an event.
     #[arg(long, env = "KBM_ALLOW_ASSERTED_IDENTITY")]
     allow_asserted_identity: bool,
+    /// Netboot has an image store: images go through it unless they say otherwise.
+    #[arg(long, env = "KBM_WITH_IMAGE_STORE")]
+    with_image_store: bool,
     #[command(flatten)]
     decisions: Decisions,
 }
@@ -52,6 +55,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     config.operator_namespace = arguments.namespace;
     config.netboot_namespace = arguments.netboot_namespace;
     config.lifecycle = arguments.decisions.config(arguments.allow_asserted_identity);
+    config.lifecycle.image_store = arguments.with_image_store;
     config.leader_election = Some(operator::LeaderElection {
         lease: arguments.lease,
         // A replica that was restarted is another candidate: what the one before it had in flight must not be taken for its own.

@@ -45,6 +45,8 @@ pub struct Cluster {
     pub servers: Vec<String>,
     /// The chart that is installed, or upgraded to.
     pub chart: PathBuf,
+    /// Whether the roles have an image store.
+    pub image_store: bool,
     ports: Vec<[u16; 3]>,
 }
 
@@ -79,6 +81,7 @@ impl Cluster {
             dir,
             servers,
             chart,
+            image_store: false,
             ports,
         };
         this.helm_release("install", values)?;
@@ -124,6 +127,9 @@ impl Cluster {
         for (index, ports) in self.ports.iter().take(netboots).enumerate() {
             let name = format!("netboot-{index}");
             plans.push(Plan::netboot(program, &name, &account, &self.servers, *ports, machines, logs));
+        }
+        if self.image_store {
+            plans = plans.into_iter().map(Plan::with_image_store).collect();
         }
         let mut processes = plans.iter().map(Plan::start).collect::<Result<Vec<_>>>()?;
         for process in &mut processes {

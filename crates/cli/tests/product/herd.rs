@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent_protocol::order::OrderKind;
+use agent_protocol::order::{OrderKind, PackedSource};
 use anyhow::{Result, bail, ensure};
 use api::{BareMetalHardware, BareMetalInstance, HardwarePhase, InstancePhase, instance::RunningEvidence};
 use kube::{
@@ -224,6 +224,15 @@ impl Herd {
             _ => None,
         });
         runs.collect()
+    }
+
+    /// The packed images that orders named.
+    pub fn packed(&self) -> Vec<PackedSource> {
+        let packed = self.ledger.entries().into_iter().filter_map(|e| match e.fact {
+            Fact::Begun { packed, .. } => packed,
+            _ => None,
+        });
+        packed.collect()
     }
 
     /// From now on.

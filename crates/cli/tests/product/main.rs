@@ -4,6 +4,7 @@
 #[allow(dead_code, reason = "other tests use the rest")]
 mod cluster;
 mod herd;
+mod images;
 mod moving;
 mod restore;
 mod rotation;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use agent_protocol::{
     disk::{ContentsState, DiskMarker},
-    order::{Claim, DiskTarget, ExpectedContents, FaultReason, Outcome},
+    order::{Claim, DiskTarget, ExpectedContents, FaultReason, Outcome, PackedSource},
 };
 use image::MemorySource;
 
@@ -98,13 +98,21 @@ impl Bench {
         self.folder.path().join("sda")
     }
 
+    fn stream(&self) -> ImageSource {
+        ImageSource::Stream(Box::new(MemorySource::new("http://images.example/debian.raw", self.image.clone())))
+    }
+
     fn run_with(&self, seed: Option<&Seed>, cancel: &AtomicBool, progress: &mut dyn FnMut(Progress)) -> OrderResult {
+        self.run_from(self.stream(), seed, cancel, progress)
+    }
+
+    fn run_from(&self, source: ImageSource, seed: Option<&Seed>, cancel: &AtomicBool, progress: &mut dyn FnMut(Progress)) -> OrderResult {
         let job = ImageJob {
             order: &self.order,
             disks: &self.disks,
             protected: &[],
             devices: &KernelDevices::at(self.folder.path()),
-            source: Box::new(MemorySource::new("http://images.example/debian.raw", self.image.clone())),
+            source,
             seed,
             guest_helper: Some(b"\x7fELF helper"),
             efi: None,
@@ -268,4 +276,47 @@ fn without_a_config_drive_the_disk_is_named_by_its_fingerprint() {
     let contents = result.contents.unwrap();
     assert_eq!(contents.state, ContentsState::Foreign);
     assert_eq!(result.image.unwrap().config_drive, None);
+}
+
+#[test]
+fn a_packed_image_gives_the_same_installation_and_only_the_one_that_the_order_names_is_written() {
+    let mut bench = Bench::new();
+    let folder = bench.folder.path().join("packed");
+    let source = Box::new(MemorySource::new("debian.raw", bench.image.clone()));
+    let image = image::open(source, &Digest::sha256_of(&bench.image), None, &image::pack::packing_limit()).unwrap();
+    let go = &mut |_| ControlFlow::Continue(());
+    image::pack::pack(image, &folder, &image::pack::PackOptions::default(), go).unwrap();
+    let packed = || {
+        let (manifest, chunks) = image::pack::DirSource::open(&folder).unwrap();
+        ImageSource::Packed(Box::new(manifest), Box::new(chunks))
+    };
+    let digest = image::pack::DirSource::open(&folder).unwrap().0.digest().to_string();
+    let named = |digest: &str| {
+        Some(PackedSource {
+            digest: digest.to_owned(),
+            urls: Vec::new(),
+        })
+    };
+
+    let before = std::fs::read(bench.path()).unwrap();
+    bench.order.image.as_mut().unwrap().packed = named(&format!("blake3:{}", "0".repeat(64)));
+    let refused = bench.run_from(packed(), Some(&bench.seed), &GO, &mut |_| {});
+    let fault = refused.fault.unwrap();
+    assert_eq!(
+        (refused.outcome, fault.reason),
+        (Outcome::Refused, FaultReason::ImageDigestMismatch)
+    );
+    assert!(std::fs::read(bench.path()).unwrap() == before, "a refusal changes nothing");
+
+    bench.order.image.as_mut().unwrap().packed = named(&digest);
+    let result = bench.run_from(packed(), Some(&bench.seed), &GO, &mut |_| {});
+    assert_eq!(result.outcome, Outcome::Succeeded, "{:?}", result.fault);
+    assert_eq!(
+        result.image.unwrap().digest,
+        bench.order.image.as_ref().unwrap().digest,
+        "its own name stays"
+    );
+    let disk = std::fs::read(bench.path()).unwrap();
+    assert!(disk[(6 * MIB) as usize..(9 * MIB) as usize] == bench.image[(6 * MIB) as usize..(9 * MIB) as usize]);
+    assert_eq!(marker_of(&bench.path()).0, ContentsState::Marked);
 }

@@ -31,7 +31,7 @@ pub(crate) struct Cache {
 }
 
 /// Whether `new` may replace `old`: equal and newer revisions may. Revisions that are not numbers are taken as they come.
-fn is_newer<K: Resource>(old: &K, new: &K) -> bool {
+pub(super) fn is_newer<K: Resource>(old: &K, new: &K) -> bool {
     if old.meta().uid != new.meta().uid {
         return true;
     }
@@ -68,6 +68,14 @@ impl Cache {
     pub(crate) fn guest(&self, instance_uid: &str) -> Option<Arc<BareMetalDiscovery>> {
         let tables = self.read();
         tables.guests.get(instance_uid).and_then(|n| tables.discoveries.get(n)).cloned()
+    }
+
+    /// Packed images that orders name, by their hexadecimal digits.
+    pub(crate) fn packs_in_orders(&self) -> HashSet<String> {
+        let tables = self.read();
+        let orders = tables.hardware.values().filter_map(|h| h.status.as_ref()?.order.as_ref());
+        let packs = orders.filter_map(|o| o.image.as_ref()?.packed.as_ref()?.hex().map(str::to_owned));
+        packs.collect()
     }
 
     /// Discoveries without hardware.

@@ -6,6 +6,7 @@
 //! * [`watch`]: keeps the cache.
 
 pub(crate) mod cache;
+pub(crate) mod images;
 pub(crate) mod seeds;
 pub(crate) mod store;
 pub(crate) mod watch;

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use api::{BareMetalDiscovery, BareMetalHardware};
+use api::{BareMetalDiscovery, BareMetalHardware, BareMetalImage};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, ResourceExt, api::PostParams};
 use tokio::sync::Semaphore;
@@ -36,6 +36,7 @@ pub(crate) enum Change<T> {
 pub(crate) struct Store {
     pub(crate) discoveries: Api<BareMetalDiscovery>,
     pub(crate) hardware: Api<BareMetalHardware>,
+    pub(crate) images: Api<BareMetalImage>,
     pub(crate) secrets: Api<Secret>,
     cache: Arc<Cache>,
     metrics: Arc<Metrics>,
@@ -52,6 +53,7 @@ impl Store {
         Self {
             discoveries: Api::all(client.clone()),
             hardware: Api::all(client.clone()),
+            images: Api::all(client.clone()),
             secrets: Api::namespaced(client, namespace),
             cache,
             metrics,
@@ -163,6 +165,15 @@ impl Store {
         let written = slim(written);
         self.cache.apply_discovery(written.clone());
         Ok(written)
+    }
+
+    /// Compare and swap of an image's status.
+    pub(crate) async fn replace_image_status(&self, image: &BareMetalImage) -> Result<BareMetalImage, Error> {
+        let name = image.name_any();
+        self.metrics.writes.inc();
+        let how = PostParams::default();
+        let replaced = self.images.replace_status(&name, &how, image);
+        self.call("replace status of BareMetalImage", &name, replaced).await.map(slim)
     }
 
     /// Decides on `start` and writes by compare and swap. When the write comes too late, or the decision on a cached object is a refusal, it is decided anew

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, fmt::Debug, sync::Arc};
 
-use api::{BareMetalDiscovery, BareMetalHardware};
+use api::{BareMetalDiscovery, BareMetalHardware, BareMetalImage};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use k8s_openapi::api::core::v1::Secret;
 
 use crate::{
-    objects::{cache::Cache, seeds::Seeds},
+    objects::{cache::Cache, images::Images, seeds::Seeds},
     wake::Wakes,
 };
 
@@ -86,6 +86,36 @@ impl Sink<Secret> for SealedSeeds {
     fn key(&self, object: &Secret) -> String {
         object.name_any()
     }
+}
+
+struct AllImages(Arc<Images>);
+
+impl Sink<BareMetalImage> for AllImages {
+    fn apply(&self, object: BareMetalImage) {
+        self.0.apply(object);
+    }
+    fn delete(&self, object: BareMetalImage) {
+        self.0.remove(&object.name_any());
+    }
+    fn retain(&self, keys: &HashSet<String>) {
+        self.0.retain(keys);
+    }
+    fn key(&self, object: &BareMetalImage) -> String {
+        object.name_any()
+    }
+}
+
+/// Keeps the images; only a replica with an image store asks for them.
+pub(crate) fn follow_images(store: &crate::objects::store::Store, images: &Arc<Images>) -> impl Future<Output = ()> + Send + use<> {
+    let listed = images.clone();
+    follow(
+        store.images.clone(),
+        watcher::Config::default(),
+        AllImages(images.clone()),
+        move || {
+            listed.listed();
+        },
+    )
 }
 
 /// Says when each kind was listed completely for the first time.

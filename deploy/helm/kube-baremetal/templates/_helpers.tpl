@@ -26,6 +26,7 @@ KBM_NETBOOT_NAMESPACE: {{ .Values.netboot.namespace | quote }}
 KBM_UNACCEPTED: {{ .Values.unaccepted | quote }}
 KBM_LOCAL_BOOT_CONFIRMED_AFTER: {{ .Values.localBootConfirmedAfter | quote }}
 KBM_ALLOW_ASSERTED_IDENTITY: {{ .Values.allowAssertedIdentity | quote }}
+KBM_WITH_IMAGE_STORE: {{ .Values.imageStore.enabled | quote }}
 {{- end }}
 
 {{- define "kbm.probes" -}}

@@ -56,6 +56,7 @@ fn begun(order: &str, kind: OrderKind, claim: &str, held: &str) -> Fact {
         claim: claim.to_owned(),
         state: ContentsState::Blank,
         held: held.to_owned(),
+        packed: None,
     }
 }
 

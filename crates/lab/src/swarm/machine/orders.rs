@@ -117,6 +117,7 @@ impl Machine {
             claim: work.order.claim.as_ref().map(|c| c.uid.clone()).unwrap_or_default(),
             state: self.body.contents.state,
             held: self.body.installed_instance().unwrap_or_default().to_owned(),
+            packed: work.order.image.as_ref().and_then(|i| i.packed.clone()),
         });
         self.body.begin(&work.order);
         self.wait(self.timing.disk / PROGRESS_REPORTS, Then::Work)

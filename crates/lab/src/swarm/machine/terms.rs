@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use agent_protocol::{
     disk::ContentsState,
-    order::{FaultReason, OrderKind},
+    order::{FaultReason, OrderKind, PackedSource},
 };
 
 use super::super::faults::{Mishap, Point};
@@ -137,6 +137,8 @@ pub enum Fact {
         state: ContentsState,
         /// Whose installation the disk held; empty for none.
         held: String,
+        /// The packed image that it names, for an agent that knows such.
+        packed: Option<PackedSource>,
     },
     /// An order was refused, because something is not as it says.
     Refused {
