@@ -31,12 +31,7 @@ LIMIT = 60
 def _small_forms(bench):
     """A small image with every byte of it used, since a fault may hit any."""
     folder = bench.out / "failures"
-    folder.mkdir(parents=True, exist_ok=True)
-    raw = folder / "image.raw"
-    with open(bench.images.raw, "rb") as source, open(raw, "wb") as out:
-        for offset in bench.images.windows()[: SIZE // MIB]:
-            source.seek(offset)
-            out.write(source.read(MIB))
+    raw = bench.images.part(folder, SIZE)
     forms = {"raw": raw}
     for name in (*TRIED[1:], "bmap"):
         forms[name] = folder / f"image.{name}"

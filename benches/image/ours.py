@@ -15,6 +15,7 @@ class Program:
 
     def __init__(self, path):
         self.path = path
+        self._packed = {}
 
     def lacks(self, *words):
         """Why it cannot be used for this, or nothing."""
@@ -30,17 +31,16 @@ class Program:
     def write(self, source, device, digest):
         return [self.path, "image", "write", source, device, "--digest", digest, "--yes", "--json", "--no-progress"]
 
-    def pack(self, raw, out):
-        """Packs a raw image. Returns the digest that names it, which is that of the manifest's own bytes."""
-        shutil.rmtree(out, ignore_errors=True)
-        subprocess.run([self.path, "image", "pack", raw, "-o", out], check=True, stdout=subprocess.DEVNULL)
-
-    def packed(self, images, raw, name):
-        """A packed image in the folder of forms. It is made anew in every run of the rig: the packer is ours and may have changed."""
-        out = images.folder / name
-        self.pack(raw, out)
-        said = subprocess.run([self.path, "image", "inspect", out, "--json"], check=True, stdout=subprocess.PIPE, text=True)
-        return out, json.loads(said.stdout)["digest"]
+    def packed(self, folder, raw, name):
+        """A packed image in a folder, and the digest that names it. It is made anew in every run of the rig: the packer is ours and may have changed."""
+        out = folder / name
+        if name not in self._packed:
+            shutil.rmtree(out, ignore_errors=True)
+            said = subprocess.run(
+                [self.path, "image", "pack", raw, "--output", out, "--json", "--no-progress"], check=True, stdout=subprocess.PIPE, text=True
+            )
+            self._packed[name] = json.loads(said.stdout)["digest"]
+        return out, self._packed[name]
 
     def contenders(self, digests):
         lacking = self.lacks("image", "write")
@@ -54,7 +54,7 @@ class Program:
 def pieces(folder, count):
     """The stored chunks of a packed image in `count` files of about one size, cut between frames: what so many cores decompress at once."""
     chunks = json.loads((folder / "manifest.json").read_bytes())["chunks"]
-    ends = sorted({chunk["offset"] + chunk["storedBytes"] for chunk in chunks})
+    ends = sorted({chunk["offset"] + chunk["length"] for chunk in chunks})
     bounds = [0] + [min(ends, key=lambda end: abs(end - ends[-1] * part // count)) for part in range(1, count + 1)]
     found = []
     with open(folder / "chunks", "rb") as file:
