@@ -108,7 +108,10 @@ fn what_is_refused_says_what_to_do() {
         ),
         (vec!["pack", "one.raw", "-o", "pack", "--format", "qcow2"], "declared as qcow2"),
         (vec!["pack", "one.raw", "-o", "pack", "--chunk-size", "100"], "power of two"),
-        (vec!["pack", "-", "-o", "pack", "--digest", wrong.as_str()], "empty"),
+        (
+            vec!["pack", "-", "-o", "pack", "--digest", wrong.as_str()],
+            "standard input has digest",
+        ),
         (vec!["inspect", "one.raw"], "no packed image"),
         (vec!["verify", "."], "manifest.json"),
     ] {

@@ -25,7 +25,12 @@ struct Facts {
 
 /// Everything that uses the disk; empty for a file, and for a disk that is free.
 pub fn users(disk: &Path) -> Result<Vec<String>> {
-    let metadata = fs::metadata(disk).with_context(|| format!("looking at {}", disk.display()))?;
+    let metadata = fs::metadata(disk).with_context(|| {
+        format!(
+            "{} is not there; name a disk, or a file of the size that the disk shall have",
+            disk.display()
+        )
+    })?;
     if !metadata.file_type().is_block_device() {
         return Ok(Vec::new());
     }
@@ -36,7 +41,11 @@ fn gather(device: u64) -> Result<Facts> {
     let read = |path: &str| fs::read_to_string(path).with_context(|| format!("reading {path}"));
     let mut facts = Facts {
         mounts: read("/proc/self/mountinfo")?,
-        swaps: read("/proc/swaps")?,
+        swaps: match fs::read_to_string("/proc/swaps") {
+            // A kernel without swapping.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            swaps => swaps.context("reading /proc/swaps")?,
+        },
         ..Facts::default()
     };
     let own = PathBuf::from(format!("/sys/dev/block/{}:{}", major(device), minor(device)));

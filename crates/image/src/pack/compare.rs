@@ -88,11 +88,12 @@ fn left_out(manifest: &Manifest, source: &dyn ChunkSource) -> Result<Vec<Range<u
         source_name: source.name().to_owned(),
         reason: format!("of its partition table: {reason}"),
     })?;
-    let mut ranges = vec![0..FIRST_BYTES as u64];
-    if let Table::Gpt(gpt) = table {
-        ranges.push(gpt.backup_range());
-    }
-    Ok(ranges)
+    let backup = match table {
+        Table::Gpt(gpt) => Some(gpt.backup_range()),
+        Table::Mbr(_) | Table::None => None,
+    };
+    let first = 0..FIRST_BYTES as u64;
+    Ok(std::iter::once(first).chain(backup).collect())
 }
 
 /// The plain bytes of a chunk.

@@ -77,13 +77,13 @@ pub fn into_layout(folder: &Path, layout: &Path) -> Result<String, ImageError> {
     for (file, media_type) in [(MANIFEST_FILE, MANIFEST_TYPE), (CHUNKS_FILE, CHUNKS_TYPE)] {
         let path = folder.join(file);
         let (sha256, size) = hashed(&path).map_err(output_error(&path))?;
-        let blob = new.path(&blobs.join(hex::encode(sha256)));
+        let blob = new.path(blobs.join(hex::encode(sha256)));
         fs::rename(&path, &blob).map_err(output_error(&blob))?;
         layers.push(descriptor(media_type, &sha256, size));
     }
     let add = |bytes: &[u8], media_type: &str| {
         let sha256 = Sha256::digest(bytes);
-        new.write(&blobs.join(hex::encode(sha256)), bytes)?;
+        new.write(blobs.join(hex::encode(sha256)), bytes)?;
         Ok::<_, ImageError>(descriptor(media_type, &sha256, bytes.len() as u64))
     };
     let artifact = Artifact {
