@@ -200,14 +200,14 @@ fn a_server_without_another_gives_a_clear_error_in_bounded_time() {
         let server = Server::start(&body, manner);
         let chunks = chunks(&[&server], body.len());
         let started = Instant::now();
-        let error = chunks.read(10, &mut vec![0; 1000]).unwrap_err();
+        let error = chunks.read(10, &mut [0; 1000]).unwrap_err();
         let text = error.to_string();
         assert_eq!(error.kind(), kind, "{manner:?}: {text}");
         assert!(text.contains(part) && !text.contains("secret"), "{manner:?}: {text}");
         assert_eq!(server.requests.load(Ordering::SeqCst), requests, "{manner:?}");
         assert!(started.elapsed() < Duration::from_secs(30), "{manner:?}");
         if requests == 1 {
-            let error = chunks.read(10, &mut vec![0; 1000]).unwrap_err().to_string();
+            let error = chunks.read(10, &mut [0; 1000]).unwrap_err().to_string();
             assert!(error.contains("wrong answer before"), "{error}");
         }
     }
