@@ -308,7 +308,8 @@ fn a_disk_is_held_against_the_image() {
         other[at] ^= 1;
         let found = compare(other);
         let chunk = (at / 65_536 * 65_536) as u64;
-        assert_eq!((found.differing_chunks, found.differing), (1, vec![chunk..chunk + 65_536]));
+        assert_eq!(found.differing_chunks, 1);
+        assert_eq!(found.differing.first(), Some(&(chunk..chunk + 65_536)));
     }
 }
 
