@@ -249,6 +249,18 @@ bench-image: setup image ## Image writing beside its limits and its peers, held 
 bench-pack: image ## Stored size and processor time of packed images by chunk size and level, with the Debian image
 	$(CARGO) run --package image --example pack_settings -- $(IMAGE)
 
+.PHONY: test-qcow2
+test-qcow2: ## Compare the reading of 500 random qcow2 images with QEMU's (60 of them are part of `make test`)
+	QCOW2_IMAGES=500 $(CARGO) test --workspace --test decode qcow2 -- --nocapture
+
+.PHONY: test-image-memory
+test-image-memory: ## Hold the image writer to 128 MiB of resident memory for a sparse image of 64 GiB in every format (a small one is part of `make test`)
+	SPARSE_GIB=64 $(CARGO) test --workspace --test resident -- --nocapture
+
+.PHONY: fuzz-image
+fuzz-image: ## Give 50 million hostile inputs to the parsers of disk images, guided by coverage (a second each is part of `make test`)
+	crates/image/fuzz/run
+
 .PHONY: clean
 clean: ## Remove everything that was built (kept downloads stay in ~/.cache/kube-baremetal)
 	$(CARGO) clean

@@ -62,6 +62,12 @@ fn one(path: &Path) -> Outcome<()> {
     let http = || HttpSource::new(client.clone(), &url, HttpLimits::default());
 
     measure(&name, "read over http", || drain(http()?.stream()?))?;
+    measure(&name, "the same by plain sockets", || {
+        let mut socket = TcpStream::connect(url.trim_start_matches("http://").trim_end_matches("/image"))?;
+        socket.write_all(b"GET /image HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")?;
+        socket.shutdown(std::net::Shutdown::Write)?;
+        drain(socket)
+    })?;
     let mut digest = None;
     measure(&name, "hash (SHA-256)", || {
         let mut hasher = Digest::sha256_of(b"").hasher();

@@ -244,3 +244,101 @@ fn images_arrive_over_http_despite_drops() {
         assert!(error.to_string().contains("ranges"), "{error}");
     }
 }
+
+/// Sources one after the other, each tried once.
+fn one_after_the_other(servers: &[&Server]) -> image::FallbackSource {
+    let limits = HttpLimits {
+        max_retries: 0,
+        ..limits()
+    };
+    let sources = servers.iter().map(|server| {
+        let source = HttpSource::new(client(Duration::from_millis(300)), &server.url(), limits.clone()).unwrap();
+        Box::new(source) as Box<dyn Source>
+    });
+    image::FallbackSource::new(sources.collect()).unwrap()
+}
+
+#[test]
+fn another_server_goes_on_where_one_failed() {
+    let image = gpt_image(3 * MIB);
+    let stored = zstd::stream::encode_all(&image[..], 1).unwrap();
+    let middle = stored.len() / 2;
+    let good = Behaviour::default;
+    for (what, behaviour) in [
+        (
+            "a server that breaks off",
+            Behaviour {
+                ends_at: Some(middle),
+                ..good()
+            },
+        ),
+        (
+            "a server that falls silent",
+            Behaviour {
+                silent_from: Some(middle),
+                silences: 100,
+                ..good()
+            },
+        ),
+    ] {
+        let (first, second) = (Server::start(stored.clone(), behaviour), Server::start(stored.clone(), good()));
+        let disk = sim(used_disk(6 * MIB));
+        let source = one_after_the_other(&[&first, &second]);
+        let opened = image::open(Box::new(source), &Digest::sha256_of(&stored), None, &image::limit_of(&disk)).unwrap();
+        image::write_image(opened, &disk, &request(true), &mut |_| std::ops::ControlFlow::Continue(())).unwrap();
+        let end = image.len() - 33 * 512;
+        assert!(disk.contents()[34 * 512..end] == image[34 * 512..end], "{what}");
+        // Not from the start again.
+        assert_eq!(second.requests(), [format!("{middle}-")], "{what}");
+    }
+
+    // The other server has another file: the digest tells.
+    let mut other = stored.clone();
+    other[middle + 1000..].fill(7);
+    let broken = Behaviour {
+        ends_at: Some(middle),
+        ..good()
+    };
+    let (first, second) = (Server::start(stored.clone(), broken.clone()), Server::start(other, good()));
+    let disk = sim(used_disk(6 * MIB));
+    let source = one_after_the_other(&[&first, &second]);
+    let opened = image::open(Box::new(source), &Digest::sha256_of(&stored), None, &image::limit_of(&disk)).unwrap();
+    let result = image::write_image(opened, &disk, &request(true), &mut |_| std::ops::ControlFlow::Continue(()));
+    let error = result.unwrap_err();
+    assert_eq!(error.kind(), FaultKind::DigestMismatch, "{error}");
+
+    // No server has all of it.
+    let (first, second) = (Server::start(stored.clone(), broken.clone()), Server::start(stored.clone(), broken));
+    let mut stream = one_after_the_other(&[&first, &second]).stream().unwrap();
+    let error = stream.read_to_end(&mut Vec::new()).unwrap_err().downcast::<ImageError>().unwrap();
+    assert_eq!(error.kind(), FaultKind::Truncated, "{error}");
+}
+
+#[test]
+fn ranges_come_from_another_server_too() {
+    let body = noise(MIB, 5);
+    let missing = Behaviour {
+        status: Some(404),
+        ..Behaviour::default()
+    };
+    let (first, second) = (
+        Server::start(body.clone(), missing),
+        Server::start(body.clone(), Behaviour::default()),
+    );
+    let mut source = one_after_the_other(&[&first, &second]);
+    let mut buffer = vec![0; 5000];
+    assert_eq!(source.read_range(70_000, &mut buffer).unwrap(), 5000);
+    assert!(buffer == body[70_000..75_000]);
+    assert_eq!(source.size().unwrap(), Some(MIB as u64));
+    assert_eq!(first.requests().len(), 1, "what has failed is not asked again");
+    // The same through a file and memory: from the middle on.
+    let mut rest = Vec::new();
+    source.stream_from(70_000).unwrap().read_to_end(&mut rest).unwrap();
+    assert!(rest == body[70_000..]);
+    rest.clear();
+    let mut memory = image::MemorySource::new("memory", body.clone());
+    memory.stream_from(70_000).unwrap().read_to_end(&mut rest).unwrap();
+    assert!(rest == body[70_000..]);
+    let error = memory.stream_from(MIB as u64 + 1).err().expect("that is behind its end");
+    assert_eq!(error.kind(), FaultKind::Truncated);
+}

@@ -79,12 +79,16 @@ impl Source for FileSource {
     }
 
     fn stream(&mut self) -> Result<Box<dyn Read + Send>, ImageError> {
+        self.stream_from(0)
+    }
+
+    fn stream_from(&mut self, position: u64) -> Result<Box<dyn Read + Send>, ImageError> {
         let size = self.size()?.unwrap_or(0);
         Ok(Box::new(FileStream {
             name: self.name.clone(),
             file: Arc::clone(&self.file),
             size,
-            position: 0,
+            position,
         }))
     }
 

@@ -166,11 +166,15 @@ impl Source for HttpSource {
     }
 
     fn stream(&mut self) -> Result<Box<dyn Read + Send>, ImageError> {
-        let response = self.shared.retrying(|shared| shared.open_at(0))?;
+        self.stream_from(0)
+    }
+
+    fn stream_from(&mut self, position: u64) -> Result<Box<dyn Read + Send>, ImageError> {
+        let response = self.shared.retrying(|shared| shared.open_at(position))?;
         Ok(Box::new(HttpStream {
             shared: Arc::clone(&self.shared),
             response: Some(response),
-            position: 0,
+            position,
             failures: 0,
             in_a_row: 0,
         }))

@@ -3,11 +3,13 @@
 //! A [`Source`] can be read from its start, again and again, and in ranges. It knows nothing of formats or digests; a reader that
 //! ends before the source's announced size is an error of the source, never a short image.
 
+mod fallback;
 mod file;
 mod http;
 
 use std::io::{self, Read};
 
+pub use fallback::FallbackSource;
 pub use file::{FileSource, MemorySource};
 pub(crate) use http::{Failure, pause};
 pub use http::{HttpLimits, HttpSource, client_builder};
@@ -24,6 +26,20 @@ pub trait Source: Send {
 
     /// The bytes from the start. Errors that come out of the reader carry an [`ImageError`] inside.
     fn stream(&mut self) -> Result<Box<dyn Read + Send>, ImageError>;
+
+    /// The bytes from `position` on. Where a source has no better way, they are read and thrown away up to there.
+    fn stream_from(&mut self, position: u64) -> Result<Box<dyn Read + Send>, ImageError> {
+        let mut stream = self.stream()?;
+        let skipped = io::copy(&mut (&mut stream).take(position), &mut io::sink()).map_err(|error| source_error(self.name(), error))?;
+        if skipped < position {
+            return Err(ImageError::Truncated {
+                source_name: self.name().to_owned(),
+                expected: position,
+                actual: skipped,
+            });
+        }
+        Ok(stream)
+    }
 
     /// Fills `buffer` from `offset` and says how many bytes there were: fewer than asked for only at the end of the source.
     fn read_range(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, ImageError>;
