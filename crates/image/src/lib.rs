@@ -40,7 +40,7 @@ pub mod table;
 mod write;
 
 pub use block::{BLOCK_BYTES, Block, Pool};
-pub use decode::{Limit, open};
+pub use decode::{Limit, open, open_with_any_window};
 pub use device::{BlockDevice, Disk};
 pub use digest::{Digest, DigestHasher};
 pub use error::{DiskOperation, FaultKind, ImageError};

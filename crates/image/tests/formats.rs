@@ -214,9 +214,27 @@ fn windows_above_the_limit_are_refused_with_the_remedy() {
     let stream = liblzma::stream::Stream::new_stream_encoder(&filters, liblzma::stream::Check::Crc32).unwrap();
     let mut encoder = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
     encoder.write_all(&noise(MIB, 1)).unwrap();
-    let (kind, text) = kind_of(&encoder.finish().unwrap(), None, 4 * MIB, &WriteRequest::default());
+    let stored = encoder.finish().unwrap();
+    let (kind, text) = kind_of(&stored, None, 4 * MIB, &WriteRequest::default());
     assert_eq!(kind, FaultKind::UnsupportedImage);
-    assert!(text.contains("xz -9"), "{text}");
+    assert!(text.contains("xz -9") && text.contains("image pack"), "{text}");
+    // That is possible, because whoever packs takes any window.
+    let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+    encoder.window_log(27).unwrap();
+    encoder.write_all(&noise(MIB, 1)).unwrap();
+    for stored in [stored, encoder.finish().unwrap()] {
+        let disk = sim(used_disk(4 * MIB));
+        let source = MemorySource::new("image", stored.clone());
+        let opened = image::open_with_any_window(Box::new(source), &Digest::sha256_of(&stored), None, &image::limit_of(&disk)).unwrap();
+        let copied = image::write_image(
+            opened,
+            &disk,
+            &WriteRequest::default(),
+            &mut |_| std::ops::ControlFlow::Continue(()),
+        )
+        .unwrap();
+        assert_eq!(copied.image_bytes, MIB as u64);
+    }
 }
 
 #[test]

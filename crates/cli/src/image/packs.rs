@@ -146,7 +146,8 @@ pub fn pack(arguments: Pack) -> Result<()> {
     }
     let bar = progress::bar(!arguments.output.no_progress);
     let stored = open_stored(&arguments.source, arguments.digest.as_deref(), &bar)?;
-    let image = image::open(stored.source, &stored.digest, arguments.format, &pack::packing_limit())?;
+    // Whatever window its stream has: those who write the pack are spared of it.
+    let image = image::open_with_any_window(stored.source, &stored.digest, arguments.format, &pack::packing_limit())?;
     let options = PackOptions {
         level: arguments.level,
         chunk_size: exactly.map_or(ChunkSize::AtLeast(pack::DEFAULT_CHUNK_BYTES), ChunkSize::Exactly),

@@ -128,12 +128,47 @@ impl Limit {
     }
 }
 
+/// How much memory a stream may ask for by what it declares.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Windows {
+    zstd_log: u32,
+    xz_memory: u64,
+}
+
+impl Windows {
+    const BOUNDED: Self = Self {
+        zstd_log: ZSTD_WINDOW_LOG_MAX,
+        xz_memory: XZ_MEMORY_LIMIT,
+    };
+    /// All that the formats know: windows of 2 GiB, dictionaries of 1.5 GiB.
+    const ANY: Self = Self {
+        zstd_log: 31,
+        xz_memory: 1600 << 20,
+    };
+}
+
+/// Like [`open`], but with any window or dictionary that the format knows, up to 2 GiB of memory. For packing an image on a machine that has
+/// that, so that those that write it need not.
+pub fn open_with_any_window(
+    source: Box<dyn Source>,
+    digest: &Digest,
+    declared: Option<Format>,
+    limit: &Limit,
+) -> Result<Box<dyn ImageReader>, ImageError> {
+    open_within(source, digest, declared, limit, Windows::ANY)
+}
+
 /// Opens the image behind `source`. `declared` is what the image resource says of the format, if it says anything.
-pub fn open(
+pub fn open(source: Box<dyn Source>, digest: &Digest, declared: Option<Format>, limit: &Limit) -> Result<Box<dyn ImageReader>, ImageError> {
+    open_within(source, digest, declared, limit, Windows::BOUNDED)
+}
+
+fn open_within(
     mut source: Box<dyn Source>,
     digest: &Digest,
     declared: Option<Format>,
     limit: &Limit,
+    windows: Windows,
 ) -> Result<Box<dyn ImageReader>, ImageError> {
     let name = source.name().to_owned();
     let mut stored = Stored::new(&name, source.stream()?);
@@ -158,6 +193,7 @@ pub fn open(
         digest,
         stored_bytes,
         limit,
+        windows,
     )?))
 }
 

@@ -11,7 +11,7 @@ use liblzma::bufread::XzDecoder;
 use super::feed::{Ahead, Fault, Input, Stored, copy_raw, feed};
 use super::stretch::GRANULE;
 use super::zstd_frame::ZstdFrame;
-use super::{Copied, Download, ExtentSink, HEAD_BYTES, ImageReader, Limit, XZ_MEMORY_LIMIT, ZSTD_WINDOW_LOG_MAX, workers, xz};
+use super::{Copied, Download, ExtentSink, HEAD_BYTES, ImageReader, Limit, Windows, XZ_MEMORY_LIMIT, ZSTD_WINDOW_LOG_MAX, workers, xz};
 use crate::block::BLOCK_BYTES;
 use crate::digest::Digest;
 use crate::error::ImageError;
@@ -28,18 +28,18 @@ enum Decoder<R: BufRead> {
 }
 
 impl<R: BufRead> Decoder<R> {
-    fn new(format: Format, input: R) -> io::Result<Self> {
+    fn new(format: Format, input: R, windows: Windows) -> io::Result<Self> {
         Ok(match format {
             Format::Raw => Self::Raw(input),
             Format::Gzip => Self::Gzip(Box::new(MultiGzDecoder::new(input))),
             Format::Xz => {
                 let flags = liblzma::stream::CONCATENATED;
-                let stream = liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY_LIMIT, flags)?;
+                let stream = liblzma::stream::Stream::new_stream_decoder(windows.xz_memory, flags)?;
                 Self::Xz(Box::new(XzDecoder::new_stream(input, stream)))
             }
             Format::Zstd => {
                 let mut decoder = zstd::Decoder::with_buffer(input)?;
-                decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+                decoder.window_log_max(windows.zstd_log)?;
                 Self::Zstd(Box::new(decoder))
             }
             Format::Qcow2 => return Err(io::Error::other("qcow2 is not one stream")),
@@ -75,6 +75,7 @@ pub(crate) struct StreamReader {
     format: Format,
     digest: Digest,
     limit: Limit,
+    windows: Windows,
     image_bytes: Option<u64>,
     download: Option<Download>,
     stored: Stored,
@@ -89,6 +90,7 @@ impl StreamReader {
         digest: &Digest,
         stored_bytes: Option<u64>,
         limit: &Limit,
+        windows: Windows,
     ) -> Result<Self, ImageError> {
         let mut image_bytes = if format == Format::Raw { stored_bytes } else { None };
         if let Some(size) = image_bytes {
@@ -97,7 +99,7 @@ impl StreamReader {
         if format == Format::Zstd {
             let frame = ZstdFrame::parse(stored.prefix());
             if let Some(window) = frame.window
-                && window > 1 << ZSTD_WINDOW_LOG_MAX
+                && window > 1 << windows.zstd_log
             {
                 return Err(window_too_large(name, &format!("a window of {} MiB", window.div_ceil(1 << 20))));
             }
@@ -106,7 +108,7 @@ impl StreamReader {
             }
         }
         let mut head = vec![0; HEAD_BYTES];
-        let looked = Decoder::new(format, BufReader::new(Ahead::new(&mut stored))).and_then(|mut decoder| decoder.fill(&mut head));
+        let looked = Decoder::new(format, BufReader::new(Ahead::new(&mut stored)), windows).and_then(|mut decoder| decoder.fill(&mut head));
         match looked {
             Ok(count) => head.truncate(count),
             Err(error) => return Err(stored.settle(decoder_error(name, format, error), digest)),
@@ -133,6 +135,7 @@ impl StreamReader {
             format,
             digest: digest.clone(),
             limit: limit.clone(),
+            windows,
             image_bytes,
             download,
             stored,
@@ -142,9 +145,9 @@ impl StreamReader {
 }
 
 /// Decodes everything into blocks, in the order of the disk, and says how long the disk is.
-fn decode(name: &str, format: Format, limit: &Limit, input: Input, sink: &dyn ExtentSink) -> Result<u64, Fault> {
+fn decode(name: &str, format: Format, limit: &Limit, windows: Windows, input: Input, sink: &dyn ExtentSink) -> Result<u64, Fault> {
     let failed = |error| Fault::Image(decoder_error(name, format, error));
-    let mut decoder = Decoder::new(format, input).map_err(failed)?;
+    let mut decoder = Decoder::new(format, input, windows).map_err(failed)?;
     let mut position = 0u64;
     loop {
         let mut block = sink.block().map_err(Fault::Sink)?;
@@ -240,15 +243,16 @@ impl ImageReader for StreamReader {
             format,
             digest,
             limit,
+            windows,
             stored,
             ..
         } = *self;
         let (image_bytes, stored_bytes) = match format {
             Format::Raw => copy_raw(stored, &digest, &limit, sink)?,
             Format::Xz if workers() > 1 && xz::tells_sizes(stored.prefix()) => {
-                feed(stored, &digest, |input| xz::copy(&name, &limit, input, sink))?
+                feed(stored, &digest, |input| xz::copy(&name, &limit, windows, input, sink))?
             }
-            _ => feed(stored, &digest, |input| decode(&name, format, &limit, input, sink))?,
+            _ => feed(stored, &digest, |input| decode(&name, format, &limit, windows, input, sink))?,
         };
         Ok(Copied { image_bytes, stored_bytes })
     }

@@ -16,7 +16,7 @@ use liblzma::stream::Stream;
 use super::feed::{Fault, Input};
 use super::stream::decoder_error;
 use super::stretch::{Edges, copy_part};
-use super::{ExtentSink, Limit, XZ_MEMORY_LIMIT, workers};
+use super::{ExtentSink, Limit, Windows, workers};
 use crate::error::ImageError;
 use crate::format::Format;
 
@@ -144,6 +144,7 @@ struct Job {
 struct Scanner<'a> {
     name: &'a str,
     limit: &'a Limit,
+    windows: Windows,
     sink: &'a dyn ExtentSink,
     edges: &'a Edges,
     input: Input,
@@ -159,7 +160,7 @@ fn corrupt(name: &str, what: &str) -> Fault {
 }
 
 /// Decodes everything and says how long the disk is.
-pub(super) fn copy(name: &str, limit: &Limit, input: Input, sink: &dyn ExtentSink) -> Result<u64, Fault> {
+pub(super) fn copy(name: &str, limit: &Limit, windows: Windows, input: Input, sink: &dyn ExtentSink) -> Result<u64, Fault> {
     let (edges, fault) = (Edges::default(), Mutex::new(None));
     let result = thread::scope(|scope| {
         let threads = workers();
@@ -168,7 +169,7 @@ pub(super) fn copy(name: &str, limit: &Limit, input: Input, sink: &dyn ExtentSin
         for _ in 0..threads {
             let (queue, fault, edges) = (Arc::clone(&queue), &fault, &edges);
             scope.spawn(move || {
-                if let Err(error) = work(name, &queue, edges, sink) {
+                if let Err(error) = work(name, windows, &queue, edges, sink) {
                     fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                 }
             });
@@ -178,6 +179,7 @@ pub(super) fn copy(name: &str, limit: &Limit, input: Input, sink: &dyn ExtentSin
         let scanner = Scanner {
             name,
             limit,
+            windows,
             sink,
             edges: &edges,
             input,
@@ -266,7 +268,7 @@ impl Scanner<'_> {
                 .ok_or_else(|| corrupt(self.name, "a block has an impossible size"))?;
             let end = self.position.saturating_add(parsed.plain);
             self.limit.check(self.name, end).map_err(Fault::Image)?;
-            if parsed.dictionary > 64 << 20 {
+            if parsed.dictionary > self.windows.xz_memory {
                 return Err(Fault::Image(decoder_error(
                     self.name,
                     Format::Xz,
@@ -281,7 +283,7 @@ impl Scanner<'_> {
                 let _share = self.budget.take(parsed.dictionary);
                 let mut body = (&mut self.input).take(body);
                 let chained = stream_header.chain(&header[..]).chain(&mut body);
-                let result = decode_block(self.name, chained, &parsed, self.position, self.edges, self.sink);
+                let result = decode_block(self.name, self.windows, chained, &parsed, self.position, self.edges, self.sink);
                 let cut_short = body.limit() > 0 && self.input.fill_buf().map_or(true, <[u8]>::is_empty);
                 match result {
                     Err(Fault::Image(_)) if cut_short => {
@@ -314,9 +316,10 @@ impl Scanner<'_> {
     /// A stream whose first block does not tell its sizes: the library does all of it, and stops behind the footer.
     fn whole_stream(&mut self, stream_header: &[u8], block_header: &[u8]) -> Result<(), Fault> {
         let (name, limit) = (self.name, self.limit);
-        let _share = self.budget.take(XZ_MEMORY_LIMIT);
+        let memory = self.windows.xz_memory;
+        let _share = self.budget.take(memory);
         let failed = |error| Fault::Image(decoder_error(name, Format::Xz, error));
-        let stream = Stream::new_stream_decoder(XZ_MEMORY_LIMIT, 0).map_err(|error| failed(error.into()))?;
+        let stream = Stream::new_stream_decoder(memory, 0).map_err(|error| failed(error.into()))?;
         let mut decoder = XzDecoder::new_stream(stream_header.chain(block_header).chain(&mut self.input), stream);
         let mut position = self.position;
         let end = copy_part(self.position, self.edges, self.sink, |buffer| {
@@ -403,20 +406,21 @@ fn fill(decoder: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(filled)
 }
 
-fn work(name: &str, queue: &Mutex<Receiver<Job>>, edges: &Edges, sink: &dyn ExtentSink) -> Result<(), Fault> {
+fn work(name: &str, windows: Windows, queue: &Mutex<Receiver<Job>>, edges: &Edges, sink: &dyn ExtentSink) -> Result<(), Fault> {
     loop {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = next else {
             return Ok(());
         };
         let stored = job.stream_header.chain(&job.stored[..]);
-        decode_block(name, stored, &job.header, job.offset, edges, sink)?;
+        decode_block(name, windows, stored, &job.header, job.offset, edges, sink)?;
     }
 }
 
 /// Decodes a block out of a stream's header and the block itself, with nothing behind it.
 fn decode_block(
     name: &str,
+    windows: Windows,
     stored: impl BufRead,
     header: &BlockHeader,
     offset: u64,
@@ -425,7 +429,7 @@ fn decode_block(
 ) -> Result<(), Fault> {
     let failed = |error| Fault::Image(decoder_error(name, Format::Xz, error));
     let sizes_lie = || corrupt(name, "a block is not as long as its header says");
-    let stream = Stream::new_stream_decoder(XZ_MEMORY_LIMIT, 0).map_err(|error| failed(error.into()))?;
+    let stream = Stream::new_stream_decoder(windows.xz_memory, 0).map_err(|error| failed(error.into()))?;
     let mut decoder = XzDecoder::new_stream(stored, stream);
     let mut left = header.plain;
     copy_part(offset, edges, sink, |buffer| {
