@@ -48,20 +48,38 @@ def each_block(threads, offsets, block, action):
     return time.monotonic() - started
 
 
+def difference(device, image, offsets):
+    """What is wrong in those MiB of a device or file, read with direct I/O, or nothing."""
+    wrong = []
+    disk, source = os.open(device, os.O_RDONLY | os.O_DIRECT), os.open(image, os.O_RDONLY)
+
+    def compare(offset, buffer):
+        expected = os.pread(source, MIB, offset)
+        os.preadv(disk, [buffer], offset)
+        if buffer[: len(expected)] != expected:
+            wrong.append(offset)
+
+    try:
+        each_block(2, offsets, MIB, compare)
+    finally:
+        os.close(disk)
+        os.close(source)
+    if not wrong:
+        return None
+    return f"wrong data in {len(wrong)} of {len(offsets)} MiB, first in that at {min(wrong) // MIB} MiB"
+
+
 class Target:
     """A loop device. Use it as a context."""
 
-    def __init__(self, path, size, preallocated=True):
-        self.path, self.size, self.preallocated = path, size, preallocated
+    def __init__(self, path, size):
+        self.path, self.size = path, size
 
     def __enter__(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.unlink(missing_ok=True)
         with open(self.path, "wb") as file:
-            if self.preallocated:
-                os.posix_fallocate(file.fileno(), 0, self.size)
-            else:
-                file.truncate(self.size)
+            os.posix_fallocate(file.fileno(), 0, self.size)
         command = ["losetup", "--direct-io=on", "--partscan", "--find", "--show", str(self.path)]
         self.device = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
         name = self.device.removeprefix("/dev/")
@@ -99,26 +117,9 @@ class Target:
         with open(self.device, "rb") as device:
             os.fsync(device.fileno())
 
-    def difference(self, image, length=None):
+    def difference(self, image):
         """What is wrong with the disk, or nothing. Bytes behind the image do not count."""
-        wrong = []
-        device, source = self.open(os.O_RDONLY), os.open(image, os.O_RDONLY)
-        length = length or os.stat(image).st_size
-
-        def compare(offset, buffer):
-            count = min(len(buffer), length - offset)
-            os.preadv(device, [buffer], offset)
-            if buffer[:count] != os.pread(source, count, offset):
-                wrong.append(offset)
-
-        try:
-            each_block(2, range(0, length, MIB), MIB, compare)
-        finally:
-            os.close(device)
-            os.close(source)
-        if not wrong:
-            return None
-        return f"wrong data in {len(wrong)} of {length // MIB} MiB, first in that at {min(wrong) // MIB} MiB"
+        return difference(self.device, image, range(0, os.stat(image).st_size, MIB))
 
     def write_and_read(self, offsets):
         """Seconds to write 1 MiB at each offset with direct I/O and make it durable, and to read it back: the disk's own limits."""
