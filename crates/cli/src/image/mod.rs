@@ -3,12 +3,14 @@
 //! * [`source`]: what SOURCE and IMAGE on the command line stand for.
 //! * [`packs`]: the commands about packed images.
 //! * [`write`]: the agent's way of writing a disk, for everyone; [`in_use`] tells why a disk must not be written to.
+//! * [`upload`]: from this host into the image store.
 //! * [`progress`]: what is shown meanwhile, on standard error. Answers go to standard output.
 
 mod in_use;
 mod packs;
 mod progress;
 mod source;
+mod upload;
 mod write;
 
 use anyhow::Result;
@@ -28,6 +30,8 @@ pub enum Command {
     Diff(packs::Diff),
     /// Write an image to a disk, verified, so that the disk boots only when all of it is there. Destroys what the disk holds.
     Write(write::Arguments),
+    /// Upload an image file or a packed image into the image store, and have a BareMetalImage name it.
+    Upload(upload::Arguments),
 }
 
 /// What several commands share.
@@ -49,6 +53,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Unpack(arguments) => arguments.output.json,
         Command::Diff(arguments) => arguments.output.json,
         Command::Write(arguments) => arguments.output.json,
+        Command::Upload(_) => false,
     };
     let done = match command {
         Command::Pack(arguments) => packs::pack(arguments),
@@ -57,6 +62,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Unpack(arguments) => packs::unpack(arguments),
         Command::Diff(arguments) => packs::diff(arguments),
         Command::Write(arguments) => write::run(arguments),
+        Command::Upload(arguments) => crate::runtime()?.block_on(upload::run(arguments)),
     };
     if json && let Err(error) = &done {
         let kind = error.downcast_ref::<image::ImageError>().map(|error| error.kind().as_str());

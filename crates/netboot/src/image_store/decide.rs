@@ -66,7 +66,8 @@ pub(super) fn step(facts: &Facts<'_>) -> Step {
     }
     if image.spec.url.starts_with(UPLOAD) {
         return match status.preparation {
-            Some(_) if !facts.claim_lost => Step::Rest,
+            Some(claim) if claim.replica != facts.replica && !facts.claim_lost => Step::Rest,
+            // One of this replica's own that it does not work on has lost its bytes.
             _ => Step::AwaitUpload,
         };
     }
@@ -179,5 +180,7 @@ mod tests {
         image.status.as_mut().unwrap().preparation = Some(Preparation::default());
         assert_eq!(judge(&image, false, false), Step::Rest);
         assert_eq!(judge(&image, false, true), Step::AwaitUpload);
+        image.status.as_mut().unwrap().preparation.as_mut().unwrap().replica = "me".to_owned();
+        assert_eq!(judge(&image, false, false), Step::AwaitUpload, "its bytes went with the process");
     }
 }

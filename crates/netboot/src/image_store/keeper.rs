@@ -205,7 +205,13 @@ impl Keeper {
                 let message = format!("nobody has uploaded it yet: kube-baremetal image upload FILE --name {name}");
                 self.say(image, |status, image| {
                     status.preparation = None;
-                    tell(status, image, false, "AwaitingUpload", &message);
+                    // What became of bytes that were uploaded stays to be read.
+                    let told = status.conditions.iter().any(|c| {
+                        c.type_ == conditions::PREPARED && c.observed_generation == image.metadata.generation && c.reason != PREPARING
+                    });
+                    if !told {
+                        tell(status, image, false, "AwaitingUpload", &message);
+                    }
                     true
                 })
                 .await;
@@ -272,6 +278,21 @@ impl Keeper {
             drop(place);
             drop(working);
         });
+    }
+
+    /// Says that the bytes of an image were uploaded: what became of earlier ones is over.
+    pub(crate) async fn received(&self, image: &Arc<BareMetalImage>) {
+        self.say(image, |status, fresh| {
+            tell(
+                status,
+                fresh,
+                false,
+                PREPARING,
+                "Its bytes were uploaded; they are checked and packed",
+            );
+            true
+        })
+        .await;
     }
 
     /// Prepares an image from a file or folder that was uploaded. Waits for its place.
@@ -392,6 +413,9 @@ impl Keeper {
                 self.say(&claimed, |status, fresh| {
                     if !self.is_mine(status, fresh, &claimed) {
                         return false;
+                    }
+                    if uploaded {
+                        status.preparation = None;
                     }
                     if let Some(claim) = &mut status.preparation {
                         claim.heartbeat += 1;

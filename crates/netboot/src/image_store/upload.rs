@@ -153,6 +153,7 @@ async fn take(keeper: &Arc<Keeper>, image: &Arc<BareMetalImage>, headers: &Heade
             Supply::File(file)
         }
     };
+    keeper.received(image).await;
     let (keeper, image) = (keeper.clone(), image.clone());
     tokio::spawn(async move {
         let draft: Draft = draft;
