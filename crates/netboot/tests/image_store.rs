@@ -597,16 +597,16 @@ async fn an_upload_needs_the_permission_of_the_api_and_is_packed_like_any_other_
         .checked_add(jiff::SignedDuration::from_hours(1))
         .unwrap()
         .to_string();
-    assert_eq!(put("debian", None, disk.clone()).await, 401);
-    assert_eq!(put("debian", Some(&token), disk.clone()).await, 401, "there is no permission");
+    assert_eq!(put("debian", None, b"few".to_vec()).await, 401);
+    assert_eq!(put("debian", Some(&token), b"few".to_vec()).await, 401, "there is no permission");
     permit("debian", &token, netboot::upload::SECRET_TYPE, &later).await;
     permit("expired", &token, netboot::upload::SECRET_TYPE, "2020-01-01T00:00:00Z").await;
     permit("other-type", &token, "Opaque", &later).await;
     permit("unknown", &token, netboot::upload::SECRET_TYPE, &later).await;
-    assert_eq!(put("debian", Some("guess"), disk.clone()).await, 401);
-    assert_eq!(put("expired", Some(&token), disk.clone()).await, 401);
-    assert_eq!(put("other-type", Some(&token), disk.clone()).await, 401);
-    assert_eq!(put("..%2Fnetboot-keys", Some(&token), disk.clone()).await, 401);
+    assert_eq!(put("debian", Some("guess"), b"few".to_vec()).await, 401);
+    assert_eq!(put("expired", Some(&token), b"few".to_vec()).await, 401);
+    assert_eq!(put("other-type", Some(&token), b"few".to_vec()).await, 401);
+    assert_eq!(put("..%2Fnetboot-keys", Some(&token), b"few".to_vec()).await, 401);
     assert_eq!(
         put("unknown", Some(&token), disk.clone()).await,
         404,

@@ -57,14 +57,21 @@ pub(crate) struct Uploads {
     pub lookups: Arc<RateLimit>,
 }
 
-fn refuse(status: StatusCode, words: impl Into<String>) -> Response {
-    let mut words = words.into();
-    words.push('\n');
-    // What is left of the body is not read.
-    (status, [(header::CONNECTION, "close")], words).into_response()
+/// Why an upload is not taken.
+struct Refused(StatusCode, String);
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        // What is left of the body is not read.
+        (self.0, [(header::CONNECTION, "close")], format!("{}\n", self.1)).into_response()
+    }
 }
 
-fn unauthorized() -> Response {
+fn refuse(status: StatusCode, words: impl Into<String>) -> Refused {
+    Refused(status, words.into())
+}
+
+fn unauthorized() -> Refused {
     refuse(
         StatusCode::UNAUTHORIZED,
         "the upload is not permitted: use `kube-baremetal image upload`, which asks the Kubernetes API for permission",
@@ -78,27 +85,31 @@ pub(crate) async fn upload(
     UrlPath(name): UrlPath<String>,
     request: Request,
 ) -> Response {
+    match judge_and_take(&uploads, peer, &name, request).await {
+        Ok(()) => (StatusCode::ACCEPTED, "the bytes are here; they are checked and packed now\n").into_response(),
+        Err(refused) => refused.into_response(),
+    }
+}
+
+async fn judge_and_take(uploads: &Uploads, peer: Peer, name: &str, request: Request) -> Result<(), Refused> {
     let (parts, body) = request.into_parts();
-    let Some(keeper) = &uploads.keeper else { return unauthorized() };
+    let keeper = uploads.keeper.as_ref().ok_or_else(unauthorized)?;
     if uploads.lookups.take(peer.address, std::time::Instant::now()).is_err() {
-        return refuse(
+        return Err(refuse(
             StatusCode::TOO_MANY_REQUESTS,
             "too many uploads were asked for from here: try again in a minute",
-        );
+        ));
     }
-    if !is_permitted(keeper, &name, &parts.headers).await {
-        return unauthorized();
+    if !is_permitted(keeper, name, &parts.headers).await {
+        return Err(unauthorized());
     }
-    let Some(image) = keeper.images.get(&name).filter(|i| is_upload(i)) else {
-        return refuse(
+    let Some(image) = keeper.images.get(name).filter(|i| is_upload(i)) else {
+        return Err(refuse(
             StatusCode::NOT_FOUND,
             format!("there is no BareMetalImage {name} with a URL upload://..."),
-        );
+        ));
     };
-    match take(keeper, &image, &parts.headers, body).await {
-        Ok(()) => (StatusCode::ACCEPTED, "the bytes are here; they are checked and packed now\n").into_response(),
-        Err(refusal) => refusal,
-    }
+    take(keeper, &image, &parts.headers, body).await
 }
 
 async fn is_permitted(keeper: &Keeper, name: &str, headers: &HeaderMap) -> bool {
@@ -127,7 +138,7 @@ fn is_good(secret: &Secret, shown: &str, now: Timestamp) -> bool {
     equal && token.len() >= 32 && secret.type_.as_deref() == Some(SECRET_TYPE) && expires.is_some_and(|e| now < e)
 }
 
-async fn take(keeper: &Arc<Keeper>, image: &Arc<BareMetalImage>, headers: &HeaderMap, body: Body) -> Result<(), Response> {
+async fn take(keeper: &Arc<Keeper>, image: &Arc<BareMetalImage>, headers: &HeaderMap, body: Body) -> Result<(), Refused> {
     let number = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
     let Some(length) = number(header::CONTENT_LENGTH.as_str()) else {
         return Err(refuse(StatusCode::LENGTH_REQUIRED, "say how many bytes there are (Content-Length)"));
@@ -170,7 +181,7 @@ struct Bounded {
 }
 
 impl Bounded {
-    async fn write(&mut self, path: &Path, length: u64) -> Result<(), Response> {
+    async fn write(&mut self, path: &Path, length: u64) -> Result<(), Refused> {
         let early = || refuse(StatusCode::BAD_REQUEST, "the body ended early: upload it again");
         let disk = |error: std::io::Error| {
             refuse(
