@@ -59,8 +59,14 @@ def run(command, *, env=None, cpus=None, cgroup=None, limit=600.0, finish=None):
 
         timer = threading.Timer(limit, stop)
         timer.start()
-        _, status, usage = os.wait4(child.pid, 0)
-        timer.cancel()
+        try:
+            _, status, usage = os.wait4(child.pid, 0)
+        except BaseException:
+            # Who interrupts the rig must not leave a child that keeps the loop device.
+            stop()
+            raise
+        finally:
+            timer.cancel()
         # Popen must not wait for it again.
         child.returncode = os.waitstatus_to_exitcode(status)
         if finish:
