@@ -608,7 +608,7 @@ async fn an_upload_needs_the_permission_of_the_api_and_is_packed_like_any_other_
     assert_eq!(put("other-type", Some(&token), b"few".to_vec()).await, 401);
     assert_eq!(put("..%2Fnetboot-keys", Some(&token), b"few".to_vec()).await, 401);
     assert_eq!(
-        put("unknown", Some(&token), disk.clone()).await,
+        put("unknown", Some(&token), b"few".to_vec()).await,
         404,
         "permitted, but there is no such image"
     );
