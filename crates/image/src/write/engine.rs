@@ -340,15 +340,19 @@ impl<'a> Engine<'a> {
             if !state.flushing && (state.fresh_bytes >= self.segment || (crowded && !state.fresh.is_empty())) {
                 return Some(begin_flush(&mut state));
             }
-            // A decoder waits for its blocks, so inputs go first, unless receipts pile up.
-            if (!crowded || state.durable.is_empty())
-                && let Some(input) = state.inputs.pop_front()
-            {
+            let written = !state.open && state.inputs.is_empty() && state.writing == 0;
+            // The list of a packed image is there from the start, so reading back has its share of the threads from the start too. A decoder waits for
+            // its blocks: its inputs go first, unless receipts pile up.
+            let its_turn = crowded || (self.chunks.is_some() && self.overlap && state.verifying < self.workers.div_ceil(2));
+            if its_turn && let Some(receipt) = state.durable.pop_front() {
+                state.verifying += 1;
+                return Some(Task::Verify(receipt));
+            }
+            if let Some(input) = state.inputs.pop_front() {
                 state.writing += 1;
                 return Some(Task::Input(input));
             }
-            let written = !state.open && state.inputs.is_empty() && state.writing == 0;
-            if (self.overlap || written || crowded)
+            if (self.overlap || written)
                 && let Some(receipt) = state.durable.pop_front()
             {
                 state.verifying += 1;

@@ -144,6 +144,22 @@ fn table(head: &[u8]) {
     }
 }
 
+/// A packed image's manifest: refused, or the one spelling of figures that fit together.
+pub fn manifest(input: &[u8]) {
+    let Ok(manifest) = image::pack::Manifest::parse(input) else {
+        return;
+    };
+    assert_eq!(manifest.to_bytes(), input);
+    let mut end = 0;
+    for chunk in manifest.chunks() {
+        let start = manifest.disk_offset(chunk.index);
+        assert!(start >= end && manifest.plain_length(chunk.index) > 0);
+        end = start + manifest.plain_length(chunk.index) as u64;
+        assert!(end <= manifest.disk_bytes() && chunk.offset + u64::from(chunk.length) <= manifest.stored_bytes());
+        assert_eq!(manifest.chunk(chunk.index), Some(chunk));
+    }
+}
+
 /// The in-progress marker as it is, and with what is checked first put right.
 pub fn marker(input: &[u8]) {
     image::marker::decode(input);
@@ -175,7 +191,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     Target {
         name: "format",
         run: format,
@@ -195,5 +211,9 @@ pub const TARGETS: [Target; 8] = [
     Target {
         name: "marker",
         run: marker,
+    },
+    Target {
+        name: "manifest",
+        run: manifest,
     },
 ];
