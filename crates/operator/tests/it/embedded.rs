@@ -27,10 +27,8 @@ async fn embedded(directory: &tempfile::TempDir) -> (ApiServer, Bench) {
     adjusted(directory, |_| {}).await
 }
 
-async fn adjusted(directory: &tempfile::TempDir, adjust: Adjust) -> (ApiServer, Bench) {
-    let server = ApiServer::open(apiserver::Config::new(directory.path())).await.unwrap();
-    let router = server.router(Identity::admin());
-    let client = Client::new(router.clone(), "default");
+/// Installs our kinds and waits until they are served.
+async fn install_kinds(client: &Client) {
     let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
     for crd in api::crds::all() {
         create(&crds, &crd).await;
@@ -47,6 +45,13 @@ async fn adjusted(directory: &tempfile::TempDir, adjust: Adjust) -> (ApiServer, 
         })
         .await;
     }
+}
+
+async fn adjusted(directory: &tempfile::TempDir, adjust: Adjust) -> (ApiServer, Bench) {
+    let server = ApiServer::open(apiserver::Config::new(directory.path())).await.unwrap();
+    let router = server.router(Identity::admin());
+    let client = Client::new(router.clone(), "default");
+    install_kinds(&client).await;
     let namespaces: Api<Namespace> = Api::all(client.clone());
     for name in ["kube-baremetal-system", NETBOOT] {
         let namespace = Namespace {
@@ -103,10 +108,7 @@ async fn one_of_two_operators_leads_and_the_other_takes_over() {
     let server = ApiServer::open(apiserver::Config::new(directory.path())).await.unwrap();
     let router = server.router(Identity::admin());
     let client = Client::new(router.clone(), "default");
-    let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
-    for crd in api::crds::all() {
-        create(&crds, &crd).await;
-    }
+    install_kinds(&client).await;
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let namespace = Namespace {
         metadata: ObjectMeta {
