@@ -15,7 +15,7 @@
 //! Whether chunks are what the manifest says is for their readers to check, as they must anyway.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, hash_map},
     fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
@@ -346,8 +346,8 @@ impl Draft {
         let packs = self.shelf.root.join("packs");
         let mut contents = self.shelf.lock();
         // The same from elsewhere: one is enough.
-        if !contents.packs.contains_key(&hex) {
-            let target = packs.join(&hex);
+        if let hash_map::Entry::Vacant(place) = contents.packs.entry(hex) {
+            let target = packs.join(place.key());
             fs::rename(path, &target).map_err(failed("moving a pack into it", &target))?;
             sync_folder(&packs)?;
             let now = SystemTime::now();
@@ -356,7 +356,7 @@ impl Draft {
                 used: now,
                 noted: now,
             };
-            contents.packs.insert(hex, entry);
+            place.insert(entry);
         }
         Ok(facts)
     }
