@@ -277,15 +277,12 @@ async fn an_instance_waits_for_its_image_is_told_how_far_it_is_and_gets_it_packe
         }];
     })
     .await;
-    let mut ordered = None;
-    machine
-        .live_until(30, "an order", |hardware| {
-            let order = hardware.status.as_ref().and_then(|s| s.order.clone());
-            ordered = ordered.take().or(order.filter(|o| o.kind == OrderKind::Image));
-            ordered.is_some()
-        })
-        .await;
-    let parameters = ordered.and_then(|o| o.image).unwrap();
+    // The machine stands still meanwhile: an order that it has carried out is gone.
+    let parameters = until("an order", || async {
+        let order = machine.hardware().await?.status?.order?;
+        (order.kind == OrderKind::Image).then_some(order.image?)
+    })
+    .await;
     let packed = parameters.packed.unwrap();
     assert_eq!(packed.digest, digest);
     assert_eq!(packed.urls, [format!("http://192.0.2.1:8080/images/{}", "c".repeat(64))]);
