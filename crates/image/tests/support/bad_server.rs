@@ -1,7 +1,7 @@
 //! The server of bad manners: an HTTP server that misbehaves exactly as told. Faults are data ([`Behaviour`]), so that tests can lay them out in tables.
 //!
 //! It is one thread per connection over std's sockets and closes each connection after its answer. It knows nothing of images.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test file and the example use their own part")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};

@@ -1,7 +1,6 @@
 //! Servers for tests.
 
-// The boot test of the media uses these too (crates/bootmedia/tests/qemu_boot.rs), and another part of them.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "the boot test of the media uses another part than the tests here")]
 
 pub mod machine_server;
 pub mod tls_server;
