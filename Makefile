@@ -243,6 +243,7 @@ bench-image: setup image ## Image writing beside its limits and its peers, held 
 	@scripts/setup --bench
 	$(CARGO) build --release --bin kube-baremetal
 	$(CARGO) build -p image --example bad_server
+	$(CARGO) build --release -p image --example decode_speed
 	python3 benches/image --program $(BENCH_PROGRAM) $(BENCH_ARGS)
 
 .PHONY: bench-pack

@@ -9,6 +9,7 @@ from typing import Callable
 
 import ours
 import peers
+from choices import choices
 from failures import failures
 from images import LARGE, MIB, SIZE, Images, sha256
 from measure import run
@@ -286,4 +287,5 @@ ALL = {
     "memory": memory,
     "re-install": reinstall,
     "failures": failures,
+    "choices": choices,
 }

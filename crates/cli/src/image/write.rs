@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use image::pack::compare_disk;
-use image::{BlockDevice, Disk, Evidence, Format, Progress, WriteRequest};
+use image::{BlockDevice, Disk, Evidence, Format, Progress, Tuning, WriteRequest};
 use indicatif::ProgressBar;
 use serde_json::json;
 
@@ -26,6 +26,9 @@ pub struct Arguments {
     /// Format that the source must have: raw, gz, xz, zst, qcow2. Left out: whatever it is found to be.
     #[arg(long, conflicts_with = "verify")]
     format: Option<Format>,
+    /// Threads that write and read back, up to 64. Left out: by the number of cores.
+    #[arg(long, conflicts_with = "verify", value_parser = clap::value_parser!(u8).range(1..=64))]
+    threads: Option<u8>,
     /// Do not ask before the disk's contents are destroyed.
     #[arg(long)]
     yes: bool,
@@ -76,7 +79,13 @@ fn write(arguments: &Arguments, disk: &Disk, bar: &ProgressBar) -> Result<Eviden
         bar.set_position(at.done);
         ControlFlow::Continue(())
     };
-    let request = WriteRequest::default();
+    let request = WriteRequest {
+        tuning: Tuning {
+            workers: arguments.threads.map(usize::from),
+            ..Tuning::default()
+        },
+        ..WriteRequest::default()
+    };
     if is_packed(&arguments.source) {
         ensure!(arguments.format.is_none(), "--format is for images that are not packed");
         let packed = open_packed(&arguments.source, arguments.digest.as_deref())?;
