@@ -26,6 +26,8 @@ pub const MAX_DISKS: usize = 128;
 pub const MAX_NICS: usize = 64;
 /// Most entries of any other list.
 pub const MAX_LIST: usize = 256;
+/// Most ranges of a written disk that are its own.
+pub const MAX_OWN_RANGES: usize = 16;
 
 /// Why a body was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -260,6 +262,12 @@ impl Bounded for Report {
             text("result.image.digest", &image.digest)?;
             optional("result.image.configDrive", &image.config_drive)?;
             optional("result.image.bootEntry", &image.boot_entry)?;
+            list("result.image.ownRanges", &image.own_ranges, MAX_OWN_RANGES, |at, range| {
+                if range.last_lba < range.first_lba {
+                    return refuse(at, "ends before it begins");
+                }
+                Ok(())
+            })?;
             identity("result.image.disk", &image.disk)?;
         }
         if let Some(erase) = &r.erase {

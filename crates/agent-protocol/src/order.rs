@@ -282,9 +282,43 @@ pub struct ImageEvidence {
     /// What became of the config drive: `partition 15 at the end (GPT)`, ...
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_drive: Option<String>,
+    /// Size of the disk's sectors in bytes, which `ownRanges` counts in.
+    #[serde(default)]
+    pub sector_bytes: u32,
+    /// What of the disk is this machine's own. Two disks written from one image are the same everywhere else.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub own_ranges: Vec<OwnRange>,
     /// EFI boot entry, where one was set: `Boot0004 \EFI\debian\shimx64.efi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_entry: Option<String>,
+}
+
+/// A part of a disk that is the machine's own, and not the image's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum OwnPart {
+    /// Sector 0, where its protective or real master boot record was changed for this disk.
+    BootSector,
+    /// Sectors of the primary GPT that were changed for this disk.
+    PrimaryTable,
+    /// The config drive's partition.
+    ConfigDrive,
+    /// The backup GPT at the end of this disk.
+    BackupTable,
+    /// Behind the image, where nothing was written: what was there before.
+    Unwritten,
+}
+
+/// A range of such a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OwnRange {
+    /// What it is.
+    pub part: OwnPart,
+    /// First sector.
+    pub first_lba: u64,
+    /// Last sector; it belongs to the range.
+    pub last_lba: u64,
 }
 
 /// What an agent is doing within an order.

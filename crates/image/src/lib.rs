@@ -47,6 +47,6 @@ pub use error::{DiskOperation, FaultKind, ImageError};
 pub use format::{Format, SNIFF_BYTES, Sniffed, sniff};
 pub use source::{FallbackSource, FileSource, HttpLimits, HttpSource, MemorySource, Source, client_builder};
 pub use write::{
-    ConfigDrive, ConfigDrivePlace, Evidence, Progress, ProgressCallback, Step, StepDuration, Tuning, WriteRequest, limit_of, write_image,
-    write_packed,
+    ConfigDrive, ConfigDrivePlace, Evidence, OwnPart, OwnRange, Progress, ProgressCallback, Step, StepDuration, Tuning, WriteRequest,
+    limit_of, write_image, write_packed,
 };

@@ -18,7 +18,7 @@ use std::{
 use agent_protocol::{
     disk::{Disk, DiskContents, DiskIdentity},
     inventory::FirmwareMode,
-    order::{ImageEvidence, ImageFormat, ImageParameters, Order, OrderKind, OrderResult, Progress, Step},
+    order::{ImageEvidence, ImageFormat, ImageParameters, Order, OrderKind, OrderResult, OwnPart, OwnRange, Progress, Step},
     seed::Seed,
 };
 use image::{
@@ -149,10 +149,27 @@ fn run(job: ImageJob<'_>, progress: &mut dyn FnMut(Progress), state: &mut State)
             verified_bytes: evidence.verified_bytes,
             duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             config_drive: drive,
+            sector_bytes: evidence.sector_bytes,
+            own_ranges: evidence.own_ranges.iter().map(own_range).collect(),
             boot_entry,
         }),
         ..successful(order, found)
     })
+}
+
+fn own_range(range: &image::OwnRange) -> OwnRange {
+    let part = match range.part {
+        image::OwnPart::BootSector => OwnPart::BootSector,
+        image::OwnPart::PrimaryTable => OwnPart::PrimaryTable,
+        image::OwnPart::ConfigDrive => OwnPart::ConfigDrive,
+        image::OwnPart::BackupTable => OwnPart::BackupTable,
+        image::OwnPart::Unwritten => OwnPart::Unwritten,
+    };
+    OwnRange {
+        part,
+        first_lba: range.first_lba,
+        last_lba: range.last_lba,
+    }
 }
 
 /// Writes what the manifest says, if it is the one that the order names.

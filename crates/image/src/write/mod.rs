@@ -19,6 +19,7 @@
 mod chunks;
 mod ends;
 mod engine;
+mod own;
 mod plan;
 mod progress;
 mod sink;
@@ -32,6 +33,7 @@ use self::chunks::Chunks;
 use self::ends::Ends;
 pub use self::engine::Tuning;
 use self::engine::{Alarm, Engine, Settings, Totals};
+pub use self::own::{OwnPart, OwnRange};
 pub(crate) use self::plan::FIRST_BYTES;
 use self::plan::{END_BYTES, Geometry, Plan, cut_off};
 use self::progress::Reporter;
@@ -99,6 +101,8 @@ pub struct Evidence {
     pub image_bytes: u64,
     /// Size of the disk.
     pub disk_bytes: u64,
+    /// Size of the disk's sectors.
+    pub sector_bytes: u32,
     /// Bytes of data written.
     pub written_bytes: u64,
     /// Bytes of data that the disk held already.
@@ -118,6 +122,8 @@ pub struct Evidence {
     /// Where the config drive is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config_drive: Option<ConfigDrivePlace>,
+    /// What of the disk is its own and not the image's: another disk written from the same image is the same everywhere else.
+    pub own_ranges: Vec<OwnRange>,
     /// How long each step took.
     pub steps: Vec<StepDuration>,
     /// Seconds in all.
@@ -410,6 +416,7 @@ impl<'a, 'p> Job<'a, 'p> {
             stored_bytes: copied.stored_bytes,
             image_bytes: copied.image_bytes,
             disk_bytes: self.disk.size(),
+            sector_bytes: self.disk.sector_size(),
             written_bytes: totals.written,
             reused_bytes: totals.reused,
             zeroed_bytes: totals.zeroed,
@@ -419,6 +426,7 @@ impl<'a, 'p> Job<'a, 'p> {
             zeroing_offloaded: self.zero_method == ZeroMethod::Offload,
             partition_table: self.plan.table,
             config_drive: self.plan.config_drive,
+            own_ranges: own::own_ranges(&self.plan, self.disk.size(), self.disk.sector_size(), copied.image_bytes),
             steps: self.reporter.durations,
             seconds,
             mebibytes_per_second: copied.image_bytes as f64 / f64::from(1 << 20) / seconds.max(1e-9),

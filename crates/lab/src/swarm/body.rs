@@ -202,6 +202,8 @@ impl Body {
                 verified_bytes: 1 << 30,
                 duration_ms: 1_000,
                 config_drive: parameters.config_drive.then(|| "partition 15 at the end (GPT)".to_owned()),
+                sector_bytes: 512,
+                own_ranges: Vec::new(),
                 boot_entry: None,
             });
         let erase = (order.kind == OrderKind::Erase).then(|| EraseEvidence {

@@ -363,6 +363,8 @@ impl World {
                         verified_bytes: 1,
                         duration_ms: 1,
                         config_drive: None,
+                        sector_bytes: 512,
+                        own_ranges: Vec::new(),
                         boot_entry: None,
                     }),
                     contents: Some(contents),

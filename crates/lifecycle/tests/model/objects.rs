@@ -192,6 +192,8 @@ pub fn result(order: &Order, outcome: Outcome, fault: FaultReason, contents: Opt
             verified_bytes: 1,
             duration_ms: 1,
             config_drive: None,
+            sector_bytes: 512,
+            own_ranges: Vec::new(),
             boot_entry: None,
         }),
         erase: (done && order.kind == OrderKind::Erase).then(|| EraseEvidence {

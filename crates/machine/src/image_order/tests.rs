@@ -11,6 +11,8 @@ use image::MemorySource;
 use super::*;
 use crate::{KernelDevices, target::tests::disk as named_disk};
 
+mod immutability;
+
 const MIB: u64 = 1 << 20;
 static GO: AtomicBool = AtomicBool::new(false);
 

@@ -342,6 +342,8 @@ impl Machine {
                 verified_bytes: 1,
                 duration_ms: 1,
                 config_drive: None,
+                sector_bytes: 512,
+                own_ranges: Vec::new(),
                 boot_entry: None,
             }),
             erase: None,

@@ -414,6 +414,8 @@ impl Machine {
                 verified_bytes: 1 << 30,
                 duration_ms: 5,
                 config_drive: Some("partition 2".to_owned()),
+                sector_bytes: 512,
+                own_ranges: Vec::new(),
                 boot_entry: None,
             });
         }
