@@ -1,118 +1,15 @@
-//! Writing packed images: what arrives, what is fetched again after an interruption and between two versions, and what a source or a disk
+//! Writing packed images: what arrives, what is fetched again after an interruption and between two versions, and what a source
 //! of bad manners brings about.
 #![allow(missing_docs)]
 
 mod common;
 
-use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
+use common::pack::{CHUNK, Pack};
 use common::*;
+use image::FaultKind;
 use image::device::sim::{Faults, SimDisk};
-use image::pack::{Chunk, ChunkSource, Manifest, Origin, Packer};
-use image::{BlockDevice, Evidence, FaultKind, Format, ImageError, Tuning, WriteRequest, marker};
-use proptest::prelude::*;
-
-const CHUNK: usize = 64 << 10;
-
-/// A packed image in memory that counts what is asked of it, and may flip a byte of its answers a few times.
-struct Pack {
-    manifest: Manifest,
-    stored: Vec<u8>,
-    fetched: AtomicU64,
-    damaged_answers: AtomicUsize,
-}
-
-impl Pack {
-    fn new(image: &[u8]) -> Self {
-        let (mut stored, mut chunks) = (Vec::new(), Vec::<Chunk>::new());
-        for (index, plain) in image.chunks(CHUNK).enumerate() {
-            if plain.iter().all(|&byte| byte == 0) {
-                continue;
-            }
-            let frame = zstd::bulk::compress(plain, 1).unwrap();
-            let digest = blake3::hash(&frame);
-            let known = chunks.iter().find(|chunk| chunk.stored == digest).map(|chunk| chunk.offset);
-            chunks.push(Chunk {
-                index: index as u32,
-                offset: known.unwrap_or(stored.len() as u64),
-                length: frame.len() as u32,
-                stored: digest,
-                plain: blake3::hash(plain),
-            });
-            if known.is_none() {
-                stored.extend(frame);
-            }
-        }
-        let origin = Origin {
-            format: Format::Raw,
-            digest: image::Digest::sha256_of(image).to_string(),
-        };
-        let packer = Packer {
-            zstd: "1.5.7".to_owned(),
-            level: 1,
-        };
-        let manifest = Manifest::new(image.len() as u64, 0, CHUNK as u32, origin, packer, chunks).unwrap();
-        Self {
-            manifest,
-            stored,
-            fetched: AtomicU64::new(0),
-            damaged_answers: AtomicUsize::new(0),
-        }
-    }
-
-    fn write(&self, disk: &dyn BlockDevice, request: &WriteRequest) -> Result<Evidence, ImageError> {
-        image::write_packed(&self.manifest, self, disk, request, &mut |_| ControlFlow::Continue(()))
-    }
-
-    /// Bytes asked for since the last call.
-    fn take_fetched(&self) -> u64 {
-        self.fetched.swap(0, Ordering::Relaxed)
-    }
-
-    /// The longest stored chunk.
-    fn longest(&self) -> u64 {
-        self.manifest
-            .chunks()
-            .iter()
-            .map(|chunk| u64::from(chunk.length))
-            .max()
-            .unwrap_or(0)
-    }
-}
-
-impl ChunkSource for Pack {
-    fn name(&self) -> &str {
-        "a packed image in memory"
-    }
-
-    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), ImageError> {
-        let start = offset as usize;
-        buffer.copy_from_slice(&self.stored[start..start + buffer.len()]);
-        self.fetched.fetch_add(buffer.len() as u64, Ordering::Relaxed);
-        let damage = |left: usize| left.checked_sub(1);
-        if self
-            .damaged_answers
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, damage)
-            .is_ok()
-        {
-            buffer[0] ^= 1;
-        }
-        Ok(())
-    }
-}
-
-/// Threads as on a real machine, and durable in small steps.
-fn busy(config_drive: bool) -> WriteRequest {
-    WriteRequest {
-        tuning: Tuning {
-            workers: Some(4),
-            segment_bytes: Some(256 << 10),
-            overlap: Some(true),
-        },
-        ..request(config_drive)
-    }
-}
 
 fn assert_written(image: &[u8], disk: &SimDisk) {
     let contents = disk.contents();
@@ -259,84 +156,5 @@ fn a_wrong_sector_size_or_a_small_disk_is_refused_untouched() {
         let before = disk.contents();
         assert_eq!(pack.write(&disk, &busy(false)).unwrap_err().kind(), kind);
         assert!(disk.contents() == before);
-    }
-}
-
-/// Everything that may be wrong with a disk.
-fn faults() -> impl Strategy<Value = Faults> {
-    let operation = 0..60usize;
-    prop_oneof![
-        Just(Faults::default()),
-        any::<u64>().prop_map(|seed| Faults {
-            short_calls: Some(seed),
-            ..Faults::default()
-        }),
-        (operation.clone(), prop_oneof![Just(5), Just(28)]).prop_map(|failing| Faults {
-            failing: Some(failing),
-            ..Faults::default()
-        }),
-        operation.prop_map(|lost| Faults {
-            lost: Some(lost),
-            ..Faults::default()
-        }),
-        (0..4 * MIB as u64).prop_map(|byte| Faults {
-            corrupt_byte: Some(byte),
-            ..Faults::default()
-        }),
-        (0..60usize).prop_map(|cut| Faults {
-            cut_before: Some(cut),
-            ..Faults::default()
-        }),
-        Just(Faults {
-            zeroing_lies: true,
-            ..Faults::default()
-        }),
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
-
-    /// Whatever the image and whatever the disk does: the disk is right, or it is an error and the disk does not boot.
-    #[test]
-    fn right_or_unbootable(
-        length in 1_200_000..3_500_000usize,
-        holes in prop::collection::vec((0..3_500_000usize, 1..700_000usize), 0..8),
-        seed in any::<u64>(),
-        workers in 1..5usize,
-        packed in any::<bool>(),
-        large_sectors in any::<bool>(),
-        faults in faults(),
-    ) {
-        let mut image = noise(length, seed | 1);
-        // No partition table, which fits any sector size.
-        image[..1024].fill(0);
-        for (start, size) in holes {
-            let start = start.min(length);
-            image[start..(start + size).min(length)].fill(0);
-        }
-        put(&mut image, 510, &[0x55, 0xaa]);
-        let mut request = busy(false);
-        request.tuning.workers = Some(workers);
-        let disk = SimDisk::new(noise(4 * MIB, seed ^ 5), if large_sectors { 4096 } else { 512 }, faults.clone());
-        let result = if packed {
-            Pack::new(&image).write(&disk, &request)
-        } else {
-            write(&image, None, &disk, &request)
-        };
-        let medium = disk.after_cut(|_, _| false);
-        match result {
-            Ok(evidence) => {
-                // A medium that shows other bytes than it holds is right in what it holds.
-                prop_assert!(medium[..length] == image[..], "success, but the disk is another one: {faults:?} {evidence:?}");
-                prop_assert_eq!(disk.cached_reads(), 0);
-                prop_assert_eq!(evidence.written_digest, evidence.read_back_digest);
-            }
-            Err(error) => {
-                prop_assert!(matches!(error.kind(), FaultKind::DiskIo | FaultKind::VerifyMismatch), "{error}");
-                let untouched = medium[..] == noise(4 * MIB, seed ^ 5)[..];
-                prop_assert!(untouched || marker::decode(&medium).is_some(), "{error}: neither untouched nor marked");
-            }
-        }
     }
 }

@@ -20,12 +20,17 @@ pub struct Faults {
     pub ignored_flush: Option<usize>,
     /// Reads that touch this byte return it changed: a medium that rots or lies.
     pub corrupt_byte: Option<u64>,
-    /// Zeroing by offload is acknowledged but does nothing, as with QEMU's `discard=ignore`.
-    pub zeroing_lies: bool,
+    /// Zeroing by offload is acknowledged but does nothing, from this one on, numbered from 0. From 0 it is QEMU's `discard=ignore`; from 1
+    /// it is a disk that looks honest when it is tried.
+    pub zeroing_lies_from: Option<usize>,
     /// This operation fails, with this error number (`EIO`, `ENOSPC`); the ones after it are carried out.
     pub failing: Option<(usize, i32)>,
+    /// This read, numbered from 0, fails, with this error number.
+    pub failing_read: Option<(usize, i32)>,
     /// This operation is acknowledged but does nothing: a write that is lost.
     pub lost: Option<usize>,
+    /// This operation, a write or zeroing, is acknowledged, but one bit of it reaches the medium changed.
+    pub damaged: Option<usize>,
     /// Calls are interrupted or end short, by chance with this seed.
     pub short_calls: Option<u64>,
     /// Each operation takes so long.
@@ -46,11 +51,18 @@ struct State {
     faults: Faults,
     operations: usize,
     flushes: usize,
+    reads: usize,
+    offloads: usize,
     cached_reads: usize,
     dead: bool,
     /// Of the generator behind short calls.
     chance: u64,
+    /// Calls in a row that did less than they were asked to.
+    shorts: u32,
 }
+
+/// A kernel that interrupts and shortens calls gets on all the same: after so many in a row one is whole.
+const MOST_SHORTS: u32 = 6;
 
 impl State {
     /// A number from 0 to 3; never the same sequence for two seeds.
@@ -67,7 +79,9 @@ impl State {
         if self.faults.short_calls.is_none() {
             return Ok(left);
         }
-        match self.chance() {
+        let chance = if self.shorts == MOST_SHORTS { 3 } else { self.chance() };
+        self.shorts = if chance == 3 { 0 } else { self.shorts + 1 };
+        match chance {
             0 => Err(io::ErrorKind::Interrupted.into()),
             1 => Ok((left / 2).max(1)),
             2 => Ok(left.saturating_sub(100).max(1)),
@@ -152,6 +166,17 @@ impl SimDisk {
         self.after_cut(|_, _| true)
     }
 
+    /// Cuts the power before the operation that has so many before it from now on.
+    pub fn cut_after(&self, operations: usize) {
+        let mut state = self.state();
+        state.faults.cut_before = Some(state.operations + operations);
+    }
+
+    /// Whether the power was cut: every call fails.
+    pub fn is_dead(&self) -> bool {
+        self.state().dead
+    }
+
     fn operation(&self, write: Option<Pending>) -> io::Result<()> {
         let mut state = self.state();
         if !state.faults.slow.is_zero() {
@@ -174,9 +199,14 @@ impl SimDisk {
         if state.faults.lost == Some(number) {
             return Ok(());
         }
-        let Some(write) = write else {
+        let Some(mut write) = write else {
             return Ok(());
         };
+        if state.faults.damaged == Some(number)
+            && let Some(byte) = write.data.last_mut()
+        {
+            *byte ^= 0x04;
+        }
         let sector = self.sector_size as usize;
         transfer(write.data.len(), sector, |done| {
             let moved = state.call(write.data.len() - done)?;
@@ -213,9 +243,19 @@ impl BlockDevice for SimDisk {
         if state.dead {
             return Err(gone());
         }
+        let number = state.reads;
+        state.reads += 1;
+        if let Some((_, code)) = state.faults.failing_read.filter(|(failing, _)| *failing == number) {
+            return Err(io::Error::from_raw_os_error(code));
+        }
         let start = offset as usize;
         let end = start + buffer.len();
-        buffer.copy_from_slice(&state.medium[start..end]);
+        // What a call that ends short does not fill stays as it was.
+        transfer(buffer.len(), self.sector_size as usize, |done| {
+            let moved = state.call(buffer.len() - done)?;
+            buffer[done..done + moved].copy_from_slice(&state.medium[start + done..start + done + moved]);
+            Ok(moved)
+        })?;
         let mut cached = false;
         for write in &state.pending {
             let (from, to) = (write.offset.max(start), (write.offset + write.data.len()).min(end));
@@ -243,8 +283,15 @@ impl BlockDevice for SimDisk {
 
     fn zero_range(&self, offset: u64, length: u64, method: ZeroMethod) -> io::Result<()> {
         check_range(self, offset, length)?;
-        if method == ZeroMethod::Offload && self.state().faults.zeroing_lies {
-            return self.operation(None);
+        if method == ZeroMethod::Offload {
+            let mut state = self.state();
+            let number = state.offloads;
+            state.offloads += 1;
+            let lies = state.faults.zeroing_lies_from.is_some_and(|first| number >= first);
+            drop(state);
+            if lies {
+                return self.operation(None);
+            }
         }
         self.operation(Some(Pending {
             offset: offset as usize,

@@ -1,6 +1,7 @@
 //! The first and the last writes: the in-progress marker and the zeroed ends before the data, config drive, backup table and first sectors after it. Each is
 //! durable, read back and compared before the next begins.
 
+use super::own::end_zone;
 use super::plan::{END_BYTES, FIRST_BYTES, Plan};
 use super::{ConfigDrive, ConfigDrivePlace};
 use crate::device::{AlignedBuffer, Checked, ZeroMethod, is_zero};
@@ -40,7 +41,7 @@ impl Ends<'_> {
         let size = self.disk.0.size();
         let first = self.sector() as u64;
         self.disk.zero(first, END_BYTES - first, ZeroMethod::Write)?;
-        let end = ((size - END_BYTES) / first * first).max(END_BYTES);
+        let end = end_zone(size, first);
         self.disk.zero(end, size - end, ZeroMethod::Write)?;
 
         let (probe_at, probe_length) = (END_BYTES / 2, 64 * 1024);
@@ -125,7 +126,13 @@ impl Ends<'_> {
     pub(crate) fn first_sectors(&self) -> Result<u64, ImageError> {
         let (first, rest) = self.plan.final_head.split_at(self.sector());
         self.durable(first.len() as u64, rest, "first sectors")?;
-        self.durable(0, first, "first sector")?;
+        if let Err(fault) = self.durable(0, first, "first sector") {
+            // What firmware finds there now is not known. The fault is what counts; a disk that does not take the marker either is one that is gone.
+            if let Err(error) = self.mark() {
+                tracing::warn!(disk = self.disk.0.name(), %error, "the in-progress marker was not put back");
+            }
+            return Err(fault);
+        }
         Ok(FIRST_BYTES as u64)
     }
 }

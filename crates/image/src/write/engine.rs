@@ -157,11 +157,18 @@ pub(crate) struct Engine<'a> {
 
 /// A cut at any moment may cost this part of the image, one in so many.
 const SEGMENT_PART: u64 = 48;
+/// Bytes between two flushes at most, ...
+const MOST_SEGMENT: u64 = 512 << 20;
+/// ... at least where a cut costs the whole anyway, ...
+const LEAST_SEGMENT: u64 = 16 << 20;
+/// ... and at least where what is durable need not be fetched again: small images have as many flushes as large ones.
+const LEAST_SEGMENT_RESUMED: u64 = 2 << 20;
 
 impl<'a> Engine<'a> {
     pub(crate) fn new(disk: Checked<'a>, settings: Settings, chunks: Option<Chunks<'a>>) -> Self {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let part = settings.expected.unwrap_or(256 << 20) / SEGMENT_PART;
+        let least = if chunks.is_some() { LEAST_SEGMENT_RESUMED } else { LEAST_SEGMENT };
         let mut workers = settings.tuning.workers.unwrap_or((2 * cores).clamp(4, 16)).max(1);
         if let Some(chunks) = &chunks {
             workers = workers.min(chunks.most_workers());
@@ -177,7 +184,7 @@ impl<'a> Engine<'a> {
             sector: disk.0.sector_size() as usize,
             zero_method: settings.zero_method,
             left_out: settings.left_out.unwrap_or(0..0),
-            segment: settings.tuning.segment_bytes.unwrap_or(part.clamp(16 << 20, 512 << 20)),
+            segment: settings.tuning.segment_bytes.unwrap_or(part.clamp(least, MOST_SEGMENT)),
             overlap: settings.tuning.overlap.unwrap_or(!disk.0.is_rotational()),
             workers,
             pool: Pool::new(16 + workers),

@@ -1,6 +1,8 @@
 //! Fixtures that several test files share: images made here, with partition tables written independently of the crate.
 #![allow(dead_code, missing_docs, reason = "each test file uses its own part")]
 
+pub mod pack;
+
 use std::ops::ControlFlow;
 
 use image::device::sim::SimDisk;
@@ -152,6 +154,18 @@ pub fn request(with_config_drive: bool) -> WriteRequest {
             workers: Some(1),
             ..Tuning::default()
         },
+    }
+}
+
+/// Threads as on a real machine, and durable in small steps.
+pub fn busy(config_drive: bool) -> WriteRequest {
+    WriteRequest {
+        tuning: Tuning {
+            workers: Some(4),
+            segment_bytes: Some(256 << 10),
+            overlap: Some(true),
+        },
+        ..request(config_drive)
     }
 }
 
