@@ -54,7 +54,7 @@ demo: build bootmedia image ## Show the whole life of two machines in QEMU
 	$(KBM) --log warn lab demo --media $(MEDIA) --image $(IMAGE) --state $(TARGET)/demo
 
 .PHONY: test-all
-test-all: test swarm replicas durability bench-api test-libvirt test-deploy oci-image test-oci conformance-defects conformance-long test-oldest bench-api-cost fuzz ## All of that, and the suites that take longer
+test-all: test test-power-cuts swarm replicas durability bench-api test-libvirt test-deploy oci-image test-oci conformance-defects conformance-long test-oldest bench-api-cost fuzz ## All of that, and the suites that take longer
 
 .PHONY: test
 test: setup control-plane helm kubectl-oldest ## Everything set up, all tests that fit into an hour
@@ -76,7 +76,15 @@ test-boot: ## Boot the media in QEMU against a small server (needs `make bootmed
 .PHONY: test-faults
 test-faults: ## Pull plugs, kill the server, break downloads and swap disks of QEMU machines (needs `make bootmedia`)
 	$(CARGO) build --workspace --bin kube-baremetal
-	KBM_PROGRAM=$(KBM) KBM_BOOTMEDIA=$(MEDIA) $(CARGO) test --workspace --features lab/qemu-tests --test qemu_faults -- --nocapture --test-threads=1
+	KBM_PROGRAM=$(KBM) KBM_BOOTMEDIA=$(MEDIA) $(CARGO) test --workspace --features lab/qemu-tests --test qemu_faults -- --nocapture --test-threads=1 --skip write_back
+
+# POWER_CUTS: of each way of writing; IMAGE_KILLS: of each way and target, which are two each.
+.PHONY: test-power-cuts
+test-power-cuts: ## Cut the power of image writes 2000 times, kill the writer 100 times, and cut QEMU machines ten times (root; needs `make bootmedia`)
+	POWER_CUTS=1000 $(CARGO) test --workspace --test power_cut random_cuts -- --nocapture
+	IMAGE_KILLS=25 $(CARGO) test --workspace --features cli/long-tests --test image_kills -- --nocapture --test-threads=1
+	$(CARGO) build --workspace --bin kube-baremetal
+	KBM_PROGRAM=$(KBM) KBM_BOOTMEDIA=$(MEDIA) $(CARGO) test --workspace --features lab/qemu-tests --test qemu_faults write_back -- --nocapture
 
 .PHONY: bench-boot
 bench-boot: bootmedia ## Size of the boot media, and time from kernel start to the agent's session (TCG, 512 MiB)

@@ -135,6 +135,7 @@ impl Folder {
                 size_bytes: request.disk_gib << 30,
                 serial: format!("LAB{}", mac.compact()),
                 honest_discard: true,
+                nbd: None,
             }],
             name,
             firmware: request.firmware,

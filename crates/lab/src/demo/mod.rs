@@ -209,6 +209,7 @@ fn create_machine(lab: &folder::Folder, name: &str, firmware: Firmware, http_por
             size_bytes: DISK_BYTES,
             serial: format!("DEMO-{}", name.to_uppercase()),
             honest_discard: true,
+            nbd: None,
         }],
         mac,
         uuid,

@@ -41,6 +41,9 @@ pub struct DiskSpec {
     pub serial: String,
     /// Whether discard reaches the image file. Without it QEMU accepts discard and keeps the data: a disk that lies.
     pub honest_discard: bool,
+    /// Unix socket of an NBD server that plays the disk, cache included, instead of an image file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nbd: Option<PathBuf>,
 }
 
 /// What a machine is made of.
@@ -91,7 +94,7 @@ impl Machine {
         let machine = Self { spec, folder };
         for index in 0..machine.spec.disks.len() {
             let path = machine.disk_path(index);
-            if !path.exists() {
+            if machine.spec.disks[index].nbd.is_none() && !path.exists() {
                 let file = std::fs::File::create(&path).map_err(LabError::file("cannot create", &path))?;
                 file.set_len(machine.spec.disks[index].size_bytes)
                     .map_err(LabError::file("cannot size", &path))?;
@@ -331,10 +334,14 @@ impl Machine {
         push(&["-netdev", &netdev, "-device", &nic]);
         for (index, disk) in s.disks.iter().enumerate() {
             let discard = if disk.honest_discard { "unmap" } else { "ignore" };
-            let path = self.disk_path(index);
+            let file = match &disk.nbd {
+                Some(socket) => format!("nbd+unix:///?socket={}", socket.display()),
+                None => self.disk_path(index).display().to_string(),
+            };
+            // The guest is told that the disk has a cache, and its flushes are handed on.
             push(&[
                 "-drive",
-                &format!("if=none,id=d{index},file={},format=raw,discard={discard}", path.display()),
+                &format!("if=none,id=d{index},file={file},format=raw,cache=writeback,discard={discard}"),
             ]);
             push(&[
                 "-device",

@@ -107,6 +107,11 @@ impl ImageServer {
         served
     }
 
+    /// Where the server finds a file.
+    pub fn url_from_here(&self, name: &str) -> String {
+        format!("http://127.0.0.1:{}/{name}", self.port)
+    }
+
     /// Where a machine finds a file.
     pub fn url(&self, name: &str) -> String {
         format!("http://10.0.2.2:{}/{name}", self.port)

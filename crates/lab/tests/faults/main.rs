@@ -2,6 +2,7 @@
 //!
 //! * [`power_cut`]: the plug is pulled at ten points of writing an image; no half image ever boots, and the machine finishes.
 //! * [`wrong`]: downloads, images and disks that are not what was declared; each fault names itself and its remedy, and the remedy works.
+//! * [`write_back`]: the same at random points with a disk that loses its cache; and the disks of two machines are the same where they must be.
 //! * [`server_kills`]: the server is killed three times in one machine's life.
 //!
 //! The operating system is a boot sector that says one line on the serial port, in front of data of which no block equals another
@@ -10,7 +11,9 @@
 
 mod disk_image;
 mod http;
+mod nbd;
 mod power_cut;
 mod server_kills;
 mod world;
+mod write_back;
 mod wrong;

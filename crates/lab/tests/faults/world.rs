@@ -89,6 +89,7 @@ pub fn disk(serial: &str, mebibytes: u64) -> DiskSpec {
         size_bytes: mebibytes << 20,
         serial: serial.to_owned(),
         honest_discard: true,
+        nbd: None,
     }
 }
 
@@ -135,6 +136,11 @@ impl World {
             boot_url: format!("http://10.0.2.2:{}/boot/ipxe", self.server.http_port),
         };
         Powered(Machine::create(self.folder.path(), spec).unwrap())
+    }
+
+    /// A folder for what belongs to this world.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     pub async fn power_on(&self, machine: &Machine) {
@@ -233,13 +239,24 @@ impl World {
             .unwrap();
     }
 
+    /// An image that machines fetch themselves: its faults are the machine's own to find.
     pub async fn image(&self, name: &str, file: &str, digest: &str, format: ImageFormat) {
+        self.delivered_image(name, self.images.url(file), digest, format, api::ImageDelivery::Streamed)
+            .await;
+    }
+
+    /// An image that the server fetches, packs and hands out.
+    pub async fn packed_image(&self, name: &str, file: &str, digest: &str, format: ImageFormat) {
+        self.delivered_image(name, self.images.url_from_here(file), digest, format, api::ImageDelivery::Prepared)
+            .await;
+    }
+
+    async fn delivered_image(&self, name: &str, url: String, digest: &str, format: ImageFormat, delivery: api::ImageDelivery) {
         let spec = BareMetalImageSpec {
-            url: self.images.url(file),
+            url,
             digest: digest.to_owned(),
             format,
-            // These faults are the machine's own to find.
-            delivery: Some(api::ImageDelivery::Streamed),
+            delivery: Some(delivery),
             ..BareMetalImageSpec::default()
         };
         let image = BareMetalImage {
