@@ -22,7 +22,7 @@ use agent_protocol::{
     session::{ErrorCode, PATH_REPORTS},
 };
 use image::{
-    HttpLimits, HttpSource, ImageError,
+    HttpLimits, HttpSource, ImageError, STALL,
     pack::{CHUNKS_FILE, HttpChunks, MANIFEST_FILE, PackDigest, fetch_manifest},
 };
 use machine::{
@@ -39,8 +39,6 @@ use crate::{client::Client, console::Console, pace::Pace};
 
 /// Least time between two progress reports.
 const REPORT_EVERY: Duration = Duration::from_secs(2);
-/// Longest time without a byte from an image server.
-const STALL: Duration = Duration::from_secs(60);
 
 /// What orders work on.
 pub struct Runner {
@@ -73,7 +71,7 @@ impl Runner {
     }
 
     /// A client for images: our own servers are known by their pin, all others by the public roots.
-    fn client(&self, ours: bool) -> Result<reqwest::blocking::Client, String> {
+    fn client(&self, ours: bool) -> Result<image::Client, String> {
         let tls = if ours {
             pinned_tls::client_config(&self.ca).map_err(|e| e.to_string())?
         } else {
@@ -86,28 +84,31 @@ impl Runner {
                 .with_root_certificates(roots)
                 .with_no_client_auth()
         };
-        let client = image::client_builder(STALL).tls_backend_preconfigured(tls).build();
-        client.map_err(|e| e.to_string())
+        image::Client::new(STALL, |builder| builder.tls_backend_preconfigured(tls)).map_err(|e| e.to_string())
     }
 
-    fn source(&self, image: &ImageParameters) -> Result<ImageSource, ImageError> {
+    fn source(&self, image: &ImageParameters, cancel: &Arc<AtomicBool>) -> Result<ImageSource, ImageError> {
+        let limits = HttpLimits {
+            stop: Some(Arc::clone(cancel)),
+            ..HttpLimits::default()
+        };
         match &image.packed {
-            Some(packed) => self.packed(packed),
-            None => self.stream(&image.url),
+            Some(packed) => self.packed(packed, limits),
+            None => self.stream(&image.url, limits),
         }
     }
 
-    fn stream(&self, url: &str) -> Result<ImageSource, ImageError> {
+    fn stream(&self, url: &str, limits: HttpLimits) -> Result<ImageSource, ImageError> {
         let ours = self
             .servers
             .iter()
             .any(|s| url.strip_prefix(s.as_str()).is_some_and(|rest| rest.starts_with('/')));
         let client = self.client(ours).map_err(|reason| unusable(url, reason))?;
-        Ok(ImageSource::Stream(Box::new(HttpSource::new(client, url, HttpLimits::default())?)))
+        Ok(ImageSource::Stream(Box::new(HttpSource::new(client, url, limits)?)))
     }
 
     /// The stores that the order names, then the same on this machine's own servers. Their bytes are trusted by the order's digest alone.
-    fn packed(&self, packed: &PackedSource) -> Result<ImageSource, ImageError> {
+    fn packed(&self, packed: &PackedSource, limits: HttpLimits) -> Result<ImageSource, ImageError> {
         let digest: PackDigest = packed.digest.parse().map_err(|_| ImageError::InvalidDigest {
             text: clip(&packed.digest, 200),
             reason: "a packed image is named by blake3: and 64 hexadecimal digits",
@@ -121,13 +122,12 @@ impl Runner {
         }
         let of = |file: &str| bases.iter().map(|base| format!("{base}/{file}")).collect::<Vec<_>>();
         let client = self.client(ours).map_err(|reason| unusable(&packed.digest, reason))?;
-        let limits = HttpLimits::default();
         let manifest = fetch_manifest(&client, &of(MANIFEST_FILE), Some(digest), &limits)?;
         let chunks = HttpChunks::new(&client, &of(CHUNKS_FILE), manifest.stored_bytes(), limits)?;
         Ok(ImageSource::Packed(Box::new(manifest), Box::new(chunks)))
     }
 
-    fn work(&self, order: &Order, seed: Option<&Seed>, cancel: &AtomicBool, progress: &mut dyn FnMut(Progress)) -> OrderResult {
+    fn work(&self, order: &Order, seed: Option<&Seed>, cancel: &Arc<AtomicBool>, progress: &mut dyn FnMut(Progress)) -> OrderResult {
         let devices = self.devices.as_ref();
         if order.kind == OrderKind::Erase {
             let job = EraseJob {
@@ -143,7 +143,7 @@ impl Runner {
         let Some(image) = &order.image else {
             return refused(order, FaultReason::Internal, "The order names no image");
         };
-        let source = match self.source(image) {
+        let source = match self.source(image, cancel) {
             Ok(source) => source,
             Err(error) => {
                 let message = error.to_string();

@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use image::decode::ExtentSink;
 use image::{Block, Digest, FileSource, HttpLimits, HttpSource, ImageError, Limit, Pool, Source};
@@ -58,7 +58,7 @@ fn one(path: &Path) -> Outcome<()> {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let (mut server, url) = start_server(path)?;
     let roots: [reqwest::Certificate; 0] = [];
-    let client = image::client_builder(Duration::from_secs(30)).tls_certs_only(roots).build()?;
+    let client = image::Client::new(image::STALL, |builder| builder.tls_certs_only(roots))?;
     let http = || HttpSource::new(client.clone(), &url, HttpLimits::default());
 
     measure(&name, "read over http", || drain(http()?.stream()?))?;

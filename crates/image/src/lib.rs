@@ -45,7 +45,7 @@ pub use device::{BlockDevice, Disk};
 pub use digest::{Digest, DigestHasher};
 pub use error::{DiskOperation, FaultKind, ImageError};
 pub use format::{Format, SNIFF_BYTES, Sniffed, sniff};
-pub use source::{FallbackSource, FileSource, HttpLimits, HttpSource, MemorySource, Source, client_builder};
+pub use source::{Client, FallbackSource, FileSource, HttpLimits, HttpSource, MemorySource, RequestError, Response, STALL, Source, Stop};
 pub use write::{
     ConfigDrive, ConfigDrivePlace, Evidence, OwnPart, OwnRange, Progress, ProgressCallback, Step, StepDuration, Tuning, WriteRequest,
     limit_of, write_image, write_packed,

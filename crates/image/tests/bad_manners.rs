@@ -201,7 +201,7 @@ fn write_from(server: &Server, kind: &Kind, disk: &dyn image::BlockDevice) -> Re
     // Another test of this process may have been first: then it is there already.
     rustls::crypto::ring::default_provider().install_default().ok();
     let roots: [reqwest::Certificate; 0] = [];
-    let client = image::client_builder(STALL).tls_certs_only(roots).build().unwrap();
+    let client = image::Client::new(STALL, |builder| builder.tls_certs_only(roots)).unwrap();
     let limits = HttpLimits {
         backoff: Duration::from_millis(1),
         max_retries: 3,

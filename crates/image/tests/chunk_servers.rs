@@ -115,11 +115,11 @@ fn serve(mut connection: TcpStream, body: &[u8], manner: Manner, requests: &Atom
     }
 }
 
-fn client() -> reqwest::blocking::Client {
+fn client() -> image::Client {
     // Another test of this process may have been first.
     let installed = rustls::crypto::ring::default_provider().install_default();
     assert!(installed.is_ok() || rustls::crypto::CryptoProvider::get_default().is_some());
-    image::client_builder(Duration::from_millis(1500)).build().unwrap()
+    image::Client::new(Duration::from_millis(1500), |builder| builder).unwrap()
 }
 
 fn limits() -> HttpLimits {

@@ -7,11 +7,14 @@ mod common;
 
 use std::io::Read;
 use std::net::TcpListener;
-use std::time::Duration;
+use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use bad_server::{Behaviour, Server};
 use common::*;
-use image::{Digest, FaultKind, HttpLimits, HttpSource, ImageError, Source};
+use image::pack::{ChunkSource, HttpChunks};
+use image::{Digest, FaultKind, HttpLimits, HttpSource, ImageError, Source, Stop};
 
 fn limits() -> HttpLimits {
     HttpLimits {
@@ -21,11 +24,11 @@ fn limits() -> HttpLimits {
     }
 }
 
-fn client(stall: Duration) -> reqwest::blocking::Client {
+fn client(stall: Duration) -> image::Client {
     // Another test of this process may have been first: then it is there already.
     rustls::crypto::ring::default_provider().install_default().ok();
     let roots: [reqwest::Certificate; 0] = [];
-    image::client_builder(stall).tls_certs_only(roots).build().unwrap()
+    image::Client::new(stall, |builder| builder.tls_certs_only(roots)).unwrap()
 }
 
 fn source(url: &str, limits: HttpLimits) -> HttpSource {
@@ -112,6 +115,130 @@ fn a_stall_ends() {
     let error = stream.read_to_end(&mut Vec::new()).unwrap_err().downcast::<ImageError>().unwrap();
     assert!(matches!(error, ImageError::TooSlow { .. }), "{error}");
     assert_eq!(error.kind(), FaultKind::Unreachable);
+}
+
+#[test]
+fn a_server_that_drips_into_every_connection_is_given_up_like_a_silent_one() {
+    let server = Server::start(
+        noise(3 * MIB, 1),
+        Behaviour {
+            silent_after: Some(1000),
+            ..Behaviour::default()
+        },
+    );
+    let mut source = HttpSource::new(client(Duration::from_millis(100)), &server.url(), limits()).unwrap();
+    let mut bytes = Vec::new();
+    let error = source.stream().unwrap().read_to_end(&mut bytes).unwrap_err();
+    let error = error.downcast::<ImageError>().unwrap();
+    assert!(matches!(error, ImageError::TooSlow { .. }), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("4 connections in a row fell silent before 1024 KiB came"),
+        "{error}"
+    );
+    assert_eq!((server.requests().len(), bytes.len()), (4, 4000), "one try and three more");
+
+    // Falling silent again and again is put up with as long as each connection brings something.
+    let body = noise(8 * MIB, 2);
+    let server = Server::start(
+        body.clone(),
+        Behaviour {
+            silent_after: Some(MIB),
+            ..Behaviour::default()
+        },
+    );
+    let mut source = HttpSource::new(client(Duration::from_millis(100)), &server.url(), limits()).unwrap();
+    let mut bytes = Vec::new();
+    source.stream().unwrap().read_to_end(&mut bytes).unwrap();
+    assert!(bytes == body);
+    assert_eq!(server.requests().len(), 8);
+}
+
+/// Runs something that waits for a silent server, tells it to stop, and sees that it does, long before the server would be given up.
+fn is_stopped(what: &str, waits: impl FnOnce(HttpLimits) -> Result<(), ImageError> + Send) {
+    let stop = Stop::default();
+    let limits = HttpLimits {
+        stop: Some(Stop::clone(&stop)),
+        ..limits()
+    };
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(move || {
+            let result = waits(limits);
+            (result, Instant::now())
+        });
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(!waiting.is_finished(), "{what}: it waits");
+        let told = Instant::now();
+        stop.store(true, Ordering::Relaxed);
+        let (result, ended) = waiting.join().unwrap();
+        assert_eq!(result.unwrap_err().kind(), FaultKind::Cancelled, "{what}");
+        assert!(ended.duration_since(told) < Duration::from_secs(5), "{what}: it waited on");
+    });
+}
+
+#[test]
+fn being_told_to_stop_ends_all_waiting_for_a_silent_server() {
+    let body = noise(3 * MIB, 1);
+    let silent = Behaviour {
+        silent_after: Some(1000),
+        ..Behaviour::default()
+    };
+    let patient = || client(Duration::from_secs(60));
+    let server = Server::start(body.clone(), silent.clone());
+    is_stopped("a stream", |limits| {
+        let mut stream = HttpSource::new(patient(), &server.url(), limits)?.stream()?;
+        let read = stream.read_to_end(&mut Vec::new());
+        read.map(|_| ())
+            .map_err(|error| error.downcast::<ImageError>().expect("a typed error"))
+    });
+    is_stopped("a range", |limits| {
+        let mut source = HttpSource::new(patient(), &server.url(), limits)?;
+        source.read_range(0, &mut vec![0; MIB]).map(|_| ())
+    });
+    is_stopped("chunks", |limits| {
+        let chunks = HttpChunks::new(&patient(), &[server.url(), server.url()], body.len() as u64, limits)?;
+        chunks.read(0, &mut vec![0; MIB])
+    });
+    // It takes connections and never answers.
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/image", mute.local_addr().unwrap());
+    is_stopped("an answer", |limits| HttpSource::new(patient(), &url, limits)?.size().map(|_| ()));
+    is_stopped("a pause", |limits| {
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let limits = HttpLimits {
+            backoff: Duration::from_secs(60),
+            ..limits
+        };
+        HttpSource::new(patient(), &format!("http://{closed}/image"), limits)?
+            .size()
+            .map(|_| ())
+    });
+    is_stopped("a write", |limits| {
+        let disk = sim(used_disk(6 * MIB));
+        let stop = limits.stop.clone().unwrap();
+        let server = Server::start(
+            gpt_image(3 * MIB),
+            Behaviour {
+                silent_from: Some(2 * MIB),
+                silences: usize::MAX,
+                ..Behaviour::default()
+            },
+        );
+        let source = HttpSource::new(patient(), &server.url(), limits)?;
+        let opened = image::open(
+            Box::new(source),
+            &Digest::sha256_of(&gpt_image(3 * MIB)),
+            None,
+            &image::limit_of(&disk),
+        )?;
+        // As the agent does it: one flag for the writer and for what it reads from.
+        let mut go_on = |_| match stop.load(Ordering::Relaxed) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        };
+        image::write_image(opened, &disk, &request(false), &mut go_on).map(|_| ())
+    });
 }
 
 #[test]

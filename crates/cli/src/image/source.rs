@@ -4,15 +4,11 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use image::pack::{ChunkSource, DirSource, HttpChunks, MANIFEST_FILE, Manifest, PackDigest, fetch_manifest, oci};
-use image::{Digest, FileSource, Format, HttpLimits, HttpSource, ImageError, Source};
+use image::{Digest, FileSource, Format, HttpLimits, HttpSource, ImageError, STALL, Source};
 use indicatif::ProgressBar;
-
-/// Longest time without a byte from a server.
-const STALL: Duration = Duration::from_secs(20);
 
 /// A packed image that is open.
 pub struct Opened {
@@ -83,12 +79,12 @@ fn open_url(url: &str, expected: Option<PackDigest>) -> Result<Opened> {
     })
 }
 
-fn client() -> Result<reqwest::blocking::Client> {
+fn client() -> Result<image::Client> {
     // One provider of TLS for every part; a second command in this process finds it there.
     if rustls::crypto::CryptoProvider::get_default().is_none() && rustls::crypto::ring::default_provider().install_default().is_err() {
         tracing::debug!("another thread installed the TLS provider");
     }
-    image::client_builder(STALL).build().context("setting up the HTTP client")
+    Ok(image::Client::new(STALL, |builder| builder)?)
 }
 
 /// An image that is no pack, with the digest that it must have.

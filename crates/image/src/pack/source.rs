@@ -9,12 +9,10 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use reqwest::blocking::Client;
-
 use super::manifest::{MAX_MANIFEST_BYTES, Manifest, PackDigest};
 use super::{CHUNKS_FILE, MANIFEST_FILE};
 use crate::error::ImageError;
-use crate::source::{Failure, HttpLimits, HttpSource, Source, pause, source_error};
+use crate::source::{Client, Failure, HttpLimits, HttpSource, Source, pause, sleep, source_error};
 
 /// The stored bytes of a packed image's chunks.
 pub trait ChunkSource: Send + Sync {
@@ -129,7 +127,7 @@ struct Place {
 
 impl HttpChunks {
     /// The file of chunks at these URLs, in the order in which to ask. Nothing is sent yet. `stored_bytes` is
-    /// [`Manifest::stored_bytes`]; `client` comes from [`crate::client_builder`].
+    /// [`Manifest::stored_bytes`]; `client` is a [`crate::Client`].
     pub fn new(client: &Client, urls: &[String], stored_bytes: u64, limits: HttpLimits) -> Result<Self, ImageError> {
         let places = urls
             .iter()
@@ -210,7 +208,7 @@ impl ChunkSource for HttpChunks {
             if self.is_given_up() || rounds > self.limits.max_retries {
                 return Err(error);
             }
-            std::thread::sleep(pause(self.limits.backoff, rounds));
+            sleep(pause(self.limits.backoff, rounds), self.limits.stop.as_ref());
         }
         Ok(())
     }

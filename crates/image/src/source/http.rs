@@ -4,19 +4,21 @@
 //! https down to http. A connection that drops is resumed with `Range` and `If-Range`; a server that cannot do ranges is read
 //! again from the start up to where we were (the digest tells whether the bytes were the same). What is received is bounded in
 //! size and in time. It does not check digests, and it does not set up TLS: the caller gives the client.
+//!
+//! A connection that fails is worth another one as long as they bring something: [`HttpLimits::max_retries`] failures in a row, with less than [`WORTHWHILE`] bytes over each connection
+//! between them, are the end, so that a server that drips a few bytes into every connection is given up as soon as a silent one.
 
-use std::error::Error as _;
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use reqwest::blocking::{Client, ClientBuilder, Response};
 use reqwest::header::{
     ACCEPT_ENCODING, ACCEPT_RANGES, CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, IF_RANGE, LAST_MODIFIED, LOCATION, RANGE,
 };
-use reqwest::{StatusCode, Url, redirect};
+use reqwest::{StatusCode, Url};
 
 use super::Source;
+use super::client::{Client, RequestError, Response, Stop, is_told, sleep};
 use crate::error::ImageError;
 
 /// Bounds of a download.
@@ -28,10 +30,12 @@ pub struct HttpLimits {
     pub deadline: Duration,
     /// Most redirects of one request.
     pub max_redirects: u32,
-    /// Most failures in a row without progress.
+    /// Most failures in a row without progress that is worth another try.
     pub max_retries: u32,
     /// First pause between two tries; doubled each time, up to five seconds.
     pub backoff: Duration,
+    /// Ends everything with [`ImageError::Cancelled`], within a second.
+    pub stop: Option<Stop>,
 }
 
 impl Default for HttpLimits {
@@ -42,25 +46,13 @@ impl Default for HttpLimits {
             max_redirects: 5,
             max_retries: 5,
             backoff: Duration::from_millis(250),
+            stop: None,
         }
     }
 }
 
-/// A client builder set up as [`HttpSource`] needs it: no proxies out of the environment, no redirects behind our back, no
-/// referrer, and `stall` as the longest time without a byte (in the blocking client the time-out counts per read, not in all).
-/// The caller adds TLS roots or pins and builds it. Use it outside of an async runtime.
-pub fn client_builder(stall: Duration) -> ClientBuilder {
-    Client::builder()
-        .no_proxy()
-        .redirect(redirect::Policy::none())
-        .referer(false)
-        .timeout(stall)
-        .connect_timeout(Duration::from_secs(10).min(stall))
-        .user_agent(concat!("kube-baremetal/", env!("CARGO_PKG_VERSION")))
-}
-
-/// Most failures in all, however much progress lies between them.
-const MAX_FAILURES: u32 = 200;
+/// What a connection must bring to count as progress.
+const WORTHWHILE: u64 = 1 << 20;
 
 /// An image at an http or https URL.
 pub struct HttpSource {
@@ -176,7 +168,8 @@ impl Source for HttpSource {
             response: Some(response),
             position,
             failures: 0,
-            in_a_row: 0,
+            counted_at: position,
+            dripped: 0,
         }))
     }
 
@@ -194,6 +187,9 @@ impl Shared {
     }
 
     fn in_time(&self) -> Result<(), ImageError> {
+        if is_told(self.limits.stop.as_ref()) {
+            return Err(ImageError::Cancelled);
+        }
         if Instant::now() < self.deadline {
             return Ok(());
         }
@@ -206,7 +202,8 @@ impl Shared {
 
     fn pause(&self, failures_in_a_row: u32) {
         let pause = pause(self.limits.backoff, failures_in_a_row);
-        std::thread::sleep(pause.min(self.deadline.saturating_duration_since(Instant::now())));
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        sleep(pause.min(left), self.limits.stop.as_ref());
     }
 
     fn retrying<T>(&self, mut attempt: impl FnMut(&Self) -> Result<T, Failure>) -> Result<T, ImageError> {
@@ -228,23 +225,13 @@ impl Shared {
         }
     }
 
-    fn transport(&self, error: &reqwest::Error) -> ImageError {
-        if error.is_timeout() {
-            return ImageError::TooSlow {
-                source_name: self.name.clone(),
-                reason: "no answer within the stall time-out".to_owned(),
-            };
-        }
-        // reqwest's own text carries the URL with its query; the innermost cause says what happened.
-        let mut cause = error.source();
-        let mut reason = "the request failed".to_owned();
-        while let Some(inner) = cause {
-            reason = inner.to_string();
-            cause = inner.source();
-        }
-        ImageError::Unreachable {
-            source_name: self.name.clone(),
-            reason,
+    fn unanswered(&self, error: RequestError) -> Failure {
+        let source_name = self.name.clone();
+        let reason = error.to_string();
+        match error {
+            RequestError::Stopped => Failure::Final(ImageError::Cancelled),
+            RequestError::Stalled => Failure::Again(ImageError::TooSlow { source_name, reason }),
+            RequestError::Failed(_) => Failure::Again(ImageError::Unreachable { source_name, reason }),
         }
     }
 
@@ -257,7 +244,8 @@ impl Shared {
                 .get(url.clone())
                 .headers(headers.clone())
                 .header(ACCEPT_ENCODING, "identity");
-            let response = request.send().map_err(|error| Failure::Again(self.transport(&error)))?;
+            let sent = self.client.send(request, self.limits.stop.as_ref());
+            let response = sent.map_err(|error| self.unanswered(error))?;
             // A client that follows redirects by itself must not have led us elsewhere.
             self.allowed(&url, response.url())?;
             let status = response.status();
@@ -394,7 +382,7 @@ impl Shared {
             match response.read(&mut scratch[..want]) {
                 Ok(0) => return Err(Failure::Again(self.truncated(0))),
                 Ok(count) => left -= count as u64,
-                Err(error) => return Err(Failure::Again(self.broken(&error, 0))),
+                Err(error) => return Err(self.broken(error, 0)),
             }
         }
         Ok(())
@@ -429,7 +417,7 @@ impl Shared {
             match response.read(&mut buffer[filled..want]) {
                 Ok(0) => return Err(Failure::Again(self.truncated(offset + filled as u64))),
                 Ok(count) => filled += count,
-                Err(error) => return Err(Failure::Again(self.broken(&error, offset + filled as u64))),
+                Err(error) => return Err(self.broken(error, offset + filled as u64)),
             }
         }
         Ok(filled)
@@ -469,14 +457,14 @@ impl Shared {
             match response.read(&mut buffer[filled..]) {
                 Ok(0) => return Err(Failure::Again(self.truncated(offset + filled as u64))),
                 Ok(count) => filled += count,
-                Err(error) => return Err(Failure::Again(self.broken(&error, offset + filled as u64))),
+                Err(error) => return Err(self.broken(error, offset + filled as u64)),
             }
         }
         // Only a body that was read to its end leaves the connection free for the next range.
         match response.read(&mut [0]) {
             Ok(0) => Ok(()),
             Ok(_) => Err(self.changed("it answered with more bytes than were asked for")),
-            Err(error) => Err(Failure::Again(self.broken(&error, end))),
+            Err(error) => Err(self.broken(error, end)),
         }
     }
 
@@ -494,19 +482,17 @@ impl Shared {
         }
     }
 
-    fn broken(&self, error: &io::Error, position: u64) -> ImageError {
-        let stalled = error
-            .get_ref()
-            .and_then(|inner| inner.downcast_ref::<reqwest::Error>())
-            .is_some_and(reqwest::Error::is_timeout);
-        if stalled || error.kind() == io::ErrorKind::TimedOut {
-            let reason = format!("no byte came within the stall time-out, {position} bytes were here");
-            return ImageError::TooSlow {
+    fn broken(&self, error: io::Error, position: u64) -> Failure {
+        if error.kind() == io::ErrorKind::TimedOut {
+            return Failure::Again(ImageError::TooSlow {
                 source_name: self.name.clone(),
-                reason,
-            };
+                reason: format!("no byte came within the stall time-out, {position} bytes were here"),
+            });
         }
-        self.truncated(position)
+        match ImageError::from_io(error) {
+            Ok(told) => Failure::Final(told),
+            Err(_) => Failure::Again(self.truncated(position)),
+        }
     }
 }
 
@@ -522,20 +508,40 @@ struct HttpStream {
     shared: Arc<Shared>,
     response: Option<Response>,
     position: u64,
+    /// In a row, without progress that is worth it.
     failures: u32,
-    in_a_row: u32,
+    /// Where the last failure was.
+    counted_at: u64,
+    /// What came between those failures.
+    dripped: u64,
 }
 
 impl HttpStream {
     fn failed(&mut self, error: ImageError) -> Result<(), ImageError> {
         self.response = None;
-        self.failures += 1;
-        self.in_a_row += 1;
-        if self.in_a_row > self.shared.limits.max_retries || self.failures > MAX_FAILURES {
-            return Err(error);
+        let came = self.position - std::mem::replace(&mut self.counted_at, self.position);
+        if self.failures == 0 || came >= WORTHWHILE {
+            (self.failures, self.dripped) = (1, 0);
+        } else {
+            self.failures += 1;
+            self.dripped += came;
+        }
+        if self.failures > self.shared.limits.max_retries {
+            return Err(match error {
+                ImageError::TooSlow { source_name, .. } if self.dripped > 0 => ImageError::TooSlow {
+                    source_name,
+                    reason: format!(
+                        "{} connections in a row fell silent before {} KiB came over any of them, {} bytes are here",
+                        self.failures,
+                        WORTHWHILE >> 10,
+                        self.position
+                    ),
+                },
+                error => error,
+            });
         }
         tracing::warn!(%error, position = self.position, "image download broke, resuming");
-        self.shared.pause(self.in_a_row);
+        self.shared.pause(self.failures);
         Ok(())
     }
 
@@ -559,13 +565,15 @@ impl HttpStream {
                 Ok(0) => self.failed(self.shared.truncated(self.position))?,
                 Ok(count) => {
                     self.position += count as u64;
-                    self.in_a_row = 0;
                     if self.position > self.shared.limits.max_bytes {
                         return Err(self.shared.too_large());
                     }
                     return Ok(count);
                 }
-                Err(error) => self.failed(self.shared.broken(&error, self.position))?,
+                Err(error) => match self.shared.broken(error, self.position) {
+                    Failure::Final(error) => return Err(error),
+                    Failure::Again(error) => self.failed(error)?,
+                },
             }
         }
     }

@@ -3,16 +3,19 @@
 //! A [`Source`] can be read from its start, again and again, and in ranges. It knows nothing of formats or digests; a reader that
 //! ends before the source's announced size is an error of the source, never a short image.
 
+mod client;
 mod fallback;
 mod file;
 mod http;
 
 use std::io::{self, Read};
 
+pub(crate) use client::sleep;
+pub use client::{Client, RequestError, Response, STALL, Stop};
 pub use fallback::FallbackSource;
 pub use file::{FileSource, MemorySource};
 pub(crate) use http::{Failure, pause};
-pub use http::{HttpLimits, HttpSource, client_builder};
+pub use http::{HttpLimits, HttpSource};
 
 use crate::error::ImageError;
 

@@ -54,6 +54,8 @@ pub struct Behaviour {
     pub silent_from: Option<usize>,
     /// Only so many connections fall silent.
     pub silences: usize,
+    /// Every answer falls silent after so many bytes, wherever it began.
+    pub silent_after: Option<usize>,
     /// Every answer has this status.
     pub status: Option<u16>,
     /// Only so many answers have it; 0: all.
@@ -239,6 +241,12 @@ fn answer(
         && within(&shared.silent, behaviour.silences)
     {
         connection.write_all(&body[start..from.max(start)])?;
+        return until_closed(connection);
+    }
+    if let Some(after) = behaviour.silent_after
+        && part.len() > after
+    {
+        connection.write_all(&part[..after])?;
         return until_closed(connection);
     }
     if let Some(last) = behaviour.ends_at

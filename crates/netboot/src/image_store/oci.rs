@@ -6,16 +6,15 @@
 //! Rules: credentials go to the host that the Secret names, whole and with its port, and to the token service that this host names over https; never along a redirect. Everything a registry
 //! says is bounded. Plain http only for a registry on the loopback, as all such clients do.
 
-use std::{collections::BTreeMap, io::Read, time::Duration};
+use std::{collections::BTreeMap, io::Read};
 
 use base64::Engine;
 use image::{
-    client_builder,
+    Client, RequestError, Response, STALL, Stop,
     pack::{CHUNKS_FILE, MANIFEST_FILE},
 };
 use reqwest::{
-    StatusCode, Url,
-    blocking::{Client, Response},
+    RequestBuilder, StatusCode, Url,
     header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE, WWW_AUTHENTICATE},
 };
 use serde::Deserialize;
@@ -54,6 +53,9 @@ pub(crate) enum RegistryError {
     /// It is there, and it is not what is wanted.
     #[error("the artifact {url} {problem}")]
     Artifact { url: String, problem: String },
+    /// It was told to stop while it waited.
+    #[error("reading the registry was stopped")]
+    Stopped,
     /// It does not answer as a registry does.
     #[error("the registry {registry} cannot be used: {problem}; it is tried again")]
     Unreachable { registry: String, problem: String },
@@ -199,7 +201,7 @@ pub(crate) struct Artifact {
     client: Client,
     authorization: Option<HeaderValue>,
     layers: Vec<Layer>,
-    stall: Duration,
+    stop: Stop,
 }
 
 /// A blob that can be fetched.
@@ -211,15 +213,14 @@ pub(crate) struct Blob {
 }
 
 impl Artifact {
-    /// Reads the manifest.
-    pub(crate) fn open(reference: Reference, credentials: Option<&Credentials>, stall: Duration) -> Result<Self, RegistryError> {
-        let client = client_builder(stall).build().map_err(|e| unreachable_by(&reference, &e))?;
+    /// Reads the manifest. `stop` ends the waiting for a registry that does not answer.
+    pub(crate) fn open(reference: Reference, credentials: Option<&Credentials>, stop: &Stop) -> Result<Self, RegistryError> {
         let mut artifact = Self {
+            client: client(&reference, HeaderMap::new())?,
             reference,
-            client,
             authorization: None,
             layers: Vec::new(),
-            stall,
+            stop: Stop::clone(stop),
         };
         let url = format!("{}/manifests/{}", artifact.reference.base(), artifact.reference.selector);
         let mut response = artifact.get(&url, MANIFESTS)?;
@@ -253,7 +254,14 @@ impl Artifact {
         if let Some(authorization) = &self.authorization {
             request = request.header(AUTHORIZATION, authorization.clone());
         }
-        request.send().map_err(|e| unreachable_by(&self.reference, &e))
+        self.send(request)
+    }
+
+    fn send(&self, request: RequestBuilder) -> Result<Response, RegistryError> {
+        self.client.send(request, Some(&self.stop)).map_err(|error| match error {
+            RequestError::Stopped => RegistryError::Stopped,
+            other => self.unreachable(other.to_string()),
+        })
     }
 
     fn judged(&self, response: Response, what: &str) -> Result<Response, RegistryError> {
@@ -338,7 +346,7 @@ impl Artifact {
         if let Some(credentials) = credentials {
             request = request.header(AUTHORIZATION, basic(credentials));
         }
-        let response = request.send().map_err(|e| unreachable_by(&self.reference, &e))?;
+        let response = self.send(request)?;
         let response = self.judged(response, "such token service")?;
         #[derive(Deserialize)]
         struct Token {
@@ -395,7 +403,7 @@ impl Artifact {
         if let Some(authorization) = &self.authorization {
             request = request.header(AUTHORIZATION, authorization.clone());
         }
-        let response = request.send().map_err(|e| unreachable_by(&self.reference, &e))?;
+        let response = self.send(request)?;
         if response.status().is_redirection() {
             let target = response.headers().get(LOCATION).and_then(|l| l.to_str().ok());
             let target = target.and_then(|l| response.url().join(l).ok());
@@ -412,27 +420,20 @@ impl Artifact {
         if let Some(authorization) = &self.authorization {
             headers.insert(AUTHORIZATION, authorization.clone());
         }
-        let client = client_builder(self.stall).default_headers(headers).build();
         Ok(Blob {
-            client: client.map_err(|e| unreachable_by(&self.reference, &e))?,
+            client: client(&self.reference, headers)?,
             url,
             redirects: self.authorization.is_none(),
         })
     }
 }
 
-fn unreachable_by(reference: &Reference, error: &reqwest::Error) -> RegistryError {
-    // Its own text carries the URL, and with it what a redirect was signed with.
-    let mut reason = "the request failed".to_owned();
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        reason = inner.to_string();
-        cause = inner.source();
-    }
-    RegistryError::Unreachable {
+/// A client for the registry, which shows it these headers.
+fn client(reference: &Reference, headers: HeaderMap) -> Result<Client, RegistryError> {
+    Client::new(STALL, |builder| builder.default_headers(headers)).map_err(|error| RegistryError::Unreachable {
         registry: reference.registry.clone(),
-        problem: reason,
-    }
+        problem: error.to_string(),
+    })
 }
 
 fn basic(credentials: &Credentials) -> String {
@@ -461,7 +462,7 @@ impl RegistryError {
             Self::Unauthorized { .. } => "RegistryRefuses",
             Self::NotFound { .. } => "NotFound",
             Self::Artifact { .. } => "UnsupportedImage",
-            Self::Unreachable { .. } => "Unreachable",
+            Self::Unreachable { .. } | Self::Stopped => "Unreachable",
         }
     }
 

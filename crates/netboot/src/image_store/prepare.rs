@@ -11,29 +11,25 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use agent_protocol::order::ImageFormat;
 use api::{BareMetalImageSpec, image::PackedImage};
 use image::{
-    Digest, FaultKind, FileSource, Format, HttpLimits, HttpSource, ImageError, Source, client_builder,
+    Client, Digest, FaultKind, FileSource, Format, HttpLimits, HttpSource, ImageError, STALL, Source, Stop,
     pack::{
         CHUNKS_FILE, ChunkSource, HttpChunks, MANIFEST_FILE, Manifest, PackDigest, PackOptions, PackProgress, fetch_manifest, packing_limit,
     },
 };
 use lifecycle::image::packed_base;
-use reqwest::blocking::Client;
 
 use super::{
     oci::{Artifact, Credentials, Reference, RegistryError},
     shelf::{Shelf, ShelfError},
 };
 
-/// Longest time without a byte from a source.
-const STALL: Duration = Duration::from_secs(60);
 /// Connections to another store.
 const COPIERS: usize = 4;
 /// So many bytes may be written until the packer tells again how far it is.
@@ -79,7 +75,11 @@ impl PrepareError {
 
     /// Whether it was told to stop.
     pub(crate) fn is_cancelled(&self) -> bool {
-        matches!(self, Self::Image(error) if error.kind() == FaultKind::Cancelled)
+        match self {
+            Self::Image(error) => error.kind() == FaultKind::Cancelled,
+            Self::Registry(error) => matches!(error, RegistryError::Stopped),
+            Self::Shelf(_) | Self::Internal => false,
+        }
     }
 }
 
@@ -88,7 +88,7 @@ impl PrepareError {
 pub(crate) struct Watch {
     pub done: AtomicU64,
     pub total: AtomicU64,
-    pub cancel: AtomicBool,
+    pub cancel: Stop,
 }
 
 /// From where.
@@ -104,10 +104,7 @@ pub(crate) enum Supply {
 }
 
 fn client() -> Result<Client, ImageError> {
-    client_builder(STALL).build().map_err(|e| ImageError::Unreachable {
-        source_name: "the network".to_owned(),
-        reason: format!("no client could be made: {e}"),
-    })
+    Client::new(STALL, |builder| builder)
 }
 
 /// Puts the image that `spec` declares on the shelf.
@@ -139,7 +136,7 @@ pub(crate) fn prepare(shelf: &Arc<Shelf>, spec: &BareMetalImageSpec, from: Suppl
                 false => copy_http(shelf, &client()?, &digest, &[packed_base(&spec.url).to_owned()], watch)?,
             },
             (Supply::Url(credentials), None) => {
-                let source = open(&spec.url, &spec.digest, credentials.as_ref())?;
+                let source = open(&spec.url, &spec.digest, credentials.as_ref(), watch)?;
                 pack(shelf, spec, source, watch)?
             }
             (Supply::File(path), _) => pack(shelf, spec, Box::new(FileSource::open(&path)?), watch)?,
@@ -153,17 +150,18 @@ pub(crate) fn prepare(shelf: &Arc<Shelf>, spec: &BareMetalImageSpec, from: Suppl
 }
 
 /// The bytes of a file at a URL or in a registry.
-fn open(url: &str, digest: &str, credentials: Option<&Credentials>) -> Result<Box<dyn Source>, PrepareError> {
+fn open(url: &str, digest: &str, credentials: Option<&Credentials>, watch: &Watch) -> Result<Box<dyn Source>, PrepareError> {
     if !url.starts_with("oci://") {
-        return Ok(Box::new(HttpSource::new(client()?, url, HttpLimits::default())?));
+        return Ok(Box::new(HttpSource::new(client()?, url, limits(true, watch))?));
     }
-    let blob = Artifact::open(Reference::parse(url)?, credentials, STALL)?.by_digest(digest)?;
-    Ok(Box::new(HttpSource::new(blob.client, &blob.url, limits(blob.redirects))?))
+    let blob = Artifact::open(Reference::parse(url)?, credentials, &watch.cancel)?.by_digest(digest)?;
+    Ok(Box::new(HttpSource::new(blob.client, &blob.url, limits(blob.redirects, watch))?))
 }
 
-fn limits(redirects: bool) -> HttpLimits {
+fn limits(redirects: bool, watch: &Watch) -> HttpLimits {
     HttpLimits {
         max_redirects: if redirects { HttpLimits::default().max_redirects } else { 0 },
+        stop: Some(Stop::clone(&watch.cancel)),
         ..HttpLimits::default()
     }
 }
@@ -189,8 +187,8 @@ fn expect(manifest: &Manifest, digest: &str, name: &str) -> Result<(), ImageErro
 
 fn copy_http(shelf: &Arc<Shelf>, client: &Client, digest: &str, bases: &[String], watch: &Watch) -> Result<PackedImage, PrepareError> {
     let of = |file: &str| bases.iter().map(|b| format!("{b}/{file}")).collect::<Vec<_>>();
-    let manifest = fetch_manifest(client, &of(MANIFEST_FILE), Some(named(digest)?), &HttpLimits::default())?;
-    let chunks = HttpChunks::new(client, &of(CHUNKS_FILE), manifest.stored_bytes(), HttpLimits::default())?;
+    let manifest = fetch_manifest(client, &of(MANIFEST_FILE), Some(named(digest)?), &limits(true, watch))?;
+    let chunks = HttpChunks::new(client, &of(CHUNKS_FILE), manifest.stored_bytes(), limits(true, watch))?;
     copy(shelf, &manifest, &chunks, watch)
 }
 
@@ -201,11 +199,11 @@ fn copy_artifact(
     digest: &str,
     watch: &Watch,
 ) -> Result<PackedImage, PrepareError> {
-    let artifact = Artifact::open(Reference::parse(url)?, credentials, STALL)?;
+    let artifact = Artifact::open(Reference::parse(url)?, credentials, &watch.cancel)?;
     let blob = artifact.packed_manifest()?;
-    let manifest = fetch_manifest(&blob.client, &[blob.url], Some(named(digest)?), &limits(blob.redirects))?;
+    let manifest = fetch_manifest(&blob.client, &[blob.url], Some(named(digest)?), &limits(blob.redirects, watch))?;
     let blob = artifact.packed_chunks()?;
-    let chunks = HttpChunks::new(&blob.client, &[blob.url], manifest.stored_bytes(), limits(blob.redirects))?;
+    let chunks = HttpChunks::new(&blob.client, &[blob.url], manifest.stored_bytes(), limits(blob.redirects, watch))?;
     copy(shelf, &manifest, &chunks, watch)
 }
 
