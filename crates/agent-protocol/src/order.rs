@@ -281,6 +281,12 @@ pub struct ImageEvidence {
     pub duration_ms: u64,
     /// What became of the config drive: `partition 15 at the end (GPT)`, ...
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Bytes that were fetched for it, where the agent says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetched_bytes: Option<u64>,
+    /// Bytes that the disk held already, from an earlier installation or a write that was interrupted, where the agent says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reused_bytes: Option<u64>,
     pub config_drive: Option<String>,
     /// Size of the disk's sectors in bytes, which `ownRanges` counts in.
     #[serde(default)]

@@ -263,6 +263,15 @@ pub struct BareMetalHardwareStatus {
     /// The verified installation on the root disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub installed: Option<InstalledImage>,
+    /// The installation that is being written over in place, because its instance asked for that. It counts no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replacing: Option<InstalledImage>,
+    /// The instance's `spec.reinstallToken` that was acted on, or that its first image came with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_reinstall_token: Option<String>,
+    /// The instance's generation at that time: an older view of it asks for nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_reinstall_generation: Option<i64>,
     /// Whether the machine should be off, because its instance says `running: false`.
     #[serde(default)]
     pub power_off: bool,

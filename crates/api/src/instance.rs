@@ -40,9 +40,14 @@ use crate::common::{LocalSecretKey, NetworkRef, Toleration};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct BareMetalInstanceSpec {
-    /// Name of the BareMetalImage. A change takes effect as long as no image was written and verified.
+    /// Name of the BareMetalImage. A change takes effect as long as no image was written and verified; after that, together with a change of `reinstallToken`.
     #[schemars(length(min = 1, max = 253))]
     pub image: String,
+    /// Changing this text once an image stands on the machine writes `spec.image` over it, in place: the machine reboots, stays with this instance, keeps its addresses, and fetches only what
+    /// differs. Everything that the system kept on its root disk is lost. Setting it together with the instance, or changing nothing but `spec.image`, does nothing to a machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub reinstall_token: Option<String>,
     /// What the machine must have at least: `cpu` (hardware threads), `memory`, `disk`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[x_kube(validation = Rule::new("self.all(k, k in ['cpu', 'memory', 'disk'])").message("requests may name cpu, memory and disk"))]

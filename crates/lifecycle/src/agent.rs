@@ -216,7 +216,12 @@ fn reason_not_to_hand_out(
         if proof == IdentityProof::Asserted && !facts.config.allow_asserted_identity {
             return Some("this session's identity is not proven");
         }
-        if view::marked_for(Some(facts.discovery), view::Uids::of(claim)).is_some() {
+        // A re-install is written over the marker of the installation before it, and of no other.
+        let stands = view::marked_for(Some(facts.discovery), view::Uids::of(claim)).is_some_and(|disk| {
+            let own = disk.contents.marker.as_ref().is_some_and(|m| m.order_id == order.id);
+            own || !target.expected.iter().any(|e| e.permits(&disk.contents))
+        });
+        if stands {
             return Some("the image already stands on the disk");
         }
     }
@@ -224,7 +229,7 @@ fn reason_not_to_hand_out(
 }
 
 /// What the guest helper of an instance is told. `instance_uid` is the one that its token names: it may be an earlier one of the instance.
-pub fn guest_action(hardware: Option<&BareMetalHardware>, instance_uid: &str) -> GuestAction {
+pub fn guest_action(hardware: Option<&BareMetalHardware>, discovery: Option<&BareMetalDiscovery>, instance_uid: &str) -> GuestAction {
     let Some(hardware) = hardware.filter(|h| !h.spec.paused) else {
         return GuestAction::Wait;
     };
@@ -232,6 +237,10 @@ pub fn guest_action(hardware: Option<&BareMetalHardware>, instance_uid: &str) ->
     let claim = hardware.spec.claim_ref.as_ref();
     if claim.is_some_and(|c| view::Uids::of(c).has(instance_uid)) {
         if view::is_releasing(hardware) {
+            return GuestAction::RebootToAgent;
+        }
+        // Its system is to be written over; the one that was written instead stays.
+        if status.is_some_and(|s| s.replacing.is_some()) && !view::is_installed(hardware, discovery) {
             return GuestAction::RebootToAgent;
         }
         if status.is_some_and(|s| s.power_off && s.claim_uid.as_ref() == claim.map(|c| &c.uid)) {

@@ -19,6 +19,7 @@ use api::{
     common::NetworkRef,
     conditions,
     discovery::BootAnswer,
+    hardware::InstalledImage,
     instance::{PhaseTime, RunningEvidence},
 };
 use jiff::{SignedDuration, Timestamp};
@@ -260,17 +261,24 @@ impl<'a> Draft<'a> {
         self.mirror(status, conditions::POWER_CYCLE_NEEDED);
         self.mirror(status, conditions::FOREIGN_DATA);
         if status.phase == HardwarePhase::InUse && view::is_installed(hardware, self.facts.discovery) {
+            // What is asked for beyond that: a re-install that waits for something.
+            (self.new.reason, self.new.message) = (status.reason.clone(), status.message.clone());
             return self.installed(status);
         }
         self.new.evidence = None;
-        self.set(conditions::IMAGED, false, "NotWritten", "The image does not stand on the disk yet");
+        if status.replacing.is_some() {
+            let message = "The image is written anew over the installation before, because spec.reinstallToken was changed";
+            self.set(conditions::IMAGED, false, "Reinstalling", message);
+        } else {
+            self.set(conditions::IMAGED, false, "NotWritten", "The image does not stand on the disk yet");
+        }
         let order = status.order.as_ref().filter(|o| o.kind == OrderKind::Image);
         let seen = view::seen(self.facts.discovery);
         let accepted = seen.and_then(|s| s.accepted_order.as_ref());
         let working =
             order.is_some_and(|o| accepted.is_some_and(|a| a.id == o.id) && view::result_of(self.facts.discovery, &o.id).is_none());
         // Between the stored result and the machine's own next step the instance does not fall back.
-        let written = view::image_result(self.facts.discovery, self.uids()).is_some();
+        let written = view::present_image_result(Some(status), self.facts.discovery, self.uids()).is_some();
         self.wait(
             if working || written {
                 InstancePhase::Imaging
@@ -394,7 +402,7 @@ impl<'a> Draft<'a> {
         }
         let installed = status.installed.as_ref().filter(|i| i.claim_uid == self.uid());
         let how = installed.map_or_else(|| "Written".to_owned(), |i| format!("{:?}", i.evidence));
-        self.set(conditions::IMAGED, true, &how, "The image stands on the disk, verified");
+        self.set(conditions::IMAGED, true, &how, &self.imaged_message(installed));
         if status.power_off {
             self.new.evidence = None;
             self.set(
@@ -407,7 +415,12 @@ impl<'a> Draft<'a> {
             return;
         }
         let since = installed.map_or(facts.now, |i| i.since.0);
+        // A helper of the system that stood there before an image was written says nothing of this one.
+        let written = view::image_result(facts.discovery, uids)
+            .and(seen)
+            .and_then(|s| s.result_time.as_ref());
         let guest = seen.and_then(|s| s.guest.as_ref()).filter(|g| uids.has(&g.instance_uid));
+        let guest = guest.filter(|g| written.is_none_or(|t| g.registered_at.0 >= t.0));
         let told = seen
             .and_then(|s| {
                 s.boots
@@ -460,6 +473,18 @@ impl<'a> Draft<'a> {
                 self.set(conditions::RUNNING, false, "Booting", message);
                 self.wait(InstancePhase::Booting, "AwaitingBoot", message);
             }
+        }
+    }
+
+    /// What stands on the disk, and what to do where `spec.image` has come to name something else.
+    fn imaged_message(&self, installed: Option<&InstalledImage>) -> String {
+        let text = "The image stands on the disk, verified";
+        let wanted = self.facts.image.map(|i| i.spec.digest.as_str());
+        match (installed.map(|i| i.image_digest.as_str()), wanted) {
+            (Some(found), Some(wanted)) if !found.is_empty() && found != wanted => format!(
+                "{text}; it is {found}, while spec.image now names {wanted}. To write that over it, which takes the data on the root disk along, change spec.reinstallToken"
+            ),
+            _ => text.to_owned(),
         }
     }
 

@@ -176,9 +176,27 @@ pub fn image_result<'a>(discovery: Option<&'a BareMetalDiscovery>, claim: Uids<'
     (ours && proven).then_some(result)
 }
 
-/// Whether the order that the machine accepted last takes away what stood there for a claim, by erasing it or by writing for another claim: then nothing of it is to
-/// be booted, whatever an older view of the hardware says. Not so the order that wrote it (`written_by`), nor one for another claim that was refused, or whose
-/// machine has shown since that the installation stands.
+/// Whether what an order wrote counts while an installation is being replaced: whatever came after that one; where nobody knows which order wrote that, only what the order in force wrote.
+pub fn comes_after_the_replaced(status: &BareMetalHardwareStatus, order_id: &str) -> bool {
+    match &status.replacing {
+        None => true,
+        Some(replaced) if replaced.order_id.is_empty() => status.order.as_ref().is_some_and(|o| o.id == order_id),
+        Some(replaced) => replaced.order_id != order_id,
+    }
+}
+
+/// The same, unless the installation that it made is being replaced.
+pub fn present_image_result<'a>(
+    status: Option<&BareMetalHardwareStatus>,
+    discovery: Option<&'a BareMetalDiscovery>,
+    claim: Uids<'_>,
+) -> Option<&'a OrderResult> {
+    image_result(discovery, claim).filter(|r| status.is_none_or(|s| comes_after_the_replaced(s, &r.order_id)))
+}
+
+/// Whether the order that the machine accepted last takes away what stood there for a claim, by erasing it, by writing for another claim, or by writing over it: then nothing of it is to
+/// be booted, whatever an older view of the hardware says. Not so the order that wrote it (`written_by`), nor one that was refused or has written the whole of another image for this claim,
+/// nor one for another claim whose machine has shown since that the installation stands.
 pub fn was_taken_away(discovery: Option<&BareMetalDiscovery>, claim: Uids<'_>, written_by: Option<&str>) -> bool {
     let Some(seen) = seen(discovery) else {
         return false;
@@ -187,8 +205,12 @@ pub fn was_taken_away(discovery: Option<&BareMetalDiscovery>, claim: Uids<'_>, w
         return false;
     };
     let ours = claim.has(&accepted.claim_uid);
-    if accepted.kind == OrderKind::Image && (ours || written_by == Some(accepted.id.as_str())) {
+    if accepted.kind == OrderKind::Image && written_by == Some(accepted.id.as_str()) {
         return false;
+    }
+    if accepted.kind == OrderKind::Image && ours {
+        let over_it = written_by.is_some_and(|by| !by.is_empty());
+        return over_it && !result_of(discovery, &accepted.id).is_some_and(|r| matches!(r.outcome, Outcome::Refused | Outcome::Succeeded));
     }
     if ours {
         return true;
@@ -211,7 +233,7 @@ pub fn is_installed(hardware: &BareMetalHardware, discovery: Option<&BareMetalDi
     }
     // Where a gate stands before the first boot, only the operator can say that it is open.
     let gated = hardware.spec.gates.iter().any(|g| g.before == GateStep::Run);
-    installed.is_some() || (!gated && image_result(discovery, uids).is_some())
+    installed.is_some() || (!gated && present_image_result(status, discovery, uids).is_some())
 }
 
 /// Whether the present claim is being released, or has been.

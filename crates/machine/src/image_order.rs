@@ -147,6 +147,8 @@ fn run(job: ImageJob<'_>, progress: &mut dyn FnMut(Progress), state: &mut State)
             digest: parameters.digest.clone(),
             written_bytes: evidence.written_bytes,
             verified_bytes: evidence.verified_bytes,
+            fetched_bytes: Some(evidence.stored_bytes),
+            reused_bytes: Some(evidence.reused_bytes),
             duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             config_drive: drive,
             sector_bytes: evidence.sector_bytes,

@@ -200,6 +200,8 @@ impl Body {
                 digest: parameters.digest.clone(),
                 written_bytes: 1 << 30,
                 verified_bytes: 1 << 30,
+                fetched_bytes: None,
+                reused_bytes: None,
                 duration_ms: 1_000,
                 config_drive: parameters.config_drive.then(|| "partition 15 at the end (GPT)".to_owned()),
                 sector_bytes: 512,

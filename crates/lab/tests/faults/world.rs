@@ -95,6 +95,11 @@ pub fn disk(serial: &str, mebibytes: u64) -> DiskSpec {
 
 impl World {
     pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// With further arguments for the server.
+    pub async fn start_with(arguments: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("kbm-faults-").tempdir().unwrap();
         let options = Options {
             program: variable("KBM_PROGRAM"),
@@ -102,7 +107,11 @@ impl World {
             media: variable("KBM_BOOTMEDIA"),
             images: None,
             // There is no guest helper in a boot sector: its silence is the evidence.
-            arguments: ["--local-boot-confirmed-after", "5"].map(str::to_owned).to_vec(),
+            arguments: [&["--local-boot-confirmed-after", "5"][..], arguments]
+                .concat()
+                .into_iter()
+                .map(str::to_owned)
+                .collect(),
         };
         let mut server = Server::start(options).await.unwrap();
         let client = server.client().await.unwrap();
@@ -259,6 +268,10 @@ impl World {
             delivery: Some(delivery),
             ..BareMetalImageSpec::default()
         };
+        self.image_of(name, spec).await;
+    }
+
+    pub async fn image_of(&self, name: &str, spec: BareMetalImageSpec) {
         let image = BareMetalImage {
             metadata: Self::named(name),
             spec,

@@ -2,7 +2,7 @@
 
 use agent_protocol::{
     disk::{ContentsState, DiskContents, DiskMarker},
-    order::{Claim, ExpectedContents, FaultReason, OrderKind},
+    order::{Claim, ExpectedContents, FaultReason, OrderKind, PackedSource},
 };
 use api::{
     BareMetalImage, BareMetalInstance, HardwarePhase, InstancePhase, conditions,
@@ -75,6 +75,8 @@ fn adopt_claim(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInst
     let knows = draft.old.phase == HardwarePhase::Ready && renamed.is_none() && !started;
     draft.new.claim_uid = Some(claim.uid.clone());
     draft.new.written = !knows;
+    // Whatever stands there, or is being written, came with this text, as far as anybody knows: only a later change asks for another.
+    observe_reinstall(draft, instance);
     draft.new.installed = renamed.map(|i| InstalledImage {
         claim_uid: claim.uid.clone(),
         ..i
@@ -163,7 +165,8 @@ fn claimant_replaced(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMet
 
 /// The uid under which the claim's system was installed, where it is known to stand: by our own record, by the marker on the disk, or by the word of its guest helper.
 fn recognised(draft: &Draft<'_>, claim: &ClaimRef) -> Option<String> {
-    if draft.old.installed.as_ref().is_some_and(|i| i.claim_uid == claim.uid) {
+    let known = draft.old.installed.as_ref().or(draft.old.replacing.as_ref());
+    if known.is_some_and(|i| i.claim_uid == claim.uid) {
         return Some(claim.installation_uid.as_ref().unwrap_or(&claim.uid).clone());
     }
     if let Some(marker) = marker(draft, claim) {
@@ -226,7 +229,7 @@ fn installation(draft: &Draft<'_>, claim: &ClaimRef) -> Option<(InstalledImage, 
     }
     let now = Time(draft.facts.now);
     let seen = view::seen(draft.facts.discovery)?;
-    if let Some(result) = view::image_result(draft.facts.discovery, uids)
+    if let Some(result) = view::present_image_result(Some(&draft.old), draft.facts.discovery, uids)
         && let Some(image) = &result.image
     {
         let installed = InstalledImage {
@@ -238,7 +241,7 @@ fn installation(draft: &Draft<'_>, claim: &ClaimRef) -> Option<(InstalledImage, 
         };
         return Some((installed, seen.accepted_order.as_ref().and_then(|a| under(&a.claim_uid))));
     }
-    if let Some(marker) = marker(draft, claim) {
+    if let Some(marker) = marker(draft, claim).filter(|m| view::comes_after_the_replaced(&draft.old, &m.order_id)) {
         let installed = InstalledImage {
             claim_uid: claim.uid.clone(),
             order_id: marker.order_id.clone(),
@@ -247,6 +250,10 @@ fn installation(draft: &Draft<'_>, claim: &ClaimRef) -> Option<(InstalledImage, 
             since: now,
         };
         return Some((installed, under(&marker.instance_uid)));
+    }
+    if draft.old.replacing.is_some() {
+        // The helper that vouches is that of the system before.
+        return None;
     }
     let guest = seen.guest.as_ref().and_then(|g| under(&g.instance_uid));
     guest_report(draft, claim).map(|installed| (installed, guest))
@@ -278,16 +285,92 @@ fn live(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInstance) {
                 format!("The image for {}/{} stands on the disk, verified", claim.namespace, claim.name),
             );
         }
+        let reinstall = booted && draft.old.phase == HardwarePhase::InUse && reinstall_is_asked(draft, instance);
         draft.new.installed = Some(installed);
+        draft.new.replacing = None;
         draft.new.written = true;
         draft.drop_order();
         draft.clear(conditions::FOREIGN_DATA);
         draft.clear(conditions::POWER_CYCLE_NEEDED);
         draft.set(conditions::INSPECTED, true, "InUse", "The root disk holds the instance");
         draft.phase(HardwarePhase::InUse);
+        if reinstall {
+            begin_reinstall(draft, claim, instance);
+        }
         return;
     }
     provision(draft, claim, instance);
+}
+
+/// Whether the text that asks for a re-install was changed since it was last looked at.
+fn reinstall_is_asked(draft: &Draft<'_>, instance: &BareMetalInstance) -> bool {
+    let token = &instance.spec.reinstall_token;
+    let newer = instance.metadata.generation.is_none() || instance.metadata.generation > draft.old.observed_reinstall_generation;
+    newer && token.is_some() && *token != draft.old.observed_reinstall_token
+}
+
+fn observe_reinstall(draft: &mut Draft<'_>, instance: &BareMetalInstance) {
+    draft.new.observed_reinstall_token.clone_from(&instance.spec.reinstall_token);
+    draft.new.observed_reinstall_generation = instance.metadata.generation;
+}
+
+/// The installation counts no more; from here on it is as if the image had not been written yet. The system goes on running until everything that its successor needs is there.
+fn begin_reinstall(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInstance) {
+    let facts = draft.facts;
+    if facts.hardware.spec.maintenance {
+        return draft.wait(
+            HardwarePhase::InUse,
+            "Maintenance",
+            "A re-install is asked for; it begins when spec.maintenance is false",
+        );
+    }
+    if let Err((reason, message)) = prerequisites(draft, instance) {
+        return draft.wait(
+            HardwarePhase::InUse,
+            reason.as_str(),
+            format!("A re-install is asked for. {message}"),
+        );
+    }
+    draft.new.replacing = draft.new.installed.take();
+    observe_reinstall(draft, instance);
+    draft.event(
+        false,
+        "Reinstalling",
+        format!(
+            "The image {} is written over the installation of {}/{}, because spec.reinstallToken was changed",
+            instance.spec.image, claim.namespace, claim.name
+        ),
+    );
+    draft.wait(
+        HardwarePhase::Reserved,
+        "Reinstalling",
+        "Waiting for the machine to boot into the agent, to be written anew",
+    );
+}
+
+/// What must be there before an image is ordered, whatever the machine does: the way that the image takes, addresses, what the seed is made of. Else the reason to wait, and its sentence.
+fn prerequisites(draft: &Draft<'_>, instance: &BareMetalInstance) -> Result<Option<PackedSource>, (String, String)> {
+    let facts = draft.facts;
+    let Some(image) = facts.image else {
+        return Err((
+            "ImageNotFound".to_owned(),
+            format!(
+                "There is no BareMetalImage {}: create it, or correct spec.image of the instance",
+                instance.spec.image
+            ),
+        ));
+    };
+    let packed = match image_way(draft, image) {
+        Way::Stream => None,
+        Way::Packed(source) => Some(source),
+        Way::Wait { reason, message } => return Err((reason.to_owned(), message)),
+    };
+    for ready in [facts.endpoints, facts.seed_input] {
+        if let Readiness::Waiting { reason, message } = ready {
+            return Err((reason.clone(), message.clone()));
+        }
+    }
+    Ok(packed)
 }
 
 fn provision(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInstance) {
@@ -315,30 +398,14 @@ fn provision(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInstan
         );
         return;
     }
-    let Some(image) = facts.image else {
-        draft.wait(
-            waiting_phase,
-            "ImageNotFound",
-            format!(
-                "There is no BareMetalImage {}: create it, or correct spec.image of the instance",
-                instance.spec.image
-            ),
-        );
-        return;
+    let packed = match prerequisites(draft, instance) {
+        Ok(packed) => packed,
+        Err((reason, message)) => return draft.wait(waiting_phase, &reason, message),
     };
-    let packed = match image_way(draft, image) {
-        Way::Stream => None,
-        Way::Packed(source) => Some(source),
-        Way::Wait { reason, message } => {
-            draft.wait(waiting_phase, reason, message);
-            return;
-        }
-    };
-    for ready in [facts.endpoints, facts.seed_input] {
-        if let Readiness::Waiting { reason, message } = ready {
-            draft.wait(waiting_phase, reason, message.clone());
-            return;
-        }
+    let Some(image) = facts.image else { return };
+    if draft.in_flight().is_none() && reinstall_is_asked(draft, instance) {
+        // What is ordered from here on is what was asked for last.
+        observe_reinstall(draft, instance);
     }
     let ordered = draft.new.order.as_ref().is_some_and(|o| o.kind == OrderKind::Image);
     if !ordered && gates::before(draft, waiting_phase, GateStep::Provision, instance) {
@@ -429,6 +496,10 @@ fn image_expects(
     if permitted(&found, claim, draft) {
         return Some(expected);
     }
+    if let Some(uid) = replaceable(&found, claim, draft) {
+        expected.push(orders::marked(&uid));
+        return Some(expected);
+    }
     if !draft.consented(&found) {
         draft.foreign_data(waiting_phase, disk, &found);
         return None;
@@ -455,6 +526,14 @@ fn permitted(found: &DiskContents, claim: &ClaimRef, draft: &Draft<'_>) -> bool 
     }
 }
 
+/// The uid on the marker of the installation that is to be replaced, where that is what the disk holds. Any other one of this instance came after it, and counts ([`installation`]).
+fn replaceable(found: &DiskContents, claim: &ClaimRef, draft: &Draft<'_>) -> Option<String> {
+    let replaced = draft.new.replacing.as_ref()?;
+    let marker = found.marker.as_ref().filter(|_| found.state == ContentsState::Marked)?;
+    let is_it = replaced.order_id.is_empty() || replaced.order_id == marker.order_id;
+    (is_it && Uids::of(claim).has(&marker.instance_uid)).then(|| marker.instance_uid.clone())
+}
+
 /// Records the end of a release. The claim is taken off by the next decision.
 fn end_release(draft: &mut Draft<'_>, claim: &ClaimRef) {
     // Whatever still knows the instance by an earlier uid (its guest helper, its disk) is released with it.
@@ -464,6 +543,9 @@ fn end_release(draft: &mut Draft<'_>, claim: &ClaimRef) {
     draft.new.released_claims.drain(..surplus);
     draft.new.written = false;
     draft.new.installed = None;
+    draft.new.replacing = None;
+    draft.new.observed_reinstall_token = None;
+    draft.new.observed_reinstall_generation = None;
     draft.new.power_off = false;
     draft.release_addresses = true;
     draft.drop_order();
@@ -504,6 +586,7 @@ fn release(draft: &mut Draft<'_>, claim: &ClaimRef, instance: Option<&BareMetalI
     {
         draft.drop_order();
         draft.new.installed = None;
+        draft.new.replacing = None;
         return;
     }
     if draft.new.claim_uid.as_deref() == Some(claim.uid.as_str())
@@ -516,6 +599,7 @@ fn release(draft: &mut Draft<'_>, claim: &ClaimRef, instance: Option<&BareMetalI
         return;
     }
     draft.new.installed = None;
+    draft.new.replacing = None;
     draft.phase(HardwarePhase::Releasing);
     if instance.is_some_and(|i| !i.status.as_ref().is_some_and(|s| s.claimed)) {
         // Until it has acknowledged the claim, the instance may go at any moment; nothing destructive is done for an instance that is gone.

@@ -10,6 +10,7 @@ mod life;
 mod moved;
 mod policy;
 mod quantity;
+mod reinstall;
 mod scheduler;
 mod seed;
 mod withdrawn;

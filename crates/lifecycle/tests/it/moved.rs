@@ -59,13 +59,16 @@ fn a_moved_instance_runs_on_and_its_helper_is_heard_and_obeyed_under_its_old_uid
         ("uid-2", GuestAction::Wait),
         ("uid-3", GuestAction::Wait),
     ] {
-        assert_eq!(guest_action(Some(&world.hardware), uid), action);
+        assert_eq!(guest_action(Some(&world.hardware), Some(&world.discovery), uid), action);
     }
     world.instances[0].spec.running = false;
     world.settle();
-    assert_eq!(guest_action(Some(&world.hardware), "uid-1"), GuestAction::PowerOff);
     assert_eq!(
-        guest_action(Some(&world.hardware), "uid-2"),
+        guest_action(Some(&world.hardware), Some(&world.discovery), "uid-1"),
+        GuestAction::PowerOff
+    );
+    assert_eq!(
+        guest_action(Some(&world.hardware), Some(&world.discovery), "uid-2"),
         GuestAction::Wait,
         "a uid that no system has"
     );
@@ -73,7 +76,10 @@ fn a_moved_instance_runs_on_and_its_helper_is_heard_and_obeyed_under_its_old_uid
 
     world.delete(0);
     world.settle();
-    assert_eq!(guest_action(Some(&world.hardware), "uid-1"), GuestAction::RebootToAgent);
+    assert_eq!(
+        guest_action(Some(&world.hardware), Some(&world.discovery), "uid-1"),
+        GuestAction::RebootToAgent
+    );
     let order = world.status().order.expect("an erase");
     let expected = &order.disk.as_ref().unwrap().expected;
     assert!(expects(expected, ContentsState::Marked, "uid-1"), "its own marker: {expected:?}");
@@ -85,7 +91,10 @@ fn a_moved_instance_runs_on_and_its_helper_is_heard_and_obeyed_under_its_old_uid
     world.settle();
     assert_eq!((world.phase(), world.instances.len()), (HardwarePhase::Ready, 0));
     assert_eq!(world.status().released_claims, ["uid-1", "uid-3"], "released under both");
-    assert_eq!(guest_action(Some(&world.hardware), "uid-1"), GuestAction::RebootToAgent);
+    assert_eq!(
+        guest_action(Some(&world.hardware), Some(&world.discovery), "uid-1"),
+        GuestAction::RebootToAgent
+    );
 }
 
 #[test]
@@ -180,7 +189,10 @@ fn a_running_helper_re_identifies_its_restored_instance_without_a_reboot() {
     // Its release goes the usual way, though the status never knew the disk.
     world.delete(0);
     world.settle();
-    assert_eq!(guest_action(Some(&world.hardware), "uid-1"), GuestAction::RebootToAgent);
+    assert_eq!(
+        guest_action(Some(&world.hardware), Some(&world.discovery), "uid-1"),
+        GuestAction::RebootToAgent
+    );
     world.agent_boots();
     world.settle();
     let order = world.poll();
@@ -241,7 +253,10 @@ fn a_helper_of_another_claim_vouches_for_nothing() {
     world.settle();
     assert_eq!(world.status().reason, "ClaimantReplaced");
     assert!(!knows(&world, "uid-0"), "nor would netboot take it");
-    assert_eq!(guest_action(Some(&world.hardware), "uid-0"), GuestAction::Wait);
+    assert_eq!(
+        guest_action(Some(&world.hardware), Some(&world.discovery), "uid-0"),
+        GuestAction::Wait
+    );
 }
 
 #[test]
@@ -249,7 +264,10 @@ fn a_paused_machine_is_told_to_wait_but_boots_what_it_runs() {
     let mut world = World::running();
     world.hardware.spec.paused = true;
     world.delete(0);
-    assert_eq!(guest_action(Some(&world.hardware), "uid-1"), GuestAction::Wait);
+    assert_eq!(
+        guest_action(Some(&world.hardware), Some(&world.discovery), "uid-1"),
+        GuestAction::Wait
+    );
     assert_eq!(world.boot_request(), BootAnswer::LocalDisk);
     world.agent_boots();
     assert_eq!(world.poll().kind, OrderKind::Wait);

@@ -361,6 +361,8 @@ impl World {
                         digest,
                         written_bytes: 1,
                         verified_bytes: 1,
+                        fetched_bytes: None,
+                        reused_bytes: None,
                         duration_ms: 1,
                         config_drive: None,
                         sector_bytes: 512,

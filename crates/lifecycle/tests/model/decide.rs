@@ -139,7 +139,7 @@ thread_local! {
     static TENDED: Memo<TendKey, Option<InstanceWrite>> = RefCell::default();
     static POLLED: Memo<MachineKey, Told> = RefCell::default();
     static BOOTED: Memo<MachineKey, BootTold> = RefCell::default();
-    static GUESTS: Memo<(Option<Id>, usize), bool> = RefCell::default();
+    static GUESTS: Memo<(Option<Id>, Option<Id>, usize), bool> = RefCell::default();
     static ANSWERS: Memo<(Id, Id), bool> = RefCell::default();
     static BEGUN: Memo<(Id, Id), Beginning> = RefCell::default();
     static ENDED: Memo<(Id, Id, Ending), (Id, Id)> = RefCell::default();
@@ -618,10 +618,10 @@ fn ask_boot(mutant: Planted, m: usize, session: u8, disc: Option<Id>, hw: Option
 }
 
 /// Whether the guest helper of an instance is told to come back to the agent.
-pub fn wanted_back(hw: Option<Id>, i: usize) -> bool {
-    remembered(&GUESTS, (hw, i), || {
-        let hw = hw.map(object::<BareMetalHardware>);
-        agent::guest_action(hw.as_deref(), &objects::uid(i)) == GuestAction::RebootToAgent
+pub fn wanted_back(hw: Option<Id>, disc: Option<Id>, i: usize) -> bool {
+    remembered(&GUESTS, (hw, disc, i), || {
+        let (hw, disc) = (hw.map(object::<BareMetalHardware>), disc.map(object::<BareMetalDiscovery>));
+        agent::guest_action(hw.as_deref(), disc.as_deref(), &objects::uid(i)) == GuestAction::RebootToAgent
     })
 }
 
@@ -709,6 +709,8 @@ pub enum Change {
     /// Deletion was asked for after this session of its machine.
     Delete(u8),
     Force,
+    /// A re-install is asked for, by a text that was not there before.
+    Reinstall(u8),
     LoseInstanceStatus,
     Consent,
     LoseHardwareStatus,
@@ -722,13 +724,19 @@ pub fn changed(id: Id, change: Change) -> Option<Id> {
         Change::LoseInstanceStatus => 101,
         Change::Consent => 102,
         Change::LoseHardwareStatus => 103,
+        Change::Reinstall(number) => 104 + number,
     };
     let made = remembered(&CHANGED, (id, code), || match change {
-        Change::Delete(_) | Change::Force | Change::LoseInstanceStatus => {
+        Change::Delete(_) | Change::Force | Change::Reinstall(_) | Change::LoseInstanceStatus => {
             let mut inst = (*object::<BareMetalInstance>(id)).clone();
             match change {
                 Change::Delete(session) => inst.metadata.deletion_timestamp = Some(Time(deletion_time(session))),
                 Change::Force => inst.spec.force_release = true,
+                Change::Reinstall(left) => {
+                    inst.spec.reinstall_token = Some(format!("again-{left}"));
+                    // As the API counts it up; nothing else in this world changes a spec that anybody looks at.
+                    inst.metadata.generation = Some(100 - i64::from(left));
+                }
                 _ => inst.status = None,
             }
             Some(number(inst))

@@ -20,6 +20,9 @@
 //! | backups | 1 | 1 | 1 | none | the status of one object is lost |
 //! | tampering | 1 | 1 | 1 | none | somebody else's data appears; a person gives it up or not |
 //! | foreign | 1 | 1 | 1 | 1, mixed | a disk that held something when it came; a person gives it up or not |
+//! | written anew | 1 | 1 | 1 | 1, mixed | its author asks for a re-install, at any time |
+//! | written anew twice | 1 | 1 | 1 | none | re-installs are asked for twice; one order fails |
+//! | written anew, and backups | 1 | 1 | 1 | none | a re-install is asked for; the status of one object is lost |
 //!
 //! `make model` (`KBM_MODEL=large`) widens them: both machines crash *and* one operator and one replica are stale with two machines and two instances; one stale for ever with a crash; two
 //! instances one after another with a crash and an old view.
@@ -191,6 +194,44 @@ fn one_machine_that_came_with_somebody_elses_data() {
         ..World::new(1, 1)
     };
     exhaust("foreign", world, &[&LIFE[..], &[Sight::StaleWrite]].concat());
+}
+
+#[test]
+fn one_machine_that_is_written_anew_while_somebody_is_stale() {
+    let world = World {
+        crashes: 1,
+        freezes: 1,
+        stale_steps: 1,
+        reinstalls: 1,
+        ..World::new(1, 1)
+    };
+    exhaust(
+        "written anew",
+        world,
+        &[&LIFE[..], &[Sight::StaleWrite, Sight::WrittenAgain]].concat(),
+    );
+}
+
+#[test]
+fn one_machine_that_is_written_anew_twice() {
+    let world = World {
+        crashes: 1,
+        failures: 1,
+        reinstalls: 2,
+        ..World::new(1, if large() { 2 } else { 1 })
+    };
+    exhaust("written anew twice", world, &[&LIFE[..], &[Sight::WrittenAgain]].concat());
+}
+
+#[test]
+fn one_machine_that_is_written_anew_with_restored_backups() {
+    let world = World {
+        crashes: 1,
+        restores: 1,
+        reinstalls: 1,
+        ..World::new(1, 1)
+    };
+    exhaust("written anew, and backups", world, &[&LIFE[..], &[Sight::WrittenAgain]].concat());
 }
 
 /// Whether the larger bounds are wanted.

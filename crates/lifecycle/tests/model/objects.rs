@@ -190,6 +190,8 @@ pub fn result(order: &Order, outcome: Outcome, fault: FaultReason, contents: Opt
             digest: order.image.as_ref().map(|i| i.digest.clone()).unwrap_or_default(),
             written_bytes: 1,
             verified_bytes: 1,
+            fetched_bytes: None,
+            reused_bytes: None,
             duration_ms: 1,
             config_drive: None,
             sector_bytes: 512,

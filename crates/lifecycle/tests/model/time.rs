@@ -80,7 +80,8 @@ impl Timed for BareMetalHardware {
     fn retime(&mut self, _: usize, used: Sessions) {
         let Some(status) = &mut self.status else { return };
         let installed = status.installed.as_mut().map(|i| &mut i.since);
-        for time in [status.phase_since.as_mut(), installed].into_iter().flatten() {
+        let replacing = status.replacing.as_mut().map(|i| &mut i.since);
+        for time in [status.phase_since.as_mut(), installed, replacing].into_iter().flatten() {
             shift(time, used);
         }
     }

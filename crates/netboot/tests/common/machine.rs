@@ -340,6 +340,8 @@ impl Machine {
                 digest: order.image.as_ref().map(|i| i.digest.clone()).unwrap_or_default(),
                 written_bytes: 1,
                 verified_bytes: 1,
+                fetched_bytes: None,
+                reused_bytes: None,
                 duration_ms: 1,
                 config_drive: None,
                 sector_bytes: 512,

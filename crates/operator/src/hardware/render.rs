@@ -163,7 +163,10 @@ fn in_turn(servers: &[String], uid: &str) -> Vec<String> {
 fn is_wanted(instance: &BareMetalInstance, hardware: &BareMetalHardware) -> bool {
     let installed = hardware.status.as_ref().and_then(|s| s.installed.as_ref());
     let ours = installed.is_some_and(|i| Some(i.claim_uid.as_str()) == instance.metadata.uid.as_deref());
-    instance.spec.config_drive && !ours && instance.metadata.deletion_timestamp.is_none()
+    // One that is asked to be written anew needs another.
+    let again = instance.spec.reinstall_token.is_some()
+        && hardware.status.as_ref().map(|s| &s.observed_reinstall_token) != Some(&instance.spec.reinstall_token);
+    instance.spec.config_drive && (!ours || again) && instance.metadata.deletion_timestamp.is_none()
 }
 
 /// Whether the claimant's seed can be rendered.

@@ -29,6 +29,7 @@ impl World {
         let calm = State {
             frozen: None,
             told_to_boot: [false; 2],
+            asked: [0; 2],
             left: Left {
                 crashes: [0; 2],
                 freezes: 0,
@@ -38,6 +39,7 @@ impl World {
                 forced: 0,
                 tampers: 0,
                 consents: 0,
+                reinstalls: 0,
             },
             ..*state
         };

@@ -48,7 +48,7 @@ pub(super) fn properties() -> Vec<Property<World>> {
         "no instance says Running before its disk was verified and told to boot": RunningUnverified,
         "no machine is told to boot a disk that was not verified": ToldToBootUnverified,
         "no disk is freed without evidence of that claim and order": FreedWithoutEvidence,
-        "an image that stands is not written again": WrittenTwice,
+        "an image that stands is not written again but once for each time that somebody asked for it": WrittenTwice,
         "a released claim is never taken up again": ClaimTakenUpAgain,
         "no instance is gone while it has a machine": GoneWhileClaimed,
     };
@@ -176,8 +176,14 @@ impl State {
             if machine.data & !(1 << i) == 0 && self.released[usize::from(1 - i)] {
                 world.sees(Sight::ServesAgain);
             }
+            if machine.whole == Some(i) {
+                world.sees(Sight::WrittenAgain);
+                self.asked[usize::from(i)] = self.asked[usize::from(i)].saturating_sub(1);
+            }
             machine.data |= 1 << i;
             machine.wrote |= 1 << i;
+            // What it was told to boot before is gone.
+            self.told_to_boot[usize::from(i)] = false;
         }
         machine.whole = None;
         machine.erased = None;
@@ -211,7 +217,7 @@ impl State {
             if self.inst[usize::from(i)].is_none() && !quarantined {
                 self.fault(Violation::ActForGoneClaim);
             }
-            if begins.image && machine.whole == Some(i) {
+            if begins.image && machine.whole == Some(i) && self.asked[usize::from(i)] == 0 {
                 self.fault(Violation::WrittenTwice);
             }
         }

@@ -100,6 +100,9 @@ pub struct State {
     pub frozen: Option<Frozen>,
     pub born: [bool; 2],
     pub told_to_boot: [bool; 2],
+    /// How often a re-install was asked for, less the times that an image that stood was written over. Where the first image is only being written yet, an operator may or may not take the wish
+    /// for that one.
+    pub asked: [u8; 2],
     pub released: [bool; 2],
     pub left: Left,
     pub violation: Option<Violation>,
@@ -117,6 +120,7 @@ pub struct Left {
     pub forced: u8,
     pub tampers: u8,
     pub consents: u8,
+    pub reinstalls: u8,
 }
 
 /// Without a bound.
@@ -147,6 +151,8 @@ pub enum Action {
     Delete(usize),
     /// Its author asks for a release by force.
     Force(usize),
+    /// Its author asks to have the image written anew.
+    Reinstall(usize),
     Accept(usize),
     /// A person gives the foreign data on a machine's disk up.
     Consent(usize),
@@ -200,9 +206,10 @@ pub enum Sight {
     OrderRefused,
     OrderLost,
     Quarantined,
+    WrittenAgain,
 }
 
-const SIGHTS: usize = 8;
+const SIGHTS: usize = 9;
 
 /// Bounds of one run.
 #[derive(Clone, Debug)]
@@ -227,6 +234,8 @@ pub struct World {
     pub tampers: u8,
     /// Times that a person gives such data up.
     pub consents: u8,
+    /// Times that an author asks for a re-install.
+    pub reinstalls: u8,
     /// Whether authors of instances name machines themselves.
     pub named: bool,
     /// Whether the first machine's disk holds data that nobody gave up.
@@ -256,6 +265,7 @@ impl World {
             forced: 0,
             tampers: 0,
             consents: 0,
+            reinstalls: 0,
             named: false,
             foreign: false,
             apart: true,
@@ -339,6 +349,7 @@ impl Model for World {
             frozen: None,
             born: [false, self.instances < 2],
             told_to_boot: [false; 2],
+            asked: [0; 2],
             released: [false; 2],
             left: Left {
                 crashes: [self.crashes, if self.machines < 2 { 0 } else { self.crashes }],
@@ -349,6 +360,7 @@ impl Model for World {
                 forced: self.forced,
                 tampers: self.tampers,
                 consents: self.consents,
+                reinstalls: self.reinstalls,
             },
             violation: None,
         }]
@@ -415,6 +427,9 @@ impl World {
         let says = instance_says(inst);
         if !says.deleting {
             actions.push(Action::Delete(i));
+            if state.left.reinstalls > 0 {
+                actions.push(Action::Reinstall(i));
+            }
         } else if state.left.forced > 0 {
             actions.push(Action::Force(i));
         }

@@ -57,6 +57,12 @@ impl World {
                 spend(&mut s.left.forced)?;
                 s.inst[i] = Some(changed(s.inst[i]?, Change::Force)?);
             }
+            Action::Reinstall(i) => {
+                let number = s.left.reinstalls;
+                spend(&mut s.left.reinstalls)?;
+                s.inst[i] = Some(changed(s.inst[i]?, Change::Reinstall(number))?);
+                s.asked[i] += 1;
+            }
             Action::Accept(m) => s.hw[m] = Some(number(objects::accepted(m))),
             Action::Consent(m) => {
                 if s.machine[m].disk != number(objects::foreign()) {
@@ -119,7 +125,7 @@ impl World {
             }
             Action::ComeBack(m) => {
                 let Power::System(i) = s.machine[m].power else { return None };
-                if !decide::wanted_back(s.hw[m], usize::from(i)) {
+                if !decide::wanted_back(s.hw[m], s.disc[m], usize::from(i)) {
                     return None;
                 }
                 s.power_off(m);

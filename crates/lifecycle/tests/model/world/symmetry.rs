@@ -45,6 +45,7 @@ impl State {
             if self.inst[i].is_some_and(|x| instance_says(x).machine != Some(m)) {
                 self.inst[i] = None;
                 self.told_to_boot[i] = false;
+                self.asked[i] = 0;
                 self.released[i] = false;
                 if let Some(frozen) = &mut self.frozen {
                     frozen.view.inst[i] = None;
@@ -229,6 +230,7 @@ impl State {
             }),
             born: flip(self.born, instances),
             told_to_boot: flip(self.told_to_boot, instances),
+            asked: flip(self.asked, instances),
             released: flip(self.released, instances),
             left,
             violation: self.violation,

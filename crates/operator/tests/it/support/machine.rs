@@ -305,7 +305,7 @@ impl Machine {
                 if !self.guest {
                     return false;
                 }
-                match guest_action(self.hardware().await.as_ref(), &uid) {
+                match guest_action(self.hardware().await.as_ref(), self.discovery().await.as_ref(), &uid) {
                     GuestAction::Wait => false,
                     GuestAction::RebootToAgent => {
                         self.power_on().await;
@@ -412,6 +412,8 @@ impl Machine {
                 digest: parameters.digest,
                 written_bytes: 1 << 30,
                 verified_bytes: 1 << 30,
+                fetched_bytes: None,
+                reused_bytes: None,
                 duration_ms: 5,
                 config_drive: Some("partition 2".to_owned()),
                 sector_bytes: 512,
