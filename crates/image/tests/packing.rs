@@ -139,8 +139,19 @@ fn clusters_in_any_order_wait_in_the_scratch_file() {
         fit: SectorFit::Any,
         ..PackOptions::default()
     };
-    let packed = pack_source(Box::new(FileSource::open(&path).unwrap()), &digest, &folder, &options).unwrap();
+    let source = Box::new(FileSource::open(&path).unwrap());
+    let opened = image::open(source, &digest, None, &image::pack::packing_limit()).unwrap();
+    let mut most = 0;
+    let packed = image::pack::pack(opened, &folder, &options, &mut |so_far| {
+        most = most.max(so_far.scratch_bytes);
+        ControlFlow::Continue(())
+    })
+    .unwrap();
     assert!(packed.scratch_used);
+    assert!(
+        most > 0,
+        "what waits on the disk is told of, so that whoever has a quota can count it"
+    );
     assert!(unpacked(&folder) == expected);
     // The same disk, in order.
     let raw = home.path().join("raw");

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
@@ -288,6 +288,13 @@ impl Scratch {
     /// Whether anything had to wait in it.
     pub(crate) fn was_used(&self) -> bool {
         self.file.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Bytes that it takes on the disk now.
+    pub(crate) fn room(&self) -> u64 {
+        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = file.as_ref().and_then(|file| file.metadata().ok()).map(|of| of.blocks());
+        taken.map_or(0, |blocks| blocks * 512)
     }
 
     fn with<T>(&self, what: impl FnOnce(&File) -> io::Result<T>) -> Result<T, ImageError> {

@@ -57,6 +57,11 @@ impl Frames {
         self.end
     }
 
+    /// Bytes that a copy in the right order will take for a while, where one will be needed.
+    pub(crate) fn copy_bytes(&self) -> u64 {
+        if self.in_order { 0 } else { self.end + self.waiting_bytes as u64 }
+    }
+
     /// Takes chunk `index`; `None`: it is all zeros.
     pub(crate) fn settle(&mut self, index: u32, frame: Option<Frame>) -> io::Result<()> {
         if let Some(frame) = frame {

@@ -93,6 +93,8 @@ pub struct PackProgress {
     pub source_bytes: Option<(u64, u64)>,
     /// Bytes of frames that were written.
     pub stored_bytes: u64,
+    /// Bytes on the disk beside those, which are there, or will be, only while it is packed.
+    pub scratch_bytes: u64,
 }
 
 /// What was made.
@@ -140,6 +142,7 @@ pub fn pack(
         chunk_bytes,
         disk_total,
         download: image.download(),
+        beside: 0,
         options,
     };
     let (copied, mut chunks, mut scratch_used) = round.run(CHUNKS_FILE, |sink| image.copy_to(sink), progress)?;
@@ -160,6 +163,7 @@ pub fn pack(
             chunk_bytes,
             disk_total: Some(copied.image_bytes),
             download: None,
+            beside: super::stored_bytes(&chunks),
             ..round
         };
         let again = |sink: &dyn ExtentSink| push(&layout, &source, sink, &|_| {}).map(|()| copied);
@@ -220,6 +224,8 @@ struct Round<'a> {
     chunk_bytes: u32,
     disk_total: Option<u64>,
     download: Option<Download>,
+    /// Bytes of an earlier round's output that stand beside this one's.
+    beside: u64,
     options: &'a PackOptions,
 }
 
@@ -295,6 +301,10 @@ impl Round<'_> {
             }
             feeder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         });
+        // The last word before the frames are put in order.
+        if copied.is_ok() && progress(self.at(&shared, &seen)).is_break() {
+            shared.fail(ImageError::Cancelled);
+        }
         // What one of our own threads met is the cause; the reader then only sees that nobody takes its blocks.
         if let Some(error) = shared.failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
             return Err(error);
@@ -311,12 +321,16 @@ impl Round<'_> {
     }
 
     fn at(&self, shared: &Shared<'_>, seen: &AtomicU64) -> PackProgress {
-        let stored_bytes = shared.frames.lock().unwrap_or_else(PoisonError::into_inner).stored_bytes();
+        let (stored_bytes, copy_bytes) = {
+            let frames = shared.frames.lock().unwrap_or_else(PoisonError::into_inner);
+            (frames.stored_bytes(), frames.copy_bytes())
+        };
         PackProgress {
             disk_bytes: seen.load(Ordering::Relaxed),
             disk_total: self.disk_total,
             source_bytes: self.download.as_ref().map(|download| (download.passed(), download.total)),
             stored_bytes,
+            scratch_bytes: self.beside + shared.scratch.room() + copy_bytes,
         }
     }
 

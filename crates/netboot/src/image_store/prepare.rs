@@ -229,7 +229,7 @@ fn pack(shelf: &Arc<Shelf>, spec: &BareMetalImageSpec, source: Box<dyn Source>, 
         if watch.cancel.load(Ordering::Relaxed) {
             return ControlFlow::Break(());
         }
-        match draft.reserve(so_far.stored_bytes + AHEAD) {
+        match draft.reserve(so_far.stored_bytes + so_far.scratch_bytes + AHEAD) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
                 full = Some(error);
