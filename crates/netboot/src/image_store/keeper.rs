@@ -9,6 +9,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    ops::Deref,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -67,8 +68,8 @@ struct Memory {
     working: HashSet<String>,
 }
 
-/// See the module.
-pub(crate) struct Keeper {
+/// What a [`Keeper`] works with.
+pub(crate) struct Parts {
     pub replica: String,
     pub decisions: Config,
     pub settings: StoreConfig,
@@ -79,9 +80,22 @@ pub(crate) struct Keeper {
     pub shelf: Arc<Shelf>,
     pub metrics: Arc<Metrics>,
     pub stop: CancellationToken,
+}
+
+/// See the module.
+pub(crate) struct Keeper {
+    parts: Parts,
     memory: Mutex<Memory>,
     /// One image at a time: packing wants every core by itself.
     place: Arc<Semaphore>,
+}
+
+impl Deref for Keeper {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.parts
+    }
 }
 
 /// Takes the image out of `working` however its work ends.
@@ -94,35 +108,12 @@ impl Drop for Working {
     }
 }
 
-/// What is needed to make a [`Keeper`].
-pub(crate) struct Parts {
-    pub replica: String,
-    pub decisions: Config,
-    pub settings: StoreConfig,
-    pub url: String,
-    pub store: Arc<Store>,
-    pub images: Arc<Images>,
-    pub shelf: Arc<Shelf>,
-    pub metrics: Arc<Metrics>,
-    pub stop: CancellationToken,
-}
-
 impl Keeper {
-    pub(crate) fn new(parts: Parts) -> Arc<Self> {
+    pub(crate) fn new(mut parts: Parts) -> Arc<Self> {
+        // Whoever has a shelf has a store.
+        parts.decisions.image_store = true;
         Arc::new(Self {
-            replica: parts.replica,
-            // Whoever has a shelf has a store.
-            decisions: Config {
-                image_store: true,
-                ..parts.decisions
-            },
-            settings: parts.settings,
-            url: parts.url,
-            store: parts.store,
-            images: parts.images,
-            shelf: parts.shelf,
-            metrics: parts.metrics,
-            stop: parts.stop,
+            parts,
             memory: Mutex::default(),
             place: Arc::new(Semaphore::new(1)),
         })
