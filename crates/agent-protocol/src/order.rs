@@ -180,6 +180,10 @@ pub enum ImageFormat {
 pub struct ImageParameters {
     /// Where it comes from: `http://` or `https://`.
     pub url: String,
+    /// Further URLs of the same bytes, asked in turn when that one fails.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub mirrors: Vec<String>,
     /// `sha256:` or `sha512:` and lower-case hexadecimal, over the bytes as served.
     pub digest: String,
     /// Declared format; must equal what the first bytes say.
@@ -277,16 +281,16 @@ pub struct ImageEvidence {
     pub written_bytes: u64,
     /// Bytes read back with direct I/O and compared.
     pub verified_bytes: u64,
-    /// How long it took, in milliseconds.
-    pub duration_ms: u64,
-    /// What became of the config drive: `partition 15 at the end (GPT)`, ...
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     /// Bytes that were fetched for it, where the agent says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fetched_bytes: Option<u64>,
     /// Bytes that the disk held already, from an earlier installation or a write that was interrupted, where the agent says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reused_bytes: Option<u64>,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
+    /// What became of the config drive: `partition 15 at the end (GPT)`, ...
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_drive: Option<String>,
     /// Size of the disk's sectors in bytes, which `ownRanges` counts in.
     #[serde(default)]

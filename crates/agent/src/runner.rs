@@ -22,7 +22,7 @@ use agent_protocol::{
     session::{ErrorCode, PATH_REPORTS},
 };
 use image::{
-    HttpLimits, HttpSource, ImageError, STALL,
+    FallbackSource, HttpLimits, ImageError, STALL,
     pack::{CHUNKS_FILE, HttpChunks, MANIFEST_FILE, PackDigest, fetch_manifest},
 };
 use machine::{
@@ -94,17 +94,22 @@ impl Runner {
         };
         match &image.packed {
             Some(packed) => self.packed(packed, limits),
-            None => self.stream(&image.url, limits),
+            None => self.stream(image, &limits),
         }
     }
 
-    fn stream(&self, url: &str, limits: HttpLimits) -> Result<ImageSource, ImageError> {
-        let ours = self
-            .servers
-            .iter()
-            .any(|s| url.strip_prefix(s.as_str()).is_some_and(|rest| rest.starts_with('/')));
-        let client = self.client(ours).map_err(|reason| unusable(url, reason))?;
-        Ok(ImageSource::Stream(Box::new(HttpSource::new(client, url, limits)?)))
+    fn stream(&self, image: &ImageParameters, limits: &HttpLimits) -> Result<ImageSource, ImageError> {
+        let ours = |url: &str| {
+            let below = |s: &String| url.strip_prefix(s.as_str()).is_some_and(|rest| rest.starts_with('/'));
+            self.servers.iter().any(below)
+        };
+        let urls = std::iter::once(&image.url).chain(&image.mirrors);
+        let places = urls.map(|url| match self.client(ours(url)) {
+            Ok(client) => Ok((client, url.as_str())),
+            Err(reason) => Err(unusable(url, reason)),
+        });
+        let source = FallbackSource::of_urls(places.collect::<Result<_, _>>()?, limits)?;
+        Ok(ImageSource::Stream(Box::new(source)))
     }
 
     /// The stores that the order names, then the same on this machine's own servers. Their bytes are trusted by the order's digest alone.

@@ -36,6 +36,8 @@ use crate::common::LocalSecretName;
         .message("spec.format Packed goes with a blake3: digest, that of manifest.json; every other format goes with sha256: or sha512: of the file"),
     validation = Rule::new("!has(self.spec.pullSecretRef) || self.spec.url.startsWith('oci://')")
         .message("spec.pullSecretRef is for oci:// registries only"),
+    validation = Rule::new("!has(self.spec.mirrors) || self.spec.url.startsWith('http')")
+        .message("spec.mirrors goes with an http:// or https:// URL: registries and uploads have no mirrors"),
     validation = Rule::new("!has(self.spec.delivery) || self.spec.delivery != 'Streamed' || self.spec.url.startsWith('http')")
         .message("spec.delivery Streamed needs an http:// or https:// URL: what comes from a registry or was uploaded goes through the image store"),
 )]
@@ -50,6 +52,14 @@ pub struct BareMetalImageSpec {
         )
     )]
     pub url: String,
+    /// Further URLs of the very same bytes, asked in this order when `url` does not answer, falls silent or breaks off: what came so far is kept. The digest is over all of it, wherever it came
+    /// from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 8),
+        inner(length(min = 8, max = 2048), regex(pattern = "^https?://[^\\s@$\"'`\\\\]+$"))
+    )]
+    pub mirrors: Vec<String>,
     /// Digest of the bytes as served: `sha256:` or `sha512:` and lower-case hexadecimal. Of a packed image `blake3:`, over its `manifest.json`.
     #[schemars(
         length(max = 135),

@@ -442,6 +442,35 @@ fn another_server_goes_on_where_one_failed() {
 }
 
 #[test]
+fn with_mirrors_a_silent_server_is_left_after_one_more_try() {
+    let body = noise(3 * MIB, 4);
+    let silent = Behaviour {
+        silent_from: Some(MIB + 5),
+        silences: usize::MAX,
+        ..Behaviour::default()
+    };
+    let (first, second) = (
+        Server::start(body.clone(), silent.clone()),
+        Server::start(body.clone(), Behaviour::default()),
+    );
+    let patient = client(Duration::from_millis(200));
+    let (one, two) = (first.url(), second.url());
+    let places = vec![(patient.clone(), one.as_str()), (patient.clone(), two.as_str())];
+    let mut source = image::FallbackSource::of_urls(places, &limits()).unwrap();
+    let mut bytes = Vec::new();
+    source.stream().unwrap().read_to_end(&mut bytes).unwrap();
+    assert!(bytes == body);
+    assert_eq!(first.requests(), [String::new(), format!("{}-", MIB + 5)]);
+    assert_eq!(second.requests(), [format!("{}-", MIB + 5)]);
+    // The last one has all the patience there is.
+    let third = Server::start(body, silent);
+    let alone = third.url();
+    let mut source = image::FallbackSource::of_urls(vec![(patient, alone.as_str())], &limits()).unwrap();
+    source.stream().unwrap().read_to_end(&mut Vec::new()).unwrap_err();
+    assert_eq!(third.requests().len(), 4, "one and three more");
+}
+
+#[test]
 fn ranges_come_from_another_server_too() {
     let body = noise(MIB, 5);
     let missing = Behaviour {

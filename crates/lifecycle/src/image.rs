@@ -42,6 +42,12 @@ pub fn packed_base(url: &str) -> &str {
     url.strip_suffix("/manifest.json").unwrap_or(url).trim_end_matches('/')
 }
 
+/// The same for everywhere that an image comes from: what `url` names, then what `mirrors` do.
+pub fn bases(spec: &BareMetalImageSpec) -> Vec<String> {
+    let all = std::iter::once(&spec.url).chain(&spec.mirrors);
+    all.map(|url| packed_base(url).to_owned()).collect()
+}
+
 /// The way that this image takes at present.
 pub fn way(image: &BareMetalImage, config: &Config) -> Way {
     let spec = &image.spec;
@@ -51,7 +57,7 @@ pub fn way(image: &BareMetalImage, config: &Config) -> Way {
         }
         return Way::Packed(PackedSource {
             digest: spec.digest.clone(),
-            urls: vec![packed_base(&spec.url).to_owned()],
+            urls: bases(spec),
         });
     }
     let name = image.metadata.name.as_deref().unwrap_or_default();

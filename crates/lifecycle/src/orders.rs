@@ -110,6 +110,7 @@ pub fn image(
         protected: hardware.spec.protected_disks.clone(),
         image: Some(ImageParameters {
             url: image.spec.url.clone(),
+            mirrors: image.spec.mirrors.clone(),
             digest: image.spec.digest.clone(),
             // An older agent could not read the word.
             format: match image.spec.format {
@@ -130,8 +131,11 @@ pub fn same_purpose(a: &Order, b: &Order) -> bool {
             id: String::new(),
             ..o.clone()
         };
-        if let Some(packed) = o.image.as_mut().and_then(|i| i.packed.as_mut()) {
-            packed.urls.clear();
+        if let Some(image) = &mut o.image {
+            image.mirrors.clear();
+            if let Some(packed) = &mut image.packed {
+                packed.urls.clear();
+            }
         }
         o
     };

@@ -243,6 +243,13 @@ async fn one_replica_prepares_the_other_copies_and_both_serve_the_same() {
     assert_eq!(headers["content-range"], format!("bytes 100-299/{}", whole.len()).as_str());
     let (code, _, part) = ask(Method::GET, &[("range", "bytes=100-299"), ("if-range", "\"another\"")]).await;
     assert_eq!((code, part.len()), (200, whole.len()));
+    // Several ranges at once, however many, are answered with the whole (RFC 9110, 14.2), never with parts in parts.
+    let many = format!("bytes={}", vec!["0-0"; 1000].join(","));
+    for several in ["bytes=0-1,3-4", many.as_str()] {
+        let (code, headers, part) = ask(Method::GET, &[("range", several)]).await;
+        assert_eq!((code, part.len()), (200, whole.len()));
+        assert!(!headers.contains_key("content-range"));
+    }
     let (code, _, part) = ask(Method::GET, &[("if-none-match", &etag)]).await;
     assert_eq!((code, part.len()), (304, 0));
     assert_eq!(ask(Method::GET, &[("range", &format!("bytes={}-", whole.len()))]).await.0, 416);
@@ -305,6 +312,32 @@ async fn what_a_bad_source_gives_is_told_and_leaves_nothing_behind() {
     image.metadata.generation = Some(2);
     images(&rig).replace("flipped", &PostParams::default(), &image).await.unwrap();
     until_prepared(&rig, "flipped", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_is_asked_when_the_url_fails_and_its_bytes_are_checked_all_the_same() {
+    let (disk, api, folder) = (disk(), Api::new(), tempfile::tempdir().unwrap());
+    let rig = replica(&api, "one", folder.path(), |_| {}).await;
+    let gone = Source::start(disk.clone(), Manner::Gone).await;
+    let (flipped, good) = (
+        Source::start(disk.clone(), Manner::Flipped).await,
+        Source::start(disk.clone(), Manner::Good).await,
+    );
+    for (name, mirror) in [("mirrored", &good), ("betrayed", &flipped)] {
+        let spec = BareMetalImageSpec {
+            mirrors: vec![mirror.url.clone()],
+            ..raw(&gone.url, &disk)
+        };
+        declare(&rig, name, spec).await;
+    }
+    until("the wrong bytes are told", || async {
+        prepared(&status(&rig, "betrayed").await).1 == "DigestMismatch"
+    })
+    .await;
+    let status = until_prepared(&rig, "mirrored", 1).await;
+    let hex = status.packed.unwrap().digest.trim_start_matches("blake3:").to_owned();
+    assert!(unpacked(&format!("{}/{hex}", status.stores[0].url)).await == disk);
+    assert_eq!(good.asked.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -558,6 +591,25 @@ async fn what_is_packed_already_is_copied_and_held_against_its_digests() {
     assert_eq!(status.packed.unwrap().digest, digest);
 }
 
+/// A client of the replica's TLS side.
+fn pinned(rig: &Rig) -> reqwest::Client {
+    let client = reqwest::Client::builder().tls_backend_preconfigured(pinned_tls::client_config(&rig.pin()).unwrap());
+    client.no_proxy().build().unwrap()
+}
+
+/// Permits the upload of an image as the command does it.
+async fn permit_upload(rig: &Rig, name: &str, token: &str, kind: &str, expires: &str) {
+    let mut secret = Secret::default();
+    secret.metadata.name = Some(netboot::upload::secret_name(name));
+    secret.type_ = Some(kind.to_owned());
+    secret.data = Some(
+        [(netboot::upload::TOKEN, token), (netboot::upload::EXPIRES, expires)]
+            .map(|(k, v)| (k.to_owned(), ByteString(v.as_bytes().to_vec())))
+            .into(),
+    );
+    rig.secrets().create(&PostParams::default(), &secret).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_needs_the_permission_of_the_api_and_is_packed_like_any_other_image() {
     let (disk, api, folder) = (disk(), Api::new(), tempfile::tempdir().unwrap());
@@ -568,11 +620,7 @@ async fn an_upload_needs_the_permission_of_the_api_and_is_packed_like_any_other_
         prepared(&status(&rig, "debian").await).2.contains("image upload")
     })
     .await;
-    let client = reqwest::Client::builder()
-        .tls_backend_preconfigured(pinned_tls::client_config(&rig.pin()).unwrap())
-        .no_proxy()
-        .build()
-        .unwrap();
+    let client = pinned(&rig);
     let tls = rig.netboot.addresses().tls;
     let put = async |name: &str, token: Option<&str>, bytes: Vec<u8>| {
         let mut request = client.put(format!("https://{tls}{}/{name}", netboot::upload::UPLOADS)).body(bytes);
@@ -581,17 +629,7 @@ async fn an_upload_needs_the_permission_of_the_api_and_is_packed_like_any_other_
         }
         request.send().await.unwrap().status().as_u16()
     };
-    let permit = async |name: &str, token: &str, kind: &str, expires: &str| {
-        let mut secret = Secret::default();
-        secret.metadata.name = Some(netboot::upload::secret_name(name));
-        secret.type_ = Some(kind.to_owned());
-        secret.data = Some(
-            [(netboot::upload::TOKEN, token), (netboot::upload::EXPIRES, expires)]
-                .map(|(k, v)| (k.to_owned(), ByteString(v.as_bytes().to_vec())))
-                .into(),
-        );
-        rig.secrets().create(&PostParams::default(), &secret).await.unwrap();
-    };
+    let permit = async |name: &str, token: &str, kind: &str, expires: &str| permit_upload(&rig, name, token, kind, expires).await;
     let token = "k".repeat(64);
     let later = jiff::Timestamp::now()
         .checked_add(jiff::SignedDuration::from_hours(1))
@@ -636,24 +674,12 @@ async fn an_upload_needs_the_permission_of_the_api_and_is_packed_like_any_other_
     spec.format = ImageFormat::Packed;
     spec.digest = digest.clone();
     declare(&rig, "debian", spec).await;
-    let mut secret = Secret::default();
-    secret.metadata.name = Some(netboot::upload::secret_name("debian"));
-    secret.type_ = Some(netboot::upload::SECRET_TYPE.to_owned());
-    secret.data = Some(
-        [(netboot::upload::TOKEN, token.as_str()), (netboot::upload::EXPIRES, later.as_str())]
-            .map(|(k, v)| (k.to_owned(), ByteString(v.as_bytes().to_vec())))
-            .into(),
-    );
-    rig.secrets().create(&PostParams::default(), &secret).await.unwrap();
+    permit_upload(&rig, "debian", &token, netboot::upload::SECRET_TYPE, &later).await;
     until("the image is known", || async {
         prepared(&crate::status(&rig, "debian").await).1 == "AwaitingUpload"
     })
     .await;
-    let client = reqwest::Client::builder()
-        .tls_backend_preconfigured(pinned_tls::client_config(&rig.pin()).unwrap())
-        .no_proxy()
-        .build()
-        .unwrap();
+    let client = pinned(&rig);
     let request = client
         .put(format!(
             "https://{}{}/debian",

@@ -168,6 +168,7 @@ fn an_image_that_cannot_be_had_is_a_fault_with_a_name() {
             image: Some(ImageParameters {
                 // Nothing listens on the discard port.
                 url: "http://127.0.0.1:9/image.raw".to_owned(),
+                mirrors: Vec::new(),
                 digest: format!("sha256:{}", "0".repeat(64)),
                 format: ImageFormat::Raw,
                 config_drive: false,

@@ -145,7 +145,7 @@ pub fn pack(arguments: Pack) -> Result<()> {
         ensure!(allowed, "--chunk-size: a power of two from 64 to 16384 (KiB)");
     }
     let bar = progress::bar(!arguments.output.no_progress);
-    let stored = open_stored(&arguments.source, arguments.digest.as_deref(), &bar)?;
+    let stored = open_stored(&arguments.source, &[], arguments.digest.as_deref(), &bar)?;
     // Whatever window its stream has: those who write the pack are spared of it.
     let image = image::open_with_any_window(stored.source, &stored.digest, arguments.format, &pack::packing_limit())?;
     let options = PackOptions {
@@ -181,7 +181,7 @@ pub fn pack(arguments: Pack) -> Result<()> {
 
 /// Tells what an image is.
 pub fn inspect(arguments: One) -> Result<()> {
-    let opened = open_packed(&arguments.image, arguments.digest.as_deref())?;
+    let opened = open_packed(&arguments.image, &[], arguments.digest.as_deref())?;
     if arguments.output.json {
         println!("{}", description(&opened.manifest));
     } else {
@@ -192,7 +192,7 @@ pub fn inspect(arguments: One) -> Result<()> {
 
 /// Reads all of an image.
 pub fn verify(arguments: One) -> Result<()> {
-    let opened = open_packed(&arguments.image, arguments.digest.as_deref())?;
+    let opened = open_packed(&arguments.image, &[], arguments.digest.as_deref())?;
     let bar = progress::bar(!arguments.output.no_progress);
     bar.set_message("verify");
     bar.set_length(opened.manifest.data_bytes());
@@ -214,7 +214,7 @@ pub fn verify(arguments: One) -> Result<()> {
 
 /// Writes a disk image.
 pub fn unpack(arguments: Unpack) -> Result<()> {
-    let opened = open_packed(&arguments.image, arguments.digest.as_deref())?;
+    let opened = open_packed(&arguments.image, &[], arguments.digest.as_deref())?;
     let bar = progress::bar(!arguments.output.no_progress);
     bar.set_message("unpack");
     bar.set_length(opened.manifest.data_bytes());
@@ -237,7 +237,10 @@ pub fn unpack(arguments: Unpack) -> Result<()> {
 
 /// Compares two images.
 pub fn diff(arguments: Diff) -> Result<()> {
-    let (first, second) = (open_packed(&arguments.first, None)?, open_packed(&arguments.second, None)?);
+    let (first, second) = (
+        open_packed(&arguments.first, &[], None)?,
+        open_packed(&arguments.second, &[], None)?,
+    );
     let difference = pack::difference(&first.manifest, &second.manifest);
     if arguments.output.json {
         let mut answer = serde_json::to_value(difference)?;

@@ -5,9 +5,9 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use image::pack::{ChunkSource, DirSource, HttpChunks, MANIFEST_FILE, Manifest, PackDigest, fetch_manifest, oci};
-use image::{Digest, FileSource, Format, HttpLimits, HttpSource, ImageError, STALL, Source};
+use image::{Digest, FallbackSource, FileSource, Format, HttpLimits, ImageError, STALL, Source};
 use indicatif::ProgressBar;
 
 /// A packed image that is open.
@@ -30,14 +30,33 @@ fn is_url(text: &str) -> bool {
     text.starts_with("http://") || text.starts_with("https://")
 }
 
+/// Mirrors are of a URL, and are URLs.
+fn check_mirrors(text: &str, mirrors: &[String]) -> Result<()> {
+    if mirrors.is_empty() {
+        return Ok(());
+    }
+    ensure!(is_url(text), "--mirror names another URL of an image at a URL, which {text} is not");
+    if let Some(odd) = mirrors
+        .iter()
+        .find(|mirror| !is_url(mirror) || is_packed(mirror) != is_packed(text))
+    {
+        bail!(
+            "--mirror {odd} is no URL of the same bytes as {text}: it begins with http:// or https://, and of a packed image it ends in /{MANIFEST_FILE}"
+        );
+    }
+    Ok(())
+}
+
 /// Opens a packed image. A digest given for it is that of its manifest.
-pub fn open_packed(text: &str, digest: Option<&str>) -> Result<Opened> {
+pub fn open_packed(text: &str, mirrors: &[String], digest: Option<&str>) -> Result<Opened> {
+    check_mirrors(text, mirrors)?;
     let expected = digest.map(str::parse::<PackDigest>).transpose().map_err(anyhow::Error::msg)?;
     let opened = if is_url(text) {
         if text.starts_with("http:") && expected.is_none() {
             tracing::warn!("without --digest blake3:... nothing says that {text} is the image that was meant");
         }
-        return open_url(text, expected);
+        let urls: Vec<&str> = std::iter::once(text).chain(mirrors.iter().map(String::as_str)).collect();
+        return open_urls(&urls, expected);
     } else if let Some(layout) = text.strip_prefix("oci:") {
         oci::open_layout(Path::new(layout))
     } else if Path::new(text).is_dir() {
@@ -59,20 +78,23 @@ pub fn open_packed(text: &str, digest: Option<&str>) -> Result<Opened> {
     })
 }
 
-fn open_url(url: &str, expected: Option<PackDigest>) -> Result<Opened> {
-    let client = client()?;
-    let limits = HttpLimits::default();
+/// Where the chunks lie that belong to the manifest at a URL.
+fn chunks_of(url: &str) -> Result<String> {
     let (path, query) = url.split_once('?').map_or((url, None), |(path, query)| (path, Some(query)));
     let base = path
         .strip_suffix(MANIFEST_FILE)
         .with_context(|| format!("a packed image's URL ends in /{MANIFEST_FILE}"))?;
-    let chunks = format!(
-        "{base}{}{}",
-        image::pack::CHUNKS_FILE,
-        query.map(|query| format!("?{query}")).unwrap_or_default()
-    );
-    let manifest = fetch_manifest(&client, &[url.to_owned()], expected, &limits)?;
-    let chunks = HttpChunks::new(&client, &[chunks], manifest.stored_bytes(), limits)?;
+    let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+    Ok(format!("{base}{}{query}", image::pack::CHUNKS_FILE))
+}
+
+fn open_urls(urls: &[&str], expected: Option<PackDigest>) -> Result<Opened> {
+    let client = client()?;
+    let limits = HttpLimits::default();
+    let manifests: Vec<String> = urls.iter().map(|url| (*url).to_owned()).collect();
+    let chunks: Vec<String> = urls.iter().map(|url| chunks_of(url)).collect::<Result<_>>()?;
+    let manifest = fetch_manifest(&client, &manifests, expected, &limits)?;
+    let chunks = HttpChunks::new(&client, &chunks, manifest.stored_bytes(), limits)?;
     Ok(Opened {
         manifest,
         chunks: Box::new(chunks),
@@ -97,12 +119,16 @@ pub struct Stored {
 
 /// Opens an image that is no pack. The digest of a file that nobody told is computed first, so that what is written is what was read then;
 /// of anything that comes over a network or a pipe it must be told: nothing else tells a cut-off download from a whole one.
-pub fn open_stored(text: &str, digest: Option<&str>, bar: &ProgressBar) -> Result<Stored> {
+pub fn open_stored(text: &str, mirrors: &[String], digest: Option<&str>, bar: &ProgressBar) -> Result<Stored> {
+    check_mirrors(text, mirrors)?;
     let told = digest.map(Digest::parse).transpose()?;
     let need = |what: &str| format!("{what} needs --digest sha256:...: nothing else tells a damaged or cut-off image from a whole one");
     if is_url(text) {
         let digest = told.with_context(|| need("an image at a URL"))?;
-        let source = Box::new(HttpSource::new(client()?, text, HttpLimits::default())?);
+        let client = client()?;
+        let urls = std::iter::once(text).chain(mirrors.iter().map(String::as_str));
+        let places = urls.map(|url| (client.clone(), url)).collect();
+        let source = Box::new(FallbackSource::of_urls(places, &HttpLimits::default())?);
         return Ok(Stored { source, digest });
     }
     if text == "-" {
@@ -193,13 +219,13 @@ mod tests {
     fn what_travels_needs_a_digest() {
         let bar = ProgressBar::hidden();
         for text in ["-", "https://h/image"] {
-            let error = open_stored(text, None, &bar).err().unwrap().to_string();
+            let error = open_stored(text, &[], None, &bar).err().unwrap().to_string();
             assert!(error.contains("--digest"), "{error}");
         }
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("image");
         std::fs::write(&path, "abc").unwrap();
-        let stored = open_stored(path.to_str().unwrap(), None, &bar).unwrap();
+        let stored = open_stored(path.to_str().unwrap(), &[], None, &bar).unwrap();
         assert_eq!(stored.digest, Digest::sha256_of(b"abc"));
     }
 }

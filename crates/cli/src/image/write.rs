@@ -20,6 +20,9 @@ pub struct Arguments {
     source: String,
     /// The disk, or a file that is one.
     disk: PathBuf,
+    /// Another URL of the same bytes, asked when SOURCE fails; of a packed image that of its manifest.json. May be given more than once.
+    #[arg(long, value_name = "URL")]
+    mirror: Vec<String>,
     /// Digest that the source must have: sha256:... or sha512:..., of a packed image blake3:... (the digest of its manifest).
     #[arg(long)]
     digest: Option<String>,
@@ -88,7 +91,7 @@ fn write(arguments: &Arguments, disk: &Disk, bar: &ProgressBar) -> Result<Eviden
     };
     if is_packed(&arguments.source) {
         ensure!(arguments.format.is_none(), "--format is for images that are not packed");
-        let packed = open_packed(&arguments.source, arguments.digest.as_deref())?;
+        let packed = open_packed(&arguments.source, &arguments.mirror, arguments.digest.as_deref())?;
         return Ok(image::write_packed(
             &packed.manifest,
             packed.chunks.as_ref(),
@@ -97,7 +100,7 @@ fn write(arguments: &Arguments, disk: &Disk, bar: &ProgressBar) -> Result<Eviden
             &mut show,
         )?);
     }
-    let stored = open_stored(&arguments.source, arguments.digest.as_deref(), bar)?;
+    let stored = open_stored(&arguments.source, &arguments.mirror, arguments.digest.as_deref(), bar)?;
     let image = image::open(stored.source, &stored.digest, arguments.format, &image::limit_of(disk))?;
     Ok(image::write_image(image, disk, &request, &mut show)?)
 }
@@ -145,7 +148,7 @@ fn verify(arguments: &Arguments) -> Result<()> {
         is_packed(&arguments.source),
         "--verify holds a disk against a packed image; make one with `image pack`"
     );
-    let packed = open_packed(&arguments.source, arguments.digest.as_deref())?;
+    let packed = open_packed(&arguments.source, &arguments.mirror, arguments.digest.as_deref())?;
     let disk = Disk::open(&arguments.disk)?;
     let bar = progress::bar(!arguments.output.no_progress);
     bar.set_message("verify");

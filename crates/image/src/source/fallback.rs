@@ -3,8 +3,8 @@
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Source, source_error};
-use crate::error::ImageError;
+use super::{Client, HttpLimits, HttpSource, Source, source_error};
+use crate::error::{FaultKind, ImageError};
 
 /// Sources of the same stored bytes, in order of preference. Each has its own retries; one that has failed is not asked again. That they
 /// hold the same bytes is not taken on trust: the image's digest is over what came, from wherever.
@@ -38,7 +38,8 @@ impl Shared {
     }
 
     fn give_up(left: &mut Vec<Box<dyn Source>>, error: ImageError) -> Result<(), ImageError> {
-        if left.len() < 2 {
+        // To stop is no fault of the source.
+        if left.len() < 2 || error.kind() == FaultKind::Cancelled {
             return Err(error);
         }
         left.pop();
@@ -55,7 +56,27 @@ impl Shared {
     }
 }
 
+/// How often one of several servers is tried again in a row before the next one is asked.
+const PATIENCE: u32 = 1;
+
 impl FallbackSource {
+    /// The same file at several URLs, each reached by its client. While there are others, a server is given up sooner than `limits` say; the last one has all the patience that they give.
+    pub fn of_urls(places: Vec<(Client, &str)>, limits: &HttpLimits) -> Result<Self, ImageError> {
+        let last = places.len().saturating_sub(1);
+        let sources = places.into_iter().enumerate().map(|(number, (client, url))| {
+            let limits = HttpLimits {
+                max_retries: if number == last {
+                    limits.max_retries
+                } else {
+                    PATIENCE.min(limits.max_retries)
+                },
+                ..limits.clone()
+            };
+            HttpSource::new(client, url, limits).map(|source| Box::new(source) as Box<dyn Source>)
+        });
+        Self::new(sources.collect::<Result<_, _>>()?)
+    }
+
     /// The first is asked first.
     pub fn new(sources: Vec<Box<dyn Source>>) -> Result<Self, ImageError> {
         let name = sources.first().ok_or_else(Shared::nothing_left)?.name().to_owned();

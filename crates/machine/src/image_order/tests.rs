@@ -76,6 +76,7 @@ impl Bench {
             }),
             image: Some(ImageParameters {
                 url: "http://images.example/debian.raw".to_owned(),
+                mirrors: Vec::new(),
                 digest: Digest::sha256_of(&image).to_string(),
                 format: ImageFormat::Raw,
                 config_drive: true,

@@ -18,12 +18,12 @@ use std::{
 use agent_protocol::order::ImageFormat;
 use api::{BareMetalImageSpec, image::PackedImage};
 use image::{
-    Client, Digest, FaultKind, FileSource, Format, HttpLimits, HttpSource, ImageError, STALL, Source, Stop,
+    Client, Digest, FallbackSource, FaultKind, FileSource, Format, HttpLimits, HttpSource, ImageError, STALL, Source, Stop,
     pack::{
         CHUNKS_FILE, ChunkSource, HttpChunks, MANIFEST_FILE, Manifest, PackDigest, PackOptions, PackProgress, fetch_manifest, packing_limit,
     },
 };
-use lifecycle::image::packed_base;
+use lifecycle::image::bases;
 
 use super::{
     oci::{Artifact, Credentials, Reference, RegistryError},
@@ -133,10 +133,10 @@ pub(crate) fn prepare(shelf: &Arc<Shelf>, spec: &BareMetalImageSpec, from: Suppl
             }
             (Supply::Url(credentials), Some(digest)) => match spec.url.starts_with("oci://") {
                 true => copy_artifact(shelf, &spec.url, credentials.as_ref(), &digest, watch)?,
-                false => copy_http(shelf, &client()?, &digest, &[packed_base(&spec.url).to_owned()], watch)?,
+                false => copy_http(shelf, &client()?, &digest, &bases(spec), watch)?,
             },
             (Supply::Url(credentials), None) => {
-                let source = open(&spec.url, &spec.digest, credentials.as_ref(), watch)?;
+                let source = open(spec, credentials.as_ref(), watch)?;
                 pack(shelf, spec, source, watch)?
             }
             (Supply::File(path), _) => pack(shelf, spec, Box::new(FileSource::open(&path)?), watch)?,
@@ -150,11 +150,14 @@ pub(crate) fn prepare(shelf: &Arc<Shelf>, spec: &BareMetalImageSpec, from: Suppl
 }
 
 /// The bytes of a file at a URL or in a registry.
-fn open(url: &str, digest: &str, credentials: Option<&Credentials>, watch: &Watch) -> Result<Box<dyn Source>, PrepareError> {
-    if !url.starts_with("oci://") {
-        return Ok(Box::new(HttpSource::new(client()?, url, limits(true, watch))?));
+fn open(spec: &BareMetalImageSpec, credentials: Option<&Credentials>, watch: &Watch) -> Result<Box<dyn Source>, PrepareError> {
+    if !spec.url.starts_with("oci://") {
+        let client = client()?;
+        let urls = std::iter::once(&spec.url).chain(&spec.mirrors);
+        let places = urls.map(|url| (client.clone(), url.as_str())).collect();
+        return Ok(Box::new(FallbackSource::of_urls(places, &limits(true, watch))?));
     }
-    let blob = Artifact::open(Reference::parse(url)?, credentials, &watch.cancel)?.by_digest(digest)?;
+    let blob = Artifact::open(Reference::parse(&spec.url)?, credentials, &watch.cancel)?.by_digest(&spec.digest)?;
     Ok(Box::new(HttpSource::new(blob.client, &blob.url, limits(blob.redirects, watch))?))
 }
 

@@ -200,6 +200,7 @@ pub fn image_order(machine: &Machine, hardware: &str, claim: &str) -> Order {
         }),
         image: Some(ImageParameters {
             url: "http://images.example/debian.raw.zst".to_owned(),
+            mirrors: Vec::new(),
             digest: format!("sha256:{}", "0".repeat(64)),
             format: ImageFormat::Zstd,
             config_drive: true,

@@ -23,12 +23,17 @@ use crate::{
 /// What is wrong with an image: a reason and a sentence.
 type Fault = (&'static str, String);
 
-fn check_http(spec: &BareMetalImageSpec) -> Result<(), Fault> {
+fn check_http(field: &str, url: &str) -> Result<(), Fault> {
     let bad = |problem: String| {
-        let hint = "write spec.url as http://host/path or https://host/path, without user name, query secrets or fragment; or as oci://registry/repository:tag";
-        ("InvalidURL", format!("spec.url {problem}; {hint}"))
+        let or = if field == "spec.url" {
+            "; or as oci://registry/repository:tag"
+        } else {
+            ""
+        };
+        let hint = format!("write it as http://host/path or https://host/path, without user name, query secrets or fragment{or}");
+        ("InvalidURL", format!("{field} {problem}; {hint}"))
     };
-    let uri: http::Uri = spec.url.parse().map_err(|e| bad(format!("is not a URL ({e})")))?;
+    let uri: http::Uri = url.parse().map_err(|e| bad(format!("is not a URL ({e})")))?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) {
         return Err(bad("has none of the schemes http, https and oci".to_owned()));
     }
@@ -38,11 +43,7 @@ fn check_http(spec: &BareMetalImageSpec) -> Result<(), Fault> {
         Some(authority) if authority.host().is_empty() => return Err(bad("names no host".to_owned())),
         Some(_) => {}
     }
-    if spec
-        .url
-        .chars()
-        .any(|c| c.is_control() || c.is_whitespace() || "\"'`\\$".contains(c))
-    {
+    if url.chars().any(|c| c.is_control() || c.is_whitespace() || "\"'`\\$".contains(c)) {
         return Err(bad("has a character that must be percent-encoded".to_owned()));
     }
     Ok(())
@@ -51,7 +52,10 @@ fn check_http(spec: &BareMetalImageSpec) -> Result<(), Fault> {
 fn check(spec: &BareMetalImageSpec) -> Result<(), Fault> {
     // What a registry or an upload is called, the store reads.
     if !spec.url.starts_with("oci://") && !spec.url.starts_with("upload://") {
-        check_http(spec)?;
+        check_http("spec.url", &spec.url)?;
+    }
+    for mirror in &spec.mirrors {
+        check_http("spec.mirrors", mirror)?;
     }
     let digits = |text: &str, length: usize| text.len() == length && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     let fine = match (spec.digest.split_once(':'), spec.format) {
@@ -153,6 +157,13 @@ mod tests {
         ] {
             assert_eq!(check(&spec(url, &good)).unwrap_err().0, "InvalidURL", "{url}");
         }
+        let mirrored = |mirror: &str| BareMetalImageSpec {
+            mirrors: vec!["https://mirror.example/x".to_owned(), mirror.to_owned()],
+            ..spec("http://host/x", &good)
+        };
+        assert_eq!(check(&mirrored("http://[2001:db8::2]/x")), Ok(()));
+        let (reason, message) = check(&mirrored("ftp://host/x")).unwrap_err();
+        assert!(reason == "InvalidURL" && message.starts_with("spec.mirrors "), "{message}");
         for digest in ["", "md5:00", "sha256:00", &format!("sha256:{}", "A".repeat(64)), &"a".repeat(64)] {
             assert_eq!(check(&spec("http://host/x", digest)).unwrap_err().0, "InvalidDigest", "{digest}");
         }
