@@ -3,9 +3,11 @@
 //! * [`source`]: what SOURCE and IMAGE on the command line stand for.
 //! * [`packs`]: the commands about packed images.
 //! * [`write`]: the agent's way of writing a disk, for everyone; [`in_use`] tells why a disk must not be written to.
+//! * [`checksums`]: files of checksums, which name the digest of an image.
 //! * [`upload`]: from this host into the image store.
 //! * [`progress`]: what is shown meanwhile, on standard error. Answers go to standard output.
 
+mod checksums;
 mod in_use;
 mod packs;
 mod progress;

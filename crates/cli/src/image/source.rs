@@ -26,7 +26,8 @@ pub fn is_packed(text: &str) -> bool {
     text.starts_with("oci:") || Path::new(text).is_dir()
 }
 
-fn is_url(text: &str) -> bool {
+/// Whether a text on the command line means a URL.
+pub fn is_url(text: &str) -> bool {
     text.starts_with("http://") || text.starts_with("https://")
 }
 
@@ -101,7 +102,8 @@ fn open_urls(urls: &[&str], expected: Option<PackDigest>) -> Result<Opened> {
     })
 }
 
-fn client() -> Result<image::Client> {
+/// A client for them.
+pub fn client() -> Result<image::Client> {
     // One provider of TLS for every part; a second command in this process finds it there.
     if rustls::crypto::CryptoProvider::get_default().is_none() && rustls::crypto::ring::default_provider().install_default().is_err() {
         tracing::debug!("another thread installed the TLS provider");
@@ -122,7 +124,11 @@ pub struct Stored {
 pub fn open_stored(text: &str, mirrors: &[String], digest: Option<&str>, bar: &ProgressBar) -> Result<Stored> {
     check_mirrors(text, mirrors)?;
     let told = digest.map(Digest::parse).transpose()?;
-    let need = |what: &str| format!("{what} needs --digest sha256:...: nothing else tells a damaged or cut-off image from a whole one");
+    let need = |what: &str| {
+        format!(
+            "{what} needs --digest sha256:... or --checksums SHA256SUMS: nothing else tells a damaged or cut-off image from a whole one"
+        )
+    };
     if is_url(text) {
         let digest = told.with_context(|| need("an image at a URL"))?;
         let client = client()?;

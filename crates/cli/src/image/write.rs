@@ -10,6 +10,7 @@ use image::{BlockDevice, Disk, Evidence, Format, Progress, Tuning, WriteRequest}
 use indicatif::ProgressBar;
 use serde_json::json;
 
+use super::checksums::digest_of;
 use super::source::{is_packed, open_packed, open_stored};
 use super::{Output, in_use, mebibytes, progress};
 
@@ -26,6 +27,9 @@ pub struct Arguments {
     /// Digest that the source must have: sha256:... or sha512:..., of a packed image blake3:... (the digest of its manifest).
     #[arg(long)]
     digest: Option<String>,
+    /// A file of checksums, by path or URL, that names the digest: SHA256SUMS and its like, as sha256sum and sha512sum write them.
+    #[arg(long, value_name = "FILE|URL", conflicts_with_all = ["digest", "verify"])]
+    checksums: Option<String>,
     /// Format that the source must have: raw, gz, xz, zst, qcow2. Left out: whatever it is found to be.
     #[arg(long, conflicts_with = "verify")]
     format: Option<Format>,
@@ -91,6 +95,10 @@ fn write(arguments: &Arguments, disk: &Disk, bar: &ProgressBar) -> Result<Eviden
     };
     if is_packed(&arguments.source) {
         ensure!(arguments.format.is_none(), "--format is for images that are not packed");
+        ensure!(
+            arguments.checksums.is_none(),
+            "--checksums is for images that are not packed; a packed one is named by --digest blake3:..."
+        );
         let packed = open_packed(&arguments.source, &arguments.mirror, arguments.digest.as_deref())?;
         return Ok(image::write_packed(
             &packed.manifest,
@@ -100,7 +108,13 @@ fn write(arguments: &Arguments, disk: &Disk, bar: &ProgressBar) -> Result<Eviden
             &mut show,
         )?);
     }
-    let stored = open_stored(&arguments.source, &arguments.mirror, arguments.digest.as_deref(), bar)?;
+    let listed = arguments
+        .checksums
+        .as_deref()
+        .map(|file| digest_of(&arguments.source, file))
+        .transpose()?;
+    let digest = arguments.digest.clone().or(listed.map(|digest| digest.to_string()));
+    let stored = open_stored(&arguments.source, &arguments.mirror, digest.as_deref(), bar)?;
     let image = image::open(stored.source, &stored.digest, arguments.format, &image::limit_of(disk))?;
     Ok(image::write_image(image, disk, &request, &mut show)?)
 }
