@@ -196,6 +196,13 @@ impl Config {
         }
     }
 
+    /// The beginnings of URLs under which machines find the files of `image_dir`. They may lead nowhere from here: machines see this host through a NAT, or a lab's user networking.
+    pub(crate) fn own_images(&self, http: SocketAddr) -> Vec<String> {
+        let hosts = self.advertise.iter().filter_map(|h| crate::boot::host::Host::parse(h));
+        let advertised = hosts.map(|host| format!("http://{host}:{}/images/", http.port()));
+        advertised.chain([format!("http://{http}/images/")]).collect()
+    }
+
     /// Checks what would otherwise end up in a boot script or an object.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let refuse = |field, problem: String| Err(Error::Config { field, problem });

@@ -207,6 +207,8 @@ impl Netboot {
                 replica: shared.config.replica.clone(),
                 decisions: shared.config.decisions.clone(),
                 url: shared.config.images_url(&settings, addresses.http),
+                own_images: shared.config.own_images(addresses.http),
+                folder: Folder::images(shared.config.image_dir.clone()),
                 settings,
                 store: shared.store.clone(),
                 images: images.clone(),

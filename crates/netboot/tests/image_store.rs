@@ -341,6 +341,28 @@ async fn a_mirror_is_asked_when_the_url_fails_and_its_bytes_are_checked_all_the_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_its_own_folder_is_read_there_whatever_address_machines_know() {
+    let (disk, api) = (disk(), Api::new());
+    let (folder, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::fs::write(files.path().join("debian.raw"), &disk).unwrap();
+    let mut store = StoreConfig::new(folder.path(), 1 << 30);
+    store.heartbeat = Duration::from_millis(100);
+    let rig = Rig::beside(api, "one", |c| {
+        c.image_store = Some(store);
+        c.image_dir = Some(files.path().to_owned());
+        // Nothing answers there: an address for documentation.
+        c.advertise = vec!["192.0.2.9".to_owned()];
+    })
+    .await;
+    let port = rig.netboot.addresses().http.port();
+    declare(&rig, "debian", raw(&format!("http://192.0.2.9:{port}/images/debian.raw"), &disk)).await;
+    let status = until_prepared(&rig, "debian", 1).await;
+    let hex = status.packed.unwrap().digest.trim_start_matches("blake3:").to_owned();
+    let here = format!("http://{}/images/{hex}", rig.netboot.addresses().http);
+    assert!(unpacked(&here).await == disk);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_quota_holds_and_says_what_to_do() {
     let (disk, api, folder) = (disk(), Api::new(), tempfile::tempdir().unwrap());
     let rig = replica(&api, "one", folder.path(), |s| s.quota = 10_000).await;

@@ -85,7 +85,8 @@ impl Folder {
         listing.at.is_some_and(|at| at.elapsed() < RELIST)
     }
 
-    async fn find(self: &Arc<Self>, name: &str) -> Option<PathBuf> {
+    /// A file by its name in the URL.
+    pub(crate) async fn find(self: &Arc<Self>, name: &str) -> Option<PathBuf> {
         if !is_file_name(name) {
             return None;
         }

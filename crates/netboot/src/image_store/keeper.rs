@@ -10,12 +10,14 @@
 use std::{
     collections::{HashMap, HashSet},
     ops::Deref,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
+use agent_protocol::order::ImageFormat;
 use api::{
-    BareMetalImage, BareMetalImageStatus, conditions,
+    BareMetalImage, BareMetalImageSpec, BareMetalImageStatus, conditions,
     image::{ImageStore, PackedImage, Preparation, PreparationPhase},
 };
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
@@ -26,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     decide::{Facts, Step, UPLOAD, step},
+    folder::Folder,
     oci::{Credentials, Reference, RegistryError, credentials},
     prepare::{PrepareError, Supply, Watch, prepare},
     shelf::Shelf,
@@ -75,6 +78,9 @@ pub(crate) struct Parts {
     pub settings: StoreConfig,
     /// Where this replica's images are, for others.
     pub url: String,
+    /// What URLs of files in this replica's own folder of images begin with.
+    pub own_images: Vec<String>,
+    pub folder: Arc<Folder>,
     pub store: Arc<Store>,
     pub images: Arc<Images>,
     pub shelf: Arc<Shelf>,
@@ -378,7 +384,10 @@ impl Keeper {
         let watch = Arc::new(Watch::default());
         let from = match from {
             Some(from) => Ok(from),
-            None => self.credentials(&claimed).await.map(Supply::Url),
+            None => match self.own_file(&claimed.spec).await {
+                Some(path) => Ok(Supply::File(path)),
+                None => self.credentials(&claimed).await.map(Supply::Url),
+            },
         };
         let outcome = match from {
             Ok(from) => self.work(&claimed, from, &watch, Some(&claimed)).await,
@@ -504,6 +513,15 @@ impl Keeper {
         })
         .await;
         true
+    }
+
+    /// The file in this replica's own folder that the image's URL names: it is read there, and not from an address by which perhaps only machines reach it.
+    async fn own_file(&self, spec: &BareMetalImageSpec) -> Option<PathBuf> {
+        let name = self.own_images.iter().find_map(|base| spec.url.strip_prefix(base.as_str()))?;
+        if spec.format == ImageFormat::Packed {
+            return None;
+        }
+        self.folder.find(name).await
     }
 
     /// The credentials that the image names for its registry.
