@@ -1,6 +1,7 @@
 //! What a machine fetches next, and from whom.
 //!
-//! Alone, it takes everything from the server in order. Together with others it takes from the server what the tracker granted to it, and everything
+//! Alone, it takes everything from the server in order, from somewhere on, with few fetches at once in the beginning: whoever began at the same
+//! time has other pieces then, and soon. Together with others it takes from the server what the tracker granted to it, and everything
 //! else from others, the piece that the fewest have first. The server stays the way out: when nothing has come from anybody for a while, the machine
 //! takes what it needs from the server, granted or not. The last pieces, when they are late, are asked for twice.
 //!
@@ -40,6 +41,8 @@ pub struct ChooserSettings {
     pub stale: Time,
     /// After what time without anything to do it turns to the server.
     pub patience: Time,
+    /// How long the first fetch waits for the tracker's first answer.
+    pub first_answer: Time,
     /// Shortest time after which a fetch from a peer is given up.
     pub give_up: Time,
 }
@@ -47,12 +50,13 @@ pub struct ChooserSettings {
 impl Default for ChooserSettings {
     fn default() -> Self {
         Self {
-            fetches: 4,
+            fetches: 6,
             per_peer: 1,
             room: 2,
             gap: Time::from_millis(100),
             stale: Time::from_millis(200),
             patience: Time::from_secs(5),
+            first_answer: Time::from_millis(500),
             give_up: Time::from_secs(3),
         }
     }
@@ -125,8 +129,8 @@ struct Peer {
     address: SocketAddr,
     shares: PieceSet,
     /// When its set was heard, and when it was asked for.
-    heard: Time,
-    asked: Time,
+    heard: Option<Time>,
+    asked: Option<Time>,
     flights: usize,
     /// Until when it is left alone, and after how many failures in a row.
     rests: Time,
@@ -168,6 +172,12 @@ pub struct Chooser {
     /// Wrong bytes that the tracker does not know of yet, and those that it is being told of.
     wrong: Vec<PeerId>,
     together: bool,
+    /// Since when it wants to fetch, and whether the tracker has answered, or could not be reached, since.
+    begun: Option<Time>,
+    answered: bool,
+    /// Where it begins alone, and how many fetches it may have at once then: one more with each that ended.
+    start: u32,
+    alone: usize,
     grants: VecDeque<Range<u32>>,
     /// Since when there is nothing to do.
     idle: Option<Time>,
@@ -175,6 +185,8 @@ pub struct Chooser {
     announced: Option<Time>,
     again: Time,
     announcing: bool,
+    /// Time between two messages while there is nothing to do: it grows while they bring nothing.
+    gap: Time,
     /// Whether a granted piece came since.
     granted_came: bool,
     /// Seconds that a byte takes in one fetch, smoothed.
@@ -186,9 +198,12 @@ impl Chooser {
     /// Nothing is held, and nothing wanted until [`Chooser::want`] says so.
     pub fn new(settings: ChooserSettings, layout: Arc<Layout>, seed: u64) -> Self {
         let none = PieceSet::none(layout.count());
+        let mut chance = SmallRng::seed_from_u64(seed);
+        let start = layout.group(chance.random_range(0..layout.group_count())).start;
         Self {
+            gap: settings.gap,
             settings,
-            chance: SmallRng::seed_from_u64(seed),
+            chance,
             held: none.clone(),
             shares: none.clone(),
             open: none.clone(),
@@ -200,6 +215,10 @@ impl Chooser {
             dropped: VecDeque::new(),
             wrong: Vec::new(),
             together: false,
+            begun: None,
+            answered: false,
+            start,
+            alone: 1,
             grants: VecDeque::new(),
             idle: None,
             announced: None,
@@ -252,11 +271,23 @@ impl Chooser {
         if self.held.is_full() {
             return Next::Done;
         }
-        if self.flights.len() >= self.settings.fetches {
+        if !self.together && !self.answered {
+            // Who begins at the same time as others must not fetch what they fetch before it knows of them.
+            let until = *self.begun.get_or_insert(now) + self.settings.first_answer;
+            if now < until {
+                return Next::Wait(until);
+            }
+        }
+        let most = if self.together {
+            self.settings.fetches
+        } else {
+            self.settings.fetches.min(self.alone)
+        };
+        if self.flights.len() >= most {
             return Next::Wait(now + Time::from_secs(1));
         }
         let choice = if self.together {
-            self.granted().or_else(|| self.from_peers(now))
+            self.granted().or_else(|| self.rarest(now))
         } else {
             self.in_order()
         };
@@ -295,7 +326,10 @@ impl Chooser {
             };
         }
         match flight.source {
-            Source::Server => self.granted_came = true,
+            Source::Server => {
+                self.granted_came = true;
+                self.alone = (self.alone + 1).min(self.settings.fetches);
+            }
             Source::Peer(id, address) => self.judge(now, id, address, seconds, flight.bytes, result),
         }
     }
@@ -313,18 +347,26 @@ impl Chooser {
                 self.holders[piece as usize] -= 1;
             }
             peer.shares = shares;
-            peer.heard = now;
+            peer.heard = Some(now);
         }
     }
 
     /// The tracker answered.
     pub fn heard(&mut self, now: Time, answer: Answer) {
         self.announcing = false;
+        self.answered = true;
         self.again = answer.again;
+        self.announced = Some(now);
         self.together = answer.together;
         self.wrong.clear();
         if !answer.together {
             self.grants.clear();
+        }
+        if answer.granted.is_empty() {
+            // Asking again soon would only cost the server's link.
+            self.gap = (self.gap * 2).min(self.again);
+        } else {
+            self.gap = self.settings.gap;
         }
         let count = self.layout.count();
         self.grants.extend(
@@ -334,25 +376,23 @@ impl Chooser {
                 .filter(|pieces| pieces.start < pieces.end && pieces.end <= count)
                 .take(64),
         );
-        // Who is not named any more has left; one that is being fetched from is kept until that is over.
-        let named: Vec<PeerId> = answer.members.iter().map(|member| member.id).collect();
-        let gone: Vec<PeerId> = self
-            .peers
-            .iter()
-            .filter(|peer| peer.flights == 0 && !named.contains(&peer.id))
-            .map(|peer| peer.id)
-            .collect();
-        for id in gone {
-            self.forget(id);
-        }
-        for member in answer.members {
-            self.meet(now, member);
+        if let Some(members) = answer.members {
+            // Who is not named any more has left; one that is being fetched from is kept until that is over.
+            let left = |peer: &&Peer| peer.flights == 0 && !members.iter().any(|member| member.id == peer.id);
+            let gone: Vec<PeerId> = self.peers.iter().filter(left).map(|peer| peer.id).collect();
+            for id in gone {
+                self.forget(id);
+            }
+            for member in members {
+                self.meet(member);
+            }
         }
     }
 
     /// The tracker could not be reached.
     pub fn unheard(&mut self, now: Time) {
         self.announcing = false;
+        self.answered = true;
         self.again = (self.again * 2).clamp(Time::from_secs(1), Time::from_secs(10));
         self.announced = Some(now);
     }
@@ -362,7 +402,10 @@ impl Chooser {
         let due = self.announced.map_or(now, |at| at + self.again);
         let hurry = self.together && (self.granted_came || self.idle.is_some()) || !self.wrong.is_empty();
         let due = if hurry {
-            due.min(self.announced.map_or(now, |at| at + self.settings.gap))
+            due.min(
+                self.announced
+                    .map_or(now, |at| at + if self.granted_came { self.settings.gap } else { self.gap }),
+            )
         } else {
             due
         };
@@ -373,13 +416,17 @@ impl Chooser {
             return Chore::Announce(self.news());
         }
         let mut rest = if self.announcing { now + self.settings.gap } else { due };
-        if self.together && self.idle.is_some() {
-            let stale = self.settings.stale;
-            let askable = |peer: &&mut Peer| peer.rests <= now && !peer.shares.is_full();
+        if self.together && !self.wanted.is_empty() {
+            // Somebody new is asked at once; others while there is nothing to do.
+            let idle = self.idle.is_some();
+            let askable = |peer: &&mut Peer| {
+                let new = peer.asked.is_none() && peer.heard.is_none();
+                peer.rests <= now && !peer.shares.is_full() && (idle || new)
+            };
             if let Some(peer) = self.peers.iter_mut().filter(askable).min_by_key(|peer| peer.heard.max(peer.asked)) {
-                let at = peer.heard.max(peer.asked) + stale;
+                let at = peer.heard.max(peer.asked).map_or(now, |at| at + self.settings.stale);
                 if at <= now {
-                    peer.asked = now;
+                    peer.asked = Some(now);
                     return Chore::AskPeer(peer.id, peer.address);
                 }
                 rest = rest.min(at);
@@ -409,31 +456,25 @@ impl Chooser {
         }
     }
 
-    fn meet(&mut self, now: Time, member: Member) {
-        let Member { id, address, shares } = member;
-        if self.dropped.iter().any(|known| known.0 == id || known.1 == address) || shares.count() != self.layout.count() {
+    fn meet(&mut self, Member { id, address }: Member) {
+        if self.dropped.iter().any(|known| known.0 == id || known.1 == address) {
             return;
         }
         if let Some(peer) = self.peers.iter_mut().find(|peer| peer.id == id) {
             peer.address = address;
-            // What the peer itself said lately is newer than what the tracker knows.
-            if peer.heard + self.settings.stale * 2 > now {
-                return;
-            }
         } else if self.peers.len() < MAX_PEERS {
             self.peers.push(Peer {
                 id,
                 address,
                 shares: PieceSet::none(self.layout.count()),
-                heard: now,
-                asked: now,
+                heard: None,
+                asked: None,
                 flights: 0,
                 rests: Time::ZERO,
                 failures: 0,
                 rate: 0.0,
             });
         }
-        self.peer_has(now, id, shares);
     }
 
     fn forget(&mut self, id: PeerId) {
@@ -480,11 +521,12 @@ impl Chooser {
         }
         if empty {
             // It is asked what it has before it is asked for anything again.
-            peer.asked = Time::ZERO;
-            peer.heard = Time::ZERO;
+            peer.asked = None;
             let none = PieceSet::none(self.layout.count());
-            let asked = now.saturating_sub(self.settings.stale);
-            self.peer_has(asked, id, none);
+            self.peer_has(now, id, none);
+            if let Some(peer) = self.peers.iter_mut().find(|peer| peer.id == id) {
+                peer.heard = None;
+            }
         }
     }
 
@@ -531,9 +573,13 @@ impl Chooser {
         }
     }
 
-    /// The next run in the order of the disk, from the server.
+    /// The next run in the order of the disk, from the server. It begins somewhere, so that those who begin at the same time have something for each other.
     fn in_order(&self) -> Option<(Range<u32>, Source)> {
-        let first = self.open.iter().next()?;
+        let first = self
+            .open
+            .iter()
+            .find(|&piece| piece >= self.start)
+            .or_else(|| self.open.iter().next())?;
         Some((self.layout.run_around(first, |piece| self.open.contains(piece)), Source::Server))
     }
 
@@ -557,7 +603,7 @@ impl Chooser {
     }
 
     /// The piece that the fewest have, from one of those who have it.
-    fn from_peers(&mut self, now: Time) -> Option<(Range<u32>, Source)> {
+    fn rarest(&mut self, now: Time) -> Option<(Range<u32>, Source)> {
         let mut reach = PieceSet::none(self.layout.count());
         for peer in self.peers.iter().filter(|peer| self.is_free(peer, now)) {
             reach.add(&peer.shares);

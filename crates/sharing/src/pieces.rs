@@ -137,7 +137,7 @@ impl PieceSet {
 
     /// The pieces that are in this set and not in the other, in ascending order.
     pub fn without<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = u32> + 'a {
-        let beyond = std::iter::repeat(&0).take(self.words.len().saturating_sub(other.words.len()));
+        let beyond = std::iter::repeat_n(&0, self.words.len().saturating_sub(other.words.len()));
         self.words
             .iter()
             .zip(other.words.iter().chain(beyond))

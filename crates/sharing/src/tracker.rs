@@ -20,8 +20,6 @@ use crate::{Layout, PeerId, PieceSet, Time};
 
 /// Longest name of a machine in bytes.
 const MAX_NAME: usize = 256;
-/// Most bytes of sets that one answer holds.
-const ANSWER_BYTES: usize = 96 << 10;
 /// Most machines whose wrong bytes one message names.
 const MAX_WRONG: usize = 16;
 /// Most machines of a swarm that wrong bytes are known of.
@@ -53,15 +51,13 @@ pub struct News {
     pub wrong: Vec<PeerId>,
 }
 
-/// A machine that shares.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A machine that shares. What it has it says itself, to whoever asks it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Member {
     /// Its number.
     pub id: PeerId,
     /// Where it listens.
     pub address: SocketAddr,
-    /// What can be fetched from it.
-    pub shares: PieceSet,
 }
 
 /// What a machine is told.
@@ -69,8 +65,8 @@ pub struct Member {
 pub struct Answer {
     /// Whether there are enough machines; otherwise each fetches from the server as it likes.
     pub together: bool,
-    /// Some of the others; not all of many.
-    pub members: Vec<Member>,
+    /// Some of the others, not all of many; `None`: as it was told before, not long ago.
+    pub members: Option<Vec<Member>>,
     /// What it fetches from the server itself: runs of neighbours, each within a group of the layout.
     pub granted: Vec<Range<u32>>,
     /// When it should say something again, from now on.
@@ -128,7 +124,7 @@ impl Default for TrackerSettings {
             told: 30,
             interval: Time::from_millis(500),
             longest_interval: Time::from_secs(10),
-            messages: 200,
+            messages: 100,
             grant_time: Time::from_millis(400),
             grants_each: 4,
             grant_expires: Time::from_secs(8),
@@ -150,6 +146,8 @@ struct Machine {
     heard: Time,
     /// Until when it gets no grants, because it let one lapse.
     benched: Time,
+    /// When it is to be told of the others again.
+    tell: Time,
 }
 
 /// What was said against a machine. It stays when the machine leaves, so that nobody is rid of it by coming again.
@@ -219,7 +217,7 @@ impl Tracker {
     ) -> (Answer, Vec<Standing>) {
         let alone = Answer {
             together: false,
-            members: Vec::new(),
+            members: None,
             granted: Vec::new(),
             again: self.settings.longest_interval,
         };
@@ -251,7 +249,7 @@ impl Tracker {
         };
         if swarm.together {
             answer.together = true;
-            answer.members = swarm.told(id, machine, self.seed, self.settings.told);
+            answer.members = swarm.told(now, id, machine, self.seed, self.settings.told, answer.again);
             answer.granted = swarm.grant(now, id, machine, layout, &news, &self.settings);
         }
         (answer, standings)
@@ -327,6 +325,7 @@ impl Tracker {
                 wants: PieceSet::none(count),
                 heard: now,
                 benched: Time::ZERO,
+                tell: Time::ZERO,
             },
         );
         self.set_bytes += bytes;
@@ -461,7 +460,12 @@ impl Swarm {
     }
 
     /// The others that a machine is told of: of many the same few again and again, as chance has chosen them for it.
-    fn told(&self, id: PeerId, machine: &str, seed: u64, most: usize) -> Vec<Member> {
+    fn told(&mut self, now: Time, id: PeerId, machine: &str, seed: u64, most: usize, again: Time) -> Option<Vec<Member>> {
+        let asker = self.machines.get_mut(machine)?;
+        if asker.tell > now {
+            return None;
+        }
+        asker.tell = now + again / 2;
         let shunned = |name: &str| {
             self.cases
                 .get(name)
@@ -473,7 +477,6 @@ impl Swarm {
             .filter(|(name, it)| it.id != id && !shunned(name))
             .map(|(_, it)| (mix(seed ^ id.0, it.id.0), it))
             .collect();
-        let most = most.min(ANSWER_BYTES / (self.copies.len() / 8 + 64)).max(1);
         if others.len() > most {
             others.select_nth_unstable_by_key(most, |(rank, _)| *rank);
             others.truncate(most);
@@ -481,9 +484,8 @@ impl Swarm {
         let member = |(_, it): (u64, &Machine)| Member {
             id: it.id,
             address: it.address,
-            shares: it.shares.clone(),
         };
-        others.into_iter().map(member).collect()
+        Some(others.into_iter().map(member).collect())
     }
 
     /// What a machine fetches from the server next. First copies go to everybody who has room, further ones only to who has nothing else to do.
