@@ -6,7 +6,7 @@
 //! name can take manifest and chunks from anywhere. The format is described for others in `docs/reference/packed-image.md`.
 //!
 //! * [`Manifest`]: read and written, checked whole before anything is believed.
-//! * [`ChunkSource`]: where stored bytes come from, a folder ([`DirSource`]) or web servers ([`HttpChunks`]).
+//! * [`ChunkSource`]: where stored bytes come from, a folder ([`DirSource`]) or web servers ([`HttpChunks`]); with a [`Feed`] in its own order.
 //! * [`ChunkDecoder`]: from stored to plain bytes, held against both digests.
 //! * [`pack`] makes one out of any image that can be read; [`unpack`], [`verify`] and [`difference`] are what can be done with it
 //!   without a disk; [`compare_disk`] holds a disk against it.
@@ -37,7 +37,7 @@ pub use manifest::{
     Packer,
 };
 pub use packer::{ChunkSize, DEFAULT_CHUNK_BYTES, DEFAULT_LEVEL, PackOptions, PackProgress, Packed, SectorFit, pack, packing_limit};
-pub use source::{ChunkSource, DirSource, HttpChunks, fetch_manifest};
+pub use source::{ChunkSource, DirSource, Feed, HttpChunks, fetch_manifest};
 pub use unpack::{Difference, difference, unpack, verify};
 
 /// Name of the manifest in a folder or below a URL.

@@ -1,13 +1,16 @@
 //! Where the stored bytes of a packed image come from.
 //!
 //! A [`ChunkSource`] is read by several threads at once, each range by itself. It gives the bytes that were asked for or an error, never
-//! fewer; whether they are the right ones is for the digests to say.
+//! fewer; whether they are the right ones is for the digests to say. One that knows better than the writer in which order frames are to be
+//! had, because other machines have some of them, has a [`Feed`] as well.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use bytes::Bytes;
 
 use super::manifest::{MAX_MANIFEST_BYTES, Manifest, PackDigest};
 use super::{CHUNKS_FILE, MANIFEST_FILE};
@@ -21,6 +24,27 @@ pub trait ChunkSource: Send + Sync {
 
     /// Fills `buffer` with the stored bytes from `offset`. For several threads at once.
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), ImageError>;
+
+    /// The feed that the writer takes all chunks but the first from; without one it reads them in the order of the disk.
+    fn feed(&self) -> Option<&dyn Feed> {
+        None
+    }
+}
+
+/// Frames in an order that their source chooses. Chunks go by their place in [`Manifest::chunks`].
+///
+/// The writer settles every chunk but the one of index 0, whose frame it reads first, and takes frames until there are none left.
+pub trait Feed: Send + Sync {
+    /// Whether the disk lacks this chunk, so that its frame is wanted. Called once for each chunk, by several threads, also while frames are
+    /// already taken.
+    fn settle(&self, place: usize, wanted: bool);
+
+    /// Waits for the next frame, one whose digest is right. `None` once every chunk is settled and all that are wanted were given, or when the
+    /// feed was stopped.
+    fn next(&self) -> Result<Option<(usize, Bytes)>, ImageError>;
+
+    /// Nothing more is taken; whoever waits in [`Feed::next`] is let go.
+    fn stop(&self);
 }
 
 /// A packed image in a folder.

@@ -3,6 +3,8 @@
 //!
 //! The work is cut into spans: chunks whose frames lie one behind the other are fetched by one request. A chunk whose bytes do not have
 //! its digest is fetched again a few times, since a source may know more than one server, before it is a fault.
+//!
+//! A source with a [`Feed`] hands over frames in its own order; here it is only told which of them the disk lacks.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +13,7 @@ use super::engine::{Engine, short_of};
 use super::plan::{END_BYTES, FIRST_BYTES};
 use crate::device::{AlignedBuffer, Checked};
 use crate::error::{FaultKind, ImageError};
-use crate::pack::{Chunk, ChunkDecoder, ChunkSource, Manifest};
+use crate::pack::{Chunk, ChunkDecoder, ChunkSource, Feed, Manifest};
 
 /// Stored bytes that one request asks for, unless one chunk alone has more.
 const SPAN_BYTES: u64 = 2 << 20;
@@ -69,6 +71,18 @@ impl<'a> Chunks<'a> {
         self.compare
     }
 
+    /// The work there is before anything was looked at: all spans. A feed is told of them at once where nothing has to be compared.
+    pub(crate) fn work(&self) -> Vec<Range<usize>> {
+        let spans = self.spans();
+        match self.source.feed().filter(|_| !self.compare) {
+            Some(feed) => {
+                spans.into_iter().flatten().for_each(|place| feed.settle(place, true));
+                Vec::new()
+            }
+            None => spans,
+        }
+    }
+
     /// How many threads may have buffers.
     pub(crate) fn most_workers(&self) -> usize {
         let each = u64::from(self.manifest.chunk_bytes()) * 2 + SPAN_BYTES;
@@ -87,7 +101,7 @@ impl<'a> Chunks<'a> {
     }
 
     /// Everything but the first chunk, as places in the manifest's list.
-    pub(crate) fn spans(&self) -> Vec<Range<usize>> {
+    fn spans(&self) -> Vec<Range<usize>> {
         let chunks = self.manifest.chunks();
         let mut spans: Vec<Range<usize>> = Vec::new();
         let mut bytes = 0;
@@ -179,9 +193,47 @@ impl<'a> Chunks<'a> {
         }
     }
 
+    /// Tells a feed which chunks of a span the disk lacks.
+    fn settle(&self, engine: &Engine<'_>, span: Range<usize>, feed: &dyn Feed, plain: &mut AlignedBuffer) -> Result<(), ImageError> {
+        for place in span {
+            let there = self.is_there(engine, &self.manifest.chunks()[place], plain)?;
+            feed.settle(place, !there);
+        }
+        Ok(())
+    }
+
+    /// Brings a frame of a feed onto the disk.
+    pub(crate) fn write_frame(&self, engine: &Engine<'_>, place: usize, frame: &[u8], scratch: &mut Scratch) -> Result<(), ImageError> {
+        let (_, plain, decoder) = scratch.parts(self.manifest.chunk_bytes())?;
+        let chunk = &self.manifest.chunks()[place];
+        self.fetched.fetch_add(frame.len() as u64, Ordering::Relaxed);
+        decoder.decode(
+            self.source.name(),
+            self.manifest,
+            chunk,
+            frame,
+            &mut plain[..self.manifest.plain_length(chunk.index)],
+        )?;
+        self.put(engine, chunk, plain)
+    }
+
+    /// Writes a chunk whose plain bytes are at the beginning of `plain`.
+    fn put(&self, engine: &Engine<'_>, chunk: &Chunk, plain: &mut AlignedBuffer) -> Result<(), ImageError> {
+        let length = self.manifest.plain_length(chunk.index);
+        let padded = length.next_multiple_of(engine.disk().0.sector_size() as usize);
+        plain[length..padded].fill(0);
+        let whole = (length == padded).then(|| short_of(&chunk.plain));
+        engine.write_bytes(self.manifest.disk_offset(chunk.index), &mut plain[..padded], whole)?;
+        engine.covered(length as u64);
+        Ok(())
+    }
+
     /// Brings the chunks of a span onto the disk.
     pub(crate) fn write(&self, engine: &Engine<'_>, span: Range<usize>, scratch: &mut Scratch) -> Result<(), ImageError> {
         let (stored, plain, decoder) = scratch.parts(self.manifest.chunk_bytes())?;
+        if let Some(feed) = self.source.feed() {
+            return self.settle(engine, span, feed, plain);
+        }
         let chunks = &self.manifest.chunks()[span];
         let mut at = 0;
         while at < chunks.len() {
@@ -201,11 +253,7 @@ impl<'a> Chunks<'a> {
                 from += chunk.length as usize;
                 let length = self.manifest.plain_length(chunk.index);
                 self.decode(decoder, chunk, frame, &mut plain[..length])?;
-                let padded = length.next_multiple_of(engine.disk().0.sector_size() as usize);
-                plain[length..padded].fill(0);
-                let whole = (length == padded).then(|| short_of(&chunk.plain));
-                engine.write_bytes(self.manifest.disk_offset(chunk.index), &mut plain[..padded], whole)?;
-                engine.covered(length as u64);
+                self.put(engine, chunk, plain)?;
             }
             // The one that ended the run is there.
             at = if self.compare { end + 1 } else { end };

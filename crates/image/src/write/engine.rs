@@ -12,6 +12,8 @@ use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::chunks::{Chunks, Scratch};
 use super::plan::FIRST_BYTES;
 use crate::block::{Block, Pool};
@@ -30,6 +32,9 @@ const ZERO_PIECE: u64 = 16 << 20;
 const MOST_ZERO_RUNS: usize = 1024;
 /// Receipts that may wait; more force a flush and their reading back.
 const MOST_RECEIPTS: usize = 1 << 17;
+
+/// Bytes of frames that may wait for a thread; beyond it their source waits.
+const MOST_FRAME_BYTES: usize = 8 << 20;
 
 /// How hard the writer tries. What is left out is chosen by the machine and the disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -104,6 +109,8 @@ enum Input {
     Zero(Range<u64>),
     /// Entries of the packed image's list of work.
     Span(Range<usize>),
+    /// A frame of the packed image, with its place in the list.
+    Frame(usize, Bytes),
 }
 
 enum Task {
@@ -115,6 +122,8 @@ enum Task {
 #[derive(Default)]
 struct State {
     inputs: VecDeque<Input>,
+    /// Bytes of the frames among them.
+    frame_bytes: usize,
     /// Whether more inputs may come.
     open: bool,
     /// Zeros that wait for their neighbours: start to end.
@@ -215,6 +224,14 @@ impl<'a> Engine<'a> {
     /// Entries of the packed image's list of work.
     pub(crate) fn put_span(&self, span: Range<usize>) -> Result<(), ImageError> {
         self.input(Input::Span(span))
+    }
+
+    /// A frame to be decoded and written, waiting while many do.
+    pub(crate) fn put_frame(&self, place: usize, frame: Bytes) -> Result<(), ImageError> {
+        let crowded = |state: &mut State| state.failure.is_none() && state.frame_bytes >= MOST_FRAME_BYTES;
+        let state = self.changed.wait_while(self.state(), crowded);
+        state.unwrap_or_else(PoisonError::into_inner).frame_bytes += frame.len();
+        self.input(Input::Frame(place, frame))
     }
 
     fn input(&self, input: Input) -> Result<(), ImageError> {
@@ -322,6 +339,7 @@ impl<'a> Engine<'a> {
                 Task::Input(Input::Block(offset, mut block)) => self.write_block(offset, &mut block),
                 Task::Input(Input::Zero(range)) => self.write_zeros(range),
                 Task::Input(Input::Span(span)) => self.write_span(span, &mut scratch),
+                Task::Input(Input::Frame(place, frame)) => self.write_frame(place, &frame, &mut scratch),
                 Task::Flush(receipts) => self.flush(receipts),
                 Task::Verify(receipt) => self.verify(receipt, &mut buffer),
             };
@@ -357,6 +375,10 @@ impl<'a> Engine<'a> {
             }
             if let Some(input) = state.inputs.pop_front() {
                 state.writing += 1;
+                if let Input::Frame(_, frame) = &input {
+                    state.frame_bytes -= frame.len();
+                    self.changed.notify_all();
+                }
                 return Some(Task::Input(input));
             }
             if (self.overlap || written)
@@ -517,6 +539,13 @@ impl<'a> Engine<'a> {
     fn write_span(&self, span: Range<usize>, scratch: &mut Scratch) -> Result<(), ImageError> {
         match &self.chunks {
             Some(chunks) => chunks.write(self, span, scratch),
+            None => Ok(()),
+        }
+    }
+
+    fn write_frame(&self, place: usize, frame: &[u8], scratch: &mut Scratch) -> Result<(), ImageError> {
+        match &self.chunks {
+            Some(chunks) => chunks.write_frame(self, place, frame, scratch),
             None => Ok(()),
         }
     }

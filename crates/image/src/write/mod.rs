@@ -44,7 +44,7 @@ use crate::decode::{Copied, ImageReader, Limit};
 use crate::device::{BlockDevice, Checked, ZeroMethod};
 use crate::error::ImageError;
 use crate::marker;
-use crate::pack::{ChunkSource, Manifest};
+use crate::pack::{ChunkSource, Feed, Manifest};
 
 /// The config drive to be placed at the end of the disk.
 #[derive(Clone)]
@@ -256,7 +256,7 @@ pub fn write_packed(
     let mut job = Job::begin(disk, request, &facts, &mut forward)?;
     job.reporter.begin(Step::Write, Some(manifest.data_bytes()))?;
     chunks.look(Checked(disk))?;
-    let (spans, holes) = (chunks.spans(), chunks.holes());
+    let (spans, holes) = (chunks.work(), chunks.holes());
     let engine = Engine::new(Checked(disk), job.settings(Some(manifest.data_bytes())), Some(chunks));
     for hole in holes {
         engine.zero(hole.start, hole.end - hole.start)?;
@@ -275,11 +275,18 @@ pub fn write_packed(
             }
             spans.iter().try_for_each(|span: &Range<usize>| engine.put_span(span.clone()))
         };
-        match put() {
-            Ok(()) => engine.close(),
-            Err(error) => engine.fail(error),
+        let feed = source.feed();
+        match (put(), feed) {
+            (Ok(()), None) => engine.close(),
+            (Ok(()), Some(feed)) => {
+                scope.spawn(|| take_frames(feed, &engine));
+            }
+            (Err(error), _) => engine.fail(error),
         }
         job.watch(&engine, || engine.totals().covered);
+        if let Some(feed) = feed {
+            feed.stop();
+        }
     });
     let fetched = engine.fetched();
     let (totals, _) = engine.finish()?;
@@ -288,6 +295,21 @@ pub fn write_packed(
         stored_bytes: fetched,
     };
     job.conclude("packed", facts.digest, copied, &totals)
+}
+
+fn take_frames(feed: &dyn Feed, engine: &Engine<'_>) {
+    let _alarm = Alarm(engine);
+    loop {
+        match feed.next() {
+            Ok(Some((place, frame))) => {
+                if engine.put_frame(place, frame).is_err() {
+                    return;
+                }
+            }
+            Ok(None) => return engine.close(),
+            Err(error) => return engine.fail(error),
+        }
+    }
 }
 
 /// What has to be known of an image before anything is written.
