@@ -4,6 +4,7 @@
 //! * [`inventory`] and [`disk`]: what a machine says of itself.
 //! * [`order`]: what a machine is asked to do, and what it answers.
 //! * [`session`]: how an agent introduces itself and signs each request.
+//! * [`share`]: how machines that write the same image find each other.
 //! * [`seed`]: the per-instance configuration, sealed to one agent's key.
 //! * [`guest`]: the words of the helper that runs inside an installed system.
 //! * [`token`]: boot tokens (HMAC) and one-time guest tokens.
@@ -22,6 +23,7 @@ pub mod limits;
 pub mod order;
 pub mod seed;
 pub mod session;
+pub mod share;
 pub mod token;
 
 /// The protocol this crate speaks.

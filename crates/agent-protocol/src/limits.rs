@@ -10,6 +10,7 @@ use crate::{
     inventory::{Inventory, Nic},
     order::Report,
     session::SessionRequest,
+    share::{MAX_HELD, MAX_PEERS, ShareRequest},
 };
 
 /// Largest body of any agent or guest request, in bytes.
@@ -280,6 +281,18 @@ impl Bounded for Report {
     }
 }
 
+impl Bounded for ShareRequest {
+    fn check_bounds(&self) -> Result<(), LimitError> {
+        text("orderId", &self.order_id)?;
+        text_up_to("held", &self.held, MAX_HELD)?;
+        text_up_to("wanted", &self.wanted, MAX_HELD)?;
+        if self.wrong.len() > MAX_PEERS {
+            return refuse("wrong", format!("has {} entries, at most {MAX_PEERS} are allowed", self.wrong.len()));
+        }
+        Ok(())
+    }
+}
+
 impl Bounded for GuestRegistration {
     fn check_bounds(&self) -> Result<(), LimitError> {
         text_up_to("token", &self.token, crate::token::MAX_TOKEN_BYTES)?;
@@ -325,6 +338,7 @@ mod tests {
         fn no_bytes_make_it_panic(bytes: Vec<u8>) {
             parse::<SessionRequest>(&bytes).ok();
             parse::<Report>(&bytes).ok();
+            parse::<ShareRequest>(&bytes).ok();
         }
     }
 }

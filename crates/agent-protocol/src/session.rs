@@ -188,6 +188,13 @@ pub fn decode<const N: usize>(text: &str) -> Option<[u8; N]> {
     base64::engine::general_purpose::STANDARD.decode(text).ok()?.try_into().ok()
 }
 
+/// Reads base64 of at most `most` characters.
+pub fn decode_up_to(text: &str, most: usize) -> Option<Vec<u8>> {
+    use base64::Engine;
+    let text = Some(text).filter(|text| text.len() <= most)?;
+    base64::engine::general_purpose::STANDARD.decode(text).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
