@@ -34,7 +34,7 @@ pub use endpoint::{BareMetalEndpoint, BareMetalEndpointSpec, BareMetalEndpointSt
 pub use hardware::{BareMetalHardware, BareMetalHardwareSpec, BareMetalHardwareStatus, HardwarePhase};
 pub use image::{BareMetalImage, BareMetalImageSpec, BareMetalImageStatus, ImageDelivery};
 pub use instance::{BareMetalInstance, BareMetalInstanceSpec, BareMetalInstanceStatus, InstancePhase};
-pub use network::{BareMetalNetwork, BareMetalNetworkSpec};
+pub use network::{BareMetalNetwork, BareMetalNetworkSpec, ImageSharing};
 pub use policy::{BareMetalDiscoveryPolicy, BareMetalDiscoveryPolicySpec};
 
 /// API group of every kind here.

@@ -44,6 +44,9 @@ pub struct BareMetalNetworkSpec {
     /// Which DHCP service netboot offers there.
     #[serde(default)]
     pub dhcp: DhcpMode,
+    /// Whether machines that write the same packed image at the same time give each other parts of it.
+    #[serde(default)]
+    pub image_sharing: ImageSharing,
 }
 
 /// Addresses of one family.
@@ -77,6 +80,16 @@ pub struct AddressRange {
     /// Last.
     #[schemars(length(max = 45))]
     pub last: String,
+}
+
+/// Whether machines of a network share what they write.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum ImageSharing {
+    /// They do, while they write the same packed image. A machine listens for that within its own network prefix, and gives away nothing but parts of the image.
+    #[default]
+    Enabled,
+    /// Each machine fetches everything from a server; none listens.
+    Disabled,
 }
 
 /// Which DHCP service netboot offers on a network.
