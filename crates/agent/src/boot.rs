@@ -16,6 +16,7 @@ use crate::{
     net,
     runner::Runner,
     session::{Introduction, Session},
+    share::Place,
     system::{self, Down},
 };
 
@@ -103,7 +104,16 @@ fn live(console: &Arc<Console>) -> anyhow::Result<Down> {
         options.addresses.insert(name.clone(), vec![address]);
         let inventory = tokio::task::spawn_blocking(move || machine::inventory::collect(&options)).await?;
         describe(console, &inventory);
-        let runner = Runner::of_this_machine(inventory.disks.clone(), command_line.servers.clone(), command_line.ca.clone());
+        let place = Place {
+            address: lease.address.into(),
+            prefix: lease.prefix,
+        };
+        let runner = Runner::of_this_machine(
+            inventory.disks.clone(),
+            command_line.servers.clone(),
+            command_line.ca.clone(),
+            place,
+        );
         let introduction = Introduction {
             servers: command_line.servers,
             ca: command_line.ca,

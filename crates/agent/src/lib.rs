@@ -18,4 +18,5 @@ pub mod net;
 pub mod pace;
 pub mod runner;
 pub mod session;
+pub mod share;
 pub mod system;

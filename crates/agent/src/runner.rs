@@ -16,7 +16,7 @@ use agent_protocol::{
     disk::Disk,
     limits::{MAX_MESSAGE, clip},
     order::{
-        Fault, FaultReason, ImageParameters, Order, OrderKind, OrderResult, Outcome, PackedSource, Progress, ProgressSource, Report, Step,
+        Fault, FaultReason, ImageParameters, Order, OrderKind, OrderResult, Outcome, PackedSource, Progress, Report, Step,
     },
     seed::Seed,
     session::{ErrorCode, PATH_REPORTS},
@@ -33,9 +33,14 @@ use machine::{
     image_order::{ImageJob, ImageSource, run_image},
 };
 use reqwest::Method;
-use tokio::sync::watch;
+use tokio::{runtime::Handle, sync::watch};
 
-use crate::{client::Client, console::Console, pace::Pace};
+use crate::{
+    client::Client,
+    console::Console,
+    pace::Pace,
+    share::{self, Place, Traffic},
+};
 
 /// Least time between two progress reports.
 const REPORT_EVERY: Duration = Duration::from_secs(2);
@@ -54,11 +59,21 @@ pub struct Runner {
     pub servers: Vec<String>,
     /// Pin of their CA.
     pub ca: String,
+    /// Where this machine listens for its neighbours while it writes a packed image; `None`: it shares nothing.
+    pub place: Option<Place>,
+}
+
+/// What an order is carried out with, besides what the machine has.
+struct Means {
+    client: Arc<Client>,
+    console: Arc<Console>,
+    runtime: Handle,
+    traffic: Arc<Traffic>,
 }
 
 impl Runner {
     /// For this machine with these disks.
-    pub fn of_this_machine(disks: Vec<Disk>, servers: Vec<String>, ca: String) -> Self {
+    pub fn of_this_machine(disks: Vec<Disk>, servers: Vec<String>, ca: String, place: Place) -> Self {
         let efi = EfiVariables::of_this_machine();
         Self {
             disks,
@@ -67,12 +82,13 @@ impl Runner {
             guest_helper: std::fs::read("/proc/self/exe").ok(),
             servers,
             ca,
+            place: Some(place),
         }
     }
 
-    /// A client for images: our own servers are known by their pin, all others by the public roots.
-    fn client(&self, ours: bool) -> Result<image::Client, String> {
-        let tls = if ours {
+    /// Our own servers are known by their pin, all others by the public roots.
+    fn tls(&self, ours: bool) -> Result<rustls::ClientConfig, String> {
+        Ok(if ours {
             pinned_tls::client_config(&self.ca).map_err(|e| e.to_string())?
         } else {
             let roots = rustls::RootCertStore {
@@ -83,17 +99,22 @@ impl Runner {
                 .map_err(|e| e.to_string())?
                 .with_root_certificates(roots)
                 .with_no_client_auth()
-        };
+        })
+    }
+
+    /// A client for images.
+    fn client(&self, ours: bool) -> Result<image::Client, String> {
+        let tls = self.tls(ours)?;
         image::Client::new(STALL, |builder| builder.tls_backend_preconfigured(tls)).map_err(|e| e.to_string())
     }
 
-    fn source(&self, image: &ImageParameters, cancel: &Arc<AtomicBool>) -> Result<ImageSource, ImageError> {
+    fn source(&self, order: &Order, image: &ImageParameters, means: &Means, cancel: &Arc<AtomicBool>) -> Result<ImageSource, ImageError> {
         let limits = HttpLimits {
             stop: Some(Arc::clone(cancel)),
             ..HttpLimits::default()
         };
         match &image.packed {
-            Some(packed) => self.packed(packed, limits),
+            Some(packed) => self.packed(order, packed, means, limits),
             None => self.stream(image, &limits),
         }
     }
@@ -112,8 +133,9 @@ impl Runner {
         Ok(ImageSource::Stream(Box::new(source)))
     }
 
-    /// The stores that the order names, then the same on this machine's own servers. Their bytes are trusted by the order's digest alone.
-    fn packed(&self, packed: &PackedSource, limits: HttpLimits) -> Result<ImageSource, ImageError> {
+    /// The stores that the order names, then the same on this machine's own servers, and the neighbours that write the same. Their bytes are trusted by the
+    /// order's digest alone.
+    fn packed(&self, order: &Order, packed: &PackedSource, means: &Means, limits: HttpLimits) -> Result<ImageSource, ImageError> {
         let digest: PackDigest = packed.digest.parse().map_err(|_| ImageError::InvalidDigest {
             text: clip(&packed.digest, 200),
             reason: "a packed image is named by blake3: and 64 hexadecimal digits",
@@ -129,10 +151,30 @@ impl Runner {
         let client = self.client(ours).map_err(|reason| unusable(&packed.digest, reason))?;
         let manifest = fetch_manifest(&client, &of(MANIFEST_FILE), Some(digest), &limits)?;
         let chunks = HttpChunks::new(&client, &of(CHUNKS_FILE), manifest.stored_bytes(), limits)?;
-        Ok(ImageSource::Packed(Box::new(manifest), Box::new(chunks)))
+        let Some(place) = self.place.filter(|_| ours) else {
+            return Ok(ImageSource::Packed(Box::new(manifest), Box::new(chunks)));
+        };
+        let setting = share::Setting {
+            place,
+            client: means.client.clone(),
+            console: means.console.clone(),
+            order_id: order.id.clone(),
+            traffic: means.traffic.clone(),
+            runtime: means.runtime.clone(),
+            tls: self.tls(true).map_err(|reason| unusable(&packed.digest, reason))?,
+        };
+        let chunks = share::chunks(&manifest, chunks, setting);
+        Ok(ImageSource::Packed(Box::new(manifest), chunks))
     }
 
-    fn work(&self, order: &Order, seed: Option<&Seed>, cancel: &Arc<AtomicBool>, progress: &mut dyn FnMut(Progress)) -> OrderResult {
+    fn work(
+        &self,
+        order: &Order,
+        seed: Option<&Seed>,
+        means: &Means,
+        cancel: &Arc<AtomicBool>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> OrderResult {
         let devices = self.devices.as_ref();
         if order.kind == OrderKind::Erase {
             let job = EraseJob {
@@ -148,7 +190,7 @@ impl Runner {
         let Some(image) = &order.image else {
             return refused(order, FaultReason::Internal, "The order names no image");
         };
-        let source = match self.source(image, cancel) {
+        let source = match self.source(order, image, means, cancel) {
             Ok(source) => source,
             Err(error) => {
                 let message = error.to_string();
@@ -226,19 +268,25 @@ pub async fn run(
     let cancel = Arc::new(AtomicBool::new(false));
     let (sender, receiver) = watch::channel(None);
     let reporting = tokio::spawn(report(id.clone(), receiver, Arc::clone(client), Arc::clone(&cancel)));
-    let (runner, console) = (Arc::clone(runner), Arc::clone(console));
+    let runner = Arc::clone(runner);
+    let means = Means {
+        client: Arc::clone(client),
+        console: Arc::clone(console),
+        runtime: Handle::current(),
+        traffic: Arc::default(),
+    };
     let work = tokio::task::spawn_blocking(move || {
         let word = order_word(order.kind);
         let mut pace = Pace::default();
         let mut progress = |progress: Progress| {
             let progress = Progress {
-                source: (order.kind == OrderKind::Image && progress.step == Step::Writing).then_some(ProgressSource::Server),
+                source: (order.kind == OrderKind::Image && progress.step == Step::Writing).then(|| means.traffic.mostly()),
                 ..pace.of(progress, Instant::now())
             };
-            console.progress(word, progress);
+            means.console.progress(word, progress);
             sender.send_replace(Some(progress));
         };
-        catch_unwind(AssertUnwindSafe(|| runner.work(&order, seed.as_ref(), &cancel, &mut progress)))
+        catch_unwind(AssertUnwindSafe(|| runner.work(&order, seed.as_ref(), &means, &cancel, &mut progress)))
     });
     let result = work.await;
     reporting.abort();

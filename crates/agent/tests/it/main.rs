@@ -2,4 +2,5 @@
 
 mod guest;
 mod session;
+mod sharing;
 mod support;

@@ -21,7 +21,7 @@ use machine::devices::KernelDevices;
 const LIMIT: Duration = Duration::from_secs(60);
 const SIZE: u64 = 64 << 20;
 
-fn inventory(folder: &Path) -> Inventory {
+pub fn inventory(folder: &Path) -> Inventory {
     fs::File::create(folder.join("vda")).unwrap().set_len(SIZE).unwrap();
     let disk = Disk {
         name: "vda".to_owned(),
@@ -74,6 +74,7 @@ fn boot(server: &MachineServer, folder: &Path) -> Down {
         guest_helper: None,
         servers,
         ca: server.tls.pin.clone(),
+        place: None,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -88,7 +89,7 @@ fn boot(server: &MachineServer, folder: &Path) -> Down {
     })
 }
 
-fn target(expected: ContentsState) -> DiskTarget {
+pub fn target(expected: ContentsState) -> DiskTarget {
     DiskTarget {
         identity: DiskIdentity {
             serial: Some("S1".to_owned()),
@@ -115,7 +116,7 @@ fn erase(expected: ContentsState) -> Order {
     }
 }
 
-fn power_off() -> Order {
+pub fn power_off() -> Order {
     Order {
         id: "off-1".to_owned(),
         kind: OrderKind::PowerOff,

@@ -9,9 +9,10 @@ use std::{
 
 use agent_protocol::{
     limits,
-    order::{Order, OrderResult, Report},
+    order::{Order, OrderResult, ProgressSource, Report},
     seed::{Seed, seal},
     session::{ErrorCode, ErrorResponse, OrderResponse, QUERY_SEED, SessionRequest, SessionResponse, thumbprint},
+    share::{ShareRequest, ShareResponse},
 };
 
 use super::tls_server::{Request, TlsServer};
@@ -33,10 +34,16 @@ pub struct Seen {
     pub orders: VecDeque<Order>,
     /// The newest sequence number of the session.
     pub last_sequence: u64,
+    /// What is answered about sharing; without it the server is one that does not know it.
+    pub sharing: Option<Box<dyn Fn(&ShareRequest) -> ShareResponse + Send>>,
+    /// What was said about sharing.
+    pub shared: Vec<ShareRequest>,
+    /// Where the machine said that its image comes from, as often as it said so.
+    pub sources: Vec<ProgressSource>,
 }
 
 type State = Arc<(Mutex<Seen>, Condvar)>;
-type Orders = fn(&SessionRequest) -> Vec<Order>;
+type Orders<'a> = &'a dyn Fn(&SessionRequest) -> Vec<Order>;
 
 pub struct MachineServer {
     pub tls: TlsServer,
@@ -45,7 +52,7 @@ pub struct MachineServer {
 
 impl MachineServer {
     /// `orders` makes the orders from what the machine says of itself.
-    pub fn start(seen: Seen, orders: Orders) -> Self {
+    pub fn start(seen: Seen, orders: impl Fn(&SessionRequest) -> Vec<Order> + Send + Sync + 'static) -> Self {
         let state: State = Arc::new((Mutex::new(seen), Condvar::new()));
         let shared = Arc::clone(&state);
         let tls = TlsServer::start(Arc::new(move |request: Request| {
@@ -53,7 +60,7 @@ impl MachineServer {
             let name = format!("{} {}", request.method, request.path);
             let answer = match seen.refusals.pop_front() {
                 Some((status, code)) => (status, refusal(code)),
-                None => answer(&mut seen, orders, &request).unwrap_or_else(|problem| {
+                None => answer(&mut seen, &orders, &request).unwrap_or_else(|problem| {
                     seen.problems.push(format!("{name}: {problem}"));
                     (400, refusal(ErrorCode::Malformed))
                 }),
@@ -97,7 +104,7 @@ fn json(value: &impl serde::Serialize) -> Result<(u16, String), String> {
     Ok((200, serde_json::to_string(value).map_err(|e| e.to_string())?))
 }
 
-fn answer(seen: &mut Seen, orders: Orders, request: &Request) -> Result<(u16, String), String> {
+fn answer(seen: &mut Seen, orders: Orders<'_>, request: &Request) -> Result<(u16, String), String> {
     if request.path == "/agent/v1/sessions" {
         let said: SessionRequest = limits::parse(&request.body).map_err(|e| e.to_string())?;
         request.verify(&said.signing_key)?;
@@ -157,9 +164,21 @@ fn answer(seen: &mut Seen, orders: Orders, request: &Request) -> Result<(u16, St
                         seen.orders.pop_front();
                     }
                 }
-                None => seen.progress += 1,
+                None => {
+                    seen.progress += 1;
+                    seen.sources.extend(report.progress.and_then(|progress| progress.source));
+                }
             }
             Ok((200, "{}".to_owned()))
+        }
+        Some("/agent/v1/share") => {
+            let Some(sharing) = &seen.sharing else {
+                return Ok((404, String::new()));
+            };
+            let said: ShareRequest = limits::parse(&request.body).map_err(|e| e.to_string())?;
+            let answer = sharing(&said);
+            seen.shared.push(said);
+            json(&answer)
         }
         other => Err(format!("unknown path {other:?}")),
     }
