@@ -284,6 +284,37 @@ def run(options):
                 print("seed: " + ", ".join(sorted(seed["files"])), flush=True)
 
 
+# --- sharing ----------------------------------------------------------------------------------------------------------
+
+
+def piece_set(text):
+    """The number of pieces and those that are in a set: LEB128 count, then a bitmap or the lengths of runs, absent ones first."""
+    data = base64.b64decode(text, validate=True)
+    at = 1
+
+    def number():
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = data[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+
+    count = number()
+    if data[0] == 0:
+        return count, [p for p in range(count) if data[at + p // 8] >> (p % 8) & 1]
+    assert data[0] == 1, data[0]
+    pieces, place = [], 0
+    while at < len(data):
+        start = place + number()
+        place = start + number()
+        pieces += range(start, place)
+    return count, pieces
+
+
 # --- vectors ----------------------------------------------------------------------------------------------------------
 
 
@@ -327,6 +358,12 @@ def check_vectors(folder):
     v = load("seed.json")
     seed = open_seed(v["sealed"], derive_sealing_key(bytes.fromhex(v["sealingIkm"])))
     assert seed == v["seed"], seed
+
+    v = load("share.json")
+    for recorded in v["sets"].values():
+        assert piece_set(recorded["base64"]) == (recorded["count"], recorded["pieces"]), recorded
+    assert piece_set(v["request"]["held"]) == (v["request"]["pieces"], [0, 1, 2, 500])
+    assert piece_set(v["response"]["peers"][0]["held"]) == (1000, [1, 2, 3])
     print("all vectors agree")
 
 

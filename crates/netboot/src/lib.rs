@@ -3,12 +3,13 @@
 //! | room | what |
 //! |---|---|
 //! | [`boot`] | iPXE scripts over plain HTTP |
-//! | [`agent_api`] | sessions, orders, reports, seeds, over TLS |
+//! | [`agent_api`] | sessions, orders, reports, seeds, sharing, over TLS |
 //! | [`guest_api`] | the helper in an installed system, over TLS |
 //! | [`image_store`] | files over plain HTTP, with ranges |
 //! | [`objects`] | what the watches brought; writes by compare and swap |
 //! | [`keys`] | the Secret `netboot-keys` and the replica's certificate |
 //! | [`limits`], [`presence`], [`progress`], [`lost`] | quotas, who is here, hints within a budget, who fell silent |
+//! | [`swarms`] | who writes the same image as his neighbours, in memory |
 //!
 //! Invariants:
 //! * Replicas are equal; all that must last stands in Kubernetes objects. Any replica answers any machine.
@@ -38,6 +39,7 @@ mod reply;
 pub mod rotation;
 mod server;
 mod state;
+mod swarms;
 mod wake;
 
 #[cfg(feature = "planted-holes")]

@@ -19,6 +19,8 @@ pub enum Route {
     Report,
     /// Seed.
     Seed,
+    /// Sharing.
+    Share,
     /// Guest registration.
     GuestRegister,
     /// Guest order.
@@ -91,6 +93,12 @@ pub struct Metrics {
     pub images_copied: Counter,
     /// Preparations that failed.
     pub images_failed: Counter,
+    /// Machines that share an image with others.
+    pub sharing_members: Gauge,
+    /// Machines that were said to have given others wrong bytes.
+    pub sharing_wrong_bytes: Counter,
+    /// Machines that were taken out of sharing for it.
+    pub sharing_expelled: Counter,
 }
 
 impl Metrics {
@@ -133,6 +141,9 @@ impl Metrics {
             images_prepared: register!("images_prepared", "Images prepared from their source", Counter),
             images_copied: register!("images_copied", "Images copied from another replica", Counter),
             images_failed: register!("image_preparations_failed", "Preparations of images that failed", Counter),
+            sharing_members: register!("sharing_members", "Machines that share an image with others or wait for others to share with", Gauge),
+            sharing_wrong_bytes: register!("sharing_wrong_bytes", "Times that a machine was said to have given another one wrong bytes", Counter),
+            sharing_expelled: register!("sharing_expelled", "Machines taken out of sharing because others got wrong bytes from them", Counter),
             registry,
         }
     }

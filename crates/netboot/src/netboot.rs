@@ -9,6 +9,7 @@ use std::{
 use agent_protocol::{
     guest::{PATH_GUEST_ORDER, PATH_GUEST_REGISTER},
     session::{PATH_ORDER, PATH_REPORTS, PATH_SEED, PATH_SESSIONS},
+    share::PATH_SHARE,
 };
 use axum::{
     Router,
@@ -32,11 +33,12 @@ use crate::{
     limits::{RateLimit, Slots},
     lost,
     metrics::Metrics,
-    objects::{cache::Cache, images::Images, seeds::Seeds, store::Store, watch},
+    objects::{cache::Cache, images::Images, networks::Networks, seeds::Seeds, store::Store, watch},
     presence::Presence,
     progress::Hints,
     server::{self, Front},
     state::Shared,
+    swarms::Swarms,
     wake::Wakes,
 };
 
@@ -85,6 +87,7 @@ pub fn routes() -> Vec<Route> {
         route("GET", PATH_ORDER, true, false),
         route("POST", PATH_REPORTS, true, false),
         route("GET", PATH_SEED, true, false),
+        route("POST", PATH_SHARE, true, false),
         route("POST", PATH_GUEST_REGISTER, true, false),
         route("GET", PATH_GUEST_ORDER, true, false),
     ]
@@ -119,6 +122,7 @@ fn tls_router(shared: &Arc<Shared>, packs: &Packs, keeper: Option<Arc<Keeper>>) 
         .route(PATH_ORDER, get(agent_api::orders::order))
         .route(PATH_REPORTS, post(agent_api::reports::report))
         .route(PATH_SEED, get(agent_api::seed::seed))
+        .route(PATH_SHARE, post(agent_api::share::share))
         .route(PATH_GUEST_REGISTER, post(guest_api::register))
         .route(PATH_GUEST_ORDER, get(guest_api::order))
         .with_state(shared.clone())
@@ -174,13 +178,16 @@ impl Netboot {
             shelf: shelf.clone(),
             metrics: metrics.clone(),
         };
-        let synced = watch::start(&store, &cache, &wakes, &seeds, &stop, &tasks);
+        let networks = Arc::new(Networks::default());
+        let synced = watch::start(&store, &cache, &wakes, &seeds, &networks, &stop, &tasks);
         let quotas = config.quotas.clone();
         let shared = Arc::new(Shared {
             tls_port: addresses.tls.port(),
             cache,
             store,
             seeds,
+            networks,
+            swarms: Swarms::new(shelf.clone(), metrics.clone()),
             wakes,
             presence: Arc::new(Presence::default()),
             hints: Arc::new(Hints::new(quotas.progress_writes_per_second)),

@@ -10,9 +10,10 @@ use crate::{
     keys::Keys,
     limits::RateLimit,
     metrics::Metrics,
-    objects::{cache::Cache, seeds::Seeds, store::Store, watch::Synced},
+    objects::{cache::Cache, networks::Networks, seeds::Seeds, store::Store, watch::Synced},
     presence::Presence,
     progress::Hints,
+    swarms::Swarms,
     wake::Wakes,
 };
 
@@ -27,6 +28,8 @@ pub(crate) struct Shared {
     pub cache: Arc<Cache>,
     pub store: Arc<Store>,
     pub seeds: Arc<Seeds>,
+    pub networks: Arc<Networks>,
+    pub swarms: Swarms,
     pub wakes: Arc<Wakes>,
     pub presence: Arc<Presence>,
     pub hints: Arc<Hints>,

@@ -12,12 +12,14 @@ use agent_protocol::{
     order::{ExpectedContents, OrderKind},
     seed::{SealedSeed, Seed, open, seal, sealing_key_from},
     session::{self, OrderResponse, SessionRequest, SessionResponse, encode, sign, signing_input, thumbprint, verify},
+    share::{self, ShareRequest, ShareResponse},
     token::{BootClaims, GuestClaims, TokenKey},
 };
 use common::{Rig, image_order, machine::Machine, until};
 use ed25519_dalek::SigningKey;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use sharing::PieceSet;
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/protocol")
@@ -177,6 +179,62 @@ fn sessions_and_orders() {
         })
     });
     assert_eq!(same::<OrderResponse>(&v).order.kind, OrderKind::Image);
+}
+
+#[test]
+fn sharing_messages() {
+    // A bitmap, runs, nothing and everything: the shorter spelling of each.
+    let sets: [(&str, u32, Vec<u32>); 4] = [
+        ("bitmap", 20, vec![0, 2, 4, 6, 8, 11, 13, 19]),
+        ("runs", 1000, (100..900).collect()),
+        ("none", 70, Vec::new()),
+        ("all", 70, (0..70).collect()),
+    ];
+    let set = |count: u32, pieces: &[u32]| {
+        let mut set = PieceSet::none(count);
+        pieces.iter().for_each(|&piece| {
+            set.insert(piece);
+        });
+        encode(&set.to_bytes())
+    };
+    let v = vector("share.json", || {
+        let spelled = sets
+            .iter()
+            .map(|(name, count, pieces)| (*name, json!({"count": count, "pieces": pieces, "base64": set(*count, pieces)})));
+        json!({
+            "sets": spelled.collect::<std::collections::BTreeMap<_, _>>(),
+            "request": {
+                "orderId": "m-abcdefghij-1-x", "pieces": 1000, "port": 40123, "held": set(1000, &[0, 1, 2, 500]),
+                "wanted": set(1000, &[700, 701, 999]), "room": 2, "hungry": true, "wrong": [1_311_768_467_463_790_320u64],
+            },
+            "leaving": {"orderId": "m-abcdefghij-1-x", "pieces": 1000, "held": set(1000, &[]), "wanted": set(1000, &[]), "room": 0, "leaves": true},
+            "response": {
+                "mode": "Together", "note": "", "againMs": 500,
+                "peers": [{"id": 1_311_768_467_463_790_320u64, "address": "192.0.2.18:40123", "held": set(1000, &[1, 2, 3])},
+                    {"id": 2, "address": "[2001:db8::12]:40124", "held": set(1000, &[])}],
+                "fetch": [[700, 702], [999, 1000]],
+            },
+        })
+    });
+    for (name, count, pieces) in &sets {
+        let recorded = &v["sets"][*name];
+        assert_eq!(recorded["base64"].as_str().unwrap(), set(*count, pieces), "{name}");
+        let bytes = session::decode_up_to(recorded["base64"].as_str().unwrap(), share::MAX_HELD).unwrap();
+        let read = PieceSet::from_bytes(&bytes).unwrap();
+        assert_eq!((read.count(), read.iter().collect::<Vec<_>>()), (*count, pieces.clone()), "{name}");
+    }
+    for name in ["request", "leaving"] {
+        same::<ShareRequest>(&v[name]);
+        let body = serde_json::to_vec(&v[name]).unwrap();
+        agent_protocol::limits::parse::<ShareRequest>(&body).expect("within all bounds");
+    }
+    same::<ShareResponse>(&v["response"]);
+    let longest = PieceSet::none(sharing::pieces::MAX_PIECES);
+    let mut odd = longest.clone();
+    (0..longest.count()).step_by(2).for_each(|piece| {
+        odd.insert(piece);
+    });
+    assert!(encode(&odd.to_bytes()).len() <= share::MAX_HELD, "the longest set there is fits");
 }
 
 #[test]

@@ -45,7 +45,7 @@ pub(crate) async fn report(State(shared): State<Arc<Shared>>, Extension(peer): E
     response
 }
 
-fn stale() -> Refusal {
+pub(super) fn stale() -> Refusal {
     Refusal::new(
         ErrorCode::StaleOrder,
         "this order is not the one that this machine accepted last: ask for the present one",
@@ -53,7 +53,7 @@ fn stale() -> Refusal {
 }
 
 /// Whether a report of this order may be taken. The accepting session, or a later one of the same machine that finished what was begun.
-fn check(status: &BareMetalDiscoveryStatus, session: &str, order_id: &str) -> Reply<()> {
+pub(super) fn check(status: &BareMetalDiscoveryStatus, session: &str, order_id: &str) -> Reply<()> {
     if status.session.as_ref().is_none_or(|s| s.id != session) {
         return Err(Refusal::gone());
     }

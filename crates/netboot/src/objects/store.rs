@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use api::{BareMetalDiscovery, BareMetalHardware, BareMetalImage};
+use api::{BareMetalDiscovery, BareMetalHardware, BareMetalImage, BareMetalNetwork};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, ResourceExt, api::PostParams};
 use tokio::sync::Semaphore;
@@ -37,6 +37,7 @@ pub(crate) struct Store {
     pub(crate) discoveries: Api<BareMetalDiscovery>,
     pub(crate) hardware: Api<BareMetalHardware>,
     pub(crate) images: Api<BareMetalImage>,
+    pub(crate) networks: Api<BareMetalNetwork>,
     pub(crate) secrets: Api<Secret>,
     cache: Arc<Cache>,
     metrics: Arc<Metrics>,
@@ -54,6 +55,7 @@ impl Store {
             discoveries: Api::all(client.clone()),
             hardware: Api::all(client.clone()),
             images: Api::all(client.clone()),
+            networks: Api::all(client.clone()),
             secrets: Api::namespaced(client, namespace),
             cache,
             metrics,

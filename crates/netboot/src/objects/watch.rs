@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, fmt::Debug, sync::Arc};
 
-use api::{BareMetalDiscovery, BareMetalHardware, BareMetalImage};
+use api::{BareMetalDiscovery, BareMetalHardware, BareMetalImage, BareMetalNetwork};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use k8s_openapi::api::core::v1::Secret;
 
 use crate::{
-    objects::{cache::Cache, images::Images, seeds::Seeds},
+    objects::{cache::Cache, images::Images, networks::Networks, seeds::Seeds},
     wake::Wakes,
 };
 
@@ -84,6 +84,23 @@ impl Sink<Secret> for SealedSeeds {
         self.0.retain(keys);
     }
     fn key(&self, object: &Secret) -> String {
+        object.name_any()
+    }
+}
+
+struct AllNetworks(Arc<Networks>);
+
+impl Sink<BareMetalNetwork> for AllNetworks {
+    fn apply(&self, object: BareMetalNetwork) {
+        self.0.apply(&object);
+    }
+    fn delete(&self, object: BareMetalNetwork) {
+        self.0.remove(&object.name_any());
+    }
+    fn retain(&self, keys: &HashSet<String>) {
+        self.0.retain(keys);
+    }
+    fn key(&self, object: &BareMetalNetwork) -> String {
         object.name_any()
     }
 }
@@ -179,6 +196,7 @@ pub(crate) fn start(
     cache: &Arc<Cache>,
     wakes: &Arc<Wakes>,
     seeds: &Arc<Seeds>,
+    networks: &Arc<Networks>,
     stop: &tokio_util::sync::CancellationToken,
     tasks: &tokio_util::task::TaskTracker,
 ) -> Synced {
@@ -199,11 +217,13 @@ pub(crate) fn start(
         SealedSeeds(seeds.clone(), c.clone(), w.clone()),
         || (),
     );
+    let known = networks.clone();
+    let networks = follow(store.networks.clone(), all(), AllNetworks(networks.clone()), move || known.listed());
     let stop = stop.clone();
     tasks.spawn(async move {
         tokio::select! {
             () = stop.cancelled() => {}
-            _ = async { tokio::join!(discoveries, hardware, seeds) } => {}
+            _ = async { tokio::join!(discoveries, hardware, seeds, networks) } => {}
         }
     });
     Synced(receiver)
