@@ -257,8 +257,8 @@ bench-image: setup image ## Image writing beside its limits and its peers, held 
 .PHONY: bench-sharing
 bench-sharing: setup ## Sixteen machines share one image over links of 100 Mbit/s in network namespaces, held against the bars of docs/sharing.md (root; ten minutes)
 	@scripts/setup --bench
-	$(CARGO) test -p netboot --test bench_sharing --no-run
-	$(CARGO) test -p netboot --test bench_sharing
+	$(CARGO) test --workspace --test bench_sharing --no-run
+	$(CARGO) test --workspace --test bench_sharing
 
 .PHONY: bench-pack
 bench-pack: image ## Stored size and processor time of packed images by chunk size and level, with the Debian image

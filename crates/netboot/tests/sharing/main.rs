@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod room;
+mod slow_link;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -29,7 +30,9 @@ const MIB: usize = 1 << 20;
 async fn four_machines_write_one_image_and_the_server_gives_less_than_four() {
     const MACHINES: u8 = 4;
     let folder = tempfile::tempdir().unwrap();
-    let room = Room::open(folder.path(), noise(48 * MIB), HONEST, |_| {}).await;
+    let mut room = Room::open(folder.path(), noise(24 * MIB), HONEST, |_| {}).await;
+    let link = slow_link::start(room.rig.netboot.addresses().http, 12 << 20).await;
+    room.reach_store_at(link);
     let before = room.rig.netboot.metrics().image_bytes_served.get();
     let macs: Vec<_> = (1..=MACHINES).map(|number| mac(1, number)).collect();
     let mut machines = Vec::new();

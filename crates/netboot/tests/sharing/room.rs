@@ -188,6 +188,11 @@ impl Room {
         }
     }
 
+    /// Orders say that the store is there.
+    pub fn reach_store_at(&mut self, address: SocketAddr) {
+        self.base = format!("http://{address}/images/{}", self.digest.trim_start_matches("blake3:"));
+    }
+
     /// URL of the boot script.
     pub fn boot(&self) -> String {
         format!("http://{}/boot/ipxe", self.rig.netboot.addresses().http)
