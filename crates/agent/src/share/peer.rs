@@ -8,9 +8,9 @@ use std::{
 };
 
 use agent_protocol::{session::decode_up_to, share::MAX_HELD};
+use image::{Client, ImageError, RequestError, Response};
 use reqwest::{
     StatusCode,
-    blocking::{Client, Response},
     header::{CONTENT_RANGE, RANGE},
 };
 use sharing::{Failure, PieceSet, pieces::MAX_SET_BYTES};
@@ -38,9 +38,9 @@ impl Peers {
     ///
     /// # Errors
     /// When no client can be made.
-    pub fn new(tls: rustls::ClientConfig, folder: &str, stored_bytes: u64) -> Result<Self, reqwest::Error> {
+    pub fn new(tls: rustls::ClientConfig, folder: &str, stored_bytes: u64) -> Result<Self, ImageError> {
         Ok(Self {
-            client: image::client_builder(STALL).tls_backend_preconfigured(tls).build()?,
+            client: Client::new(STALL, |builder| builder.tls_backend_preconfigured(tls))?,
             folder: folder.to_owned(),
             stored_bytes,
         })
@@ -58,10 +58,11 @@ impl Peers {
     ) -> (Result<(), Failure>, Option<PieceSet>) {
         let last = (offset + buffer.len() as u64).saturating_sub(1);
         let request = self.client.get(format!("http://{peer}{}/chunks", self.folder));
-        let response = request.header(RANGE, format!("bytes={offset}-{last}")).send();
+        let request = request.header(RANGE, format!("bytes={offset}-{last}"));
+        let response = self.client.send(request, None);
         let mut response = match response {
             Ok(response) => response,
-            Err(error) if error.is_timeout() => return (Err(Failure::Slow), None),
+            Err(RequestError::Stalled) => return (Err(Failure::Slow), None),
             Err(_) => return (Err(Failure::Unreachable), None),
         };
         let held = response.headers().get(HEADER_HELD).and_then(|value| value.to_str().ok());
@@ -109,7 +110,8 @@ impl Peers {
 
     /// What a neighbour has; nothing when it does not say so in time.
     pub fn held(&self, peer: SocketAddr) -> Option<PieceSet> {
-        let response = self.client.get(format!("http://{peer}{}/held", self.folder)).send().ok()?;
+        let request = self.client.get(format!("http://{peer}{}/held", self.folder));
+        let response = self.client.send(request, None).ok()?;
         if response.status() != StatusCode::OK {
             return None;
         }
