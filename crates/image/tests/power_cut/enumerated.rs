@@ -101,6 +101,7 @@ impl Scenario {
             finished: &self.finished,
             marker: &self.request.marker,
             sector: 512,
+            restarted: false,
         };
         states.violation(medium)
     }

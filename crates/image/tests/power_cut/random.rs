@@ -123,12 +123,6 @@ fn one_write(chance: &mut StdRng, packed: bool, tally: &mut Tally) {
     let whole = case.disk(case.old.clone(), None);
     case.write(&whole).unwrap();
     let (finished, operations, total) = (whole.contents(), whole.operations(), case.fetched());
-    let states = States {
-        old: &case.old,
-        finished: &finished,
-        marker: &case.request.marker,
-        sector: case.sector,
-    };
     let workers = case.request.tuning.workers.unwrap_or(1) as u64;
     let wanted = chance.random_range(1..5);
     let (mut medium, mut cuts) = (case.old.clone(), 0);
@@ -147,6 +141,13 @@ fn one_write(chance: &mut StdRng, packed: bool, tally: &mut Tally) {
         cuts += 1;
         let arrives: f64 = [0.0, 0.02, 0.5, 0.98, 1.0][chance.random_range(0..5)];
         medium = disk.after_cut(|_, _| chance.random_bool(arrives));
+        let states = States {
+            old: &case.old,
+            finished: &finished,
+            marker: &case.request.marker,
+            sector: case.sector,
+            restarted: cuts > 1,
+        };
         if let Some(violation) = states.violation(&medium) {
             panic!("cut {cuts} of this write, before operation {cut:?} of {operations}, {arrives} of the sectors arrived: {violation}");
         }

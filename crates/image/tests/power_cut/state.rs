@@ -13,6 +13,8 @@ pub struct States<'a> {
     pub finished: &'a [u8],
     pub marker: &'a [u8],
     pub sector: usize,
+    /// Whether an earlier attempt may have left the finished data. Then both ends of it are being zeroed, as those of the old data.
+    pub restarted: bool,
 }
 
 impl States<'_> {
@@ -32,8 +34,9 @@ impl States<'_> {
         let last = medium.len() / self.sector - 1;
         let backup_at = (last - 128 * 128 / self.sector) * self.sector;
         let body = MIB..medium.len() - MIB;
-        let old_is_whole = medium[body.clone()] == self.old[body];
-        let new_is_whole = |end: usize| medium[FIRST_BYTES..end] == self.finished[FIRST_BYTES..end];
+        let old_is_whole = medium[body.clone()] == self.old[body.clone()];
+        let new_was_whole = self.restarted && medium[body.clone()] == self.finished[body];
+        let new_is_whole = |end: usize| new_was_whole || medium[FIRST_BYTES..end] == self.finished[FIRST_BYTES..end];
         if gpt_is_valid(medium, last, self.sector) && !old_is_whole && !new_is_whole(backup_at) {
             return Some("the backup GPT is valid over data that is neither the old nor the new".to_owned());
         }
