@@ -7,8 +7,8 @@
 //! Chunks go by their place in the manifest's list, from 0. A set of them is base64 of the spelling that `docs/sharing.md` describes. The server's link is what
 //! all machines wait for, so it tells each which chunks to fetch from a server; the others come from peers.
 //! Addresses are those that the server saw; what a machine says of its own address counts nowhere. Peers serve
-//! `GET http://<address>/images/<hex>/chunks` with one range, as an image store does, to machines of their own network prefix. Nothing of what they
-//! give is believed: each chunk is held against its digest in the manifest, whose own digest came with the order.
+//! `GET http://<address>/images/<hex>/chunks` with one range, as an image store does, and `/images/<hex>/held`, the bytes of their set, to machines of
+//! their own network prefix. Nothing of what they give is believed: each chunk is held against its digest in the manifest, whose own digest came with the order.
 
 use std::net::SocketAddr;
 
@@ -20,8 +20,6 @@ pub const PATH_SHARE: &str = "/agent/v1/share";
 pub const MAX_HELD: usize = 10_936;
 /// Most peers that a machine is told of, and that it may complain about at once.
 pub const MAX_PEERS: usize = 64;
-/// Stored bytes of neighbouring chunks that are fetched together, unless one chunk alone has more.
-pub const GROUP_BYTES: u64 = 1 << 20;
 
 /// Body of `POST /agent/v1/share`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,22 +72,20 @@ pub struct ShareResponse {
     pub note: String,
     /// When to ask again, in milliseconds.
     pub again_ms: u32,
-    /// Who else has some.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub peers: Vec<SharePeer>,
+    /// Who else writes the image: some of them, where they are many. Left out: those that it was told of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peers: Option<Vec<SharePeer>>,
     /// Runs of chunks that it is to fetch from a server, first one and the one after the last: machines that share leave the rest to each other.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fetch: Vec<(u32, u32)>,
 }
 
-/// Another machine that writes the same image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Another machine that writes the same image. What it has it says itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SharePeer {
     /// Names it as long as it takes part; says nothing about the machine.
     pub id: u64,
     /// Where it serves: the address that the server saw, the port that it said.
     pub address: SocketAddr,
-    /// The chunks that it served when it was heard last, in base64.
-    pub held: String,
 }

@@ -12,9 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent_protocol::share::GROUP_BYTES;
 use image::pack::Manifest;
-use sharing::{Answer, Layout, News, Standing, SwarmKey, Tracker, TrackerSettings};
+use sharing::{Answer, GROUP_BYTES, Layout, News, Standing, SwarmKey, Tracker, TrackerSettings};
 
 use crate::{
     image_store::shelf::{Pack, Shelf},
@@ -24,6 +23,9 @@ use crate::{
 /// Most layouts that are kept; a large image's is half a megabyte.
 const MOST_LAYOUTS: usize = 64;
 
+/// Most machines that are remembered as expelled; it only keeps them from being told of twice.
+const MOST_EXPELLED: usize = 4096;
+
 /// See the module.
 pub(crate) struct Swarms {
     shelf: Option<Arc<Shelf>>,
@@ -32,6 +34,8 @@ pub(crate) struct Swarms {
     layouts: Mutex<HashMap<String, Arc<Layout>>>,
     /// Those with members.
     known: Mutex<BTreeSet<SwarmKey>>,
+    /// Machines of which it was told that they are out.
+    expelled: Mutex<BTreeSet<(SwarmKey, String)>>,
     began: Instant,
 }
 
@@ -49,6 +53,7 @@ impl Swarms {
             tracker: Mutex::new(Tracker::new(TrackerSettings::default(), u64::from_le_bytes(seed))),
             layouts: Mutex::default(),
             known: Mutex::default(),
+            expelled: Mutex::default(),
             began: Instant::now(),
         }
     }
@@ -87,12 +92,12 @@ impl Swarms {
         let (answer, standings) = self.tracker().announce(now, key, layout, machine, address, news);
         self.count(key);
         for standing in standings {
-            self.tell(&standing);
+            self.tell(key, &standing);
         }
         answer
     }
 
-    fn tell(&self, standing: &Standing) {
+    fn tell(&self, key: &SwarmKey, standing: &Standing) {
         let Standing {
             machine,
             address,
@@ -100,10 +105,17 @@ impl Swarms {
             expelled,
         } = standing;
         self.metrics.sharing_wrong_bytes.inc();
-        if *expelled {
+        let is_new = || {
+            let mut told = self.expelled.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.len() >= MOST_EXPELLED {
+                told.clear();
+            }
+            told.insert((key.clone(), machine.clone()))
+        };
+        if *expelled && is_new() {
             self.metrics.sharing_expelled.inc();
             tracing::warn!(discovery = %machine, %address, said_by = ?accusers, "a machine gives others wrong bytes of their image: it is taken out of sharing; look at its memory and at who runs it");
-        } else {
+        } else if !*expelled {
             tracing::warn!(discovery = %machine, %address, said_by = ?accusers, "a machine is said to give wrong bytes of an image; its accusers do not ask it again");
         }
     }

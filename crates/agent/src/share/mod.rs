@@ -28,13 +28,12 @@ use std::{
     },
 };
 
-use agent_protocol::share::GROUP_BYTES;
 use bytes::Bytes;
 use image::{
     ImageError,
     pack::{ChunkSource, Feed, HttpChunks, Manifest},
 };
-use sharing::{Chooser, ChooserSettings, Layout};
+use sharing::{Chooser, ChooserSettings, GROUP_BYTES, Layout};
 use tokio::{runtime::Handle, task::AbortHandle};
 
 pub use self::serve::Place;

@@ -6,8 +6,8 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use agent_protocol::{
-    session::{ErrorCode, decode_up_to, encode},
-    share::{MAX_HELD, MAX_PEERS, PATH_SHARE, ShareMode, ShareRequest, ShareResponse},
+    session::{ErrorCode, encode},
+    share::{MAX_PEERS, PATH_SHARE, ShareMode, SharePeer, ShareRequest, ShareResponse},
 };
 use reqwest::Method;
 use sharing::{Answer, Chooser, Chore, Member, News, PeerId, PieceSet, Time};
@@ -87,7 +87,10 @@ impl Tracker {
         match self.say(&news, false, PATIENCE).await {
             Heard::Answer(mode, answer) => {
                 self.console.say(match mode {
-                    ShareMode::Together => format!("sharing: with {} machines that write the same image", answer.members.len()),
+                    ShareMode::Together => {
+                        let others = answer.members.as_ref().map_or(0, Vec::len);
+                        format!("sharing: with {others} machines that write the same image")
+                    }
                     ShareMode::Alone | ShareMode::Off => "sharing: on, no other machine yet".to_owned(),
                 });
                 chooser.heard(Time::ZERO, answer);
@@ -116,17 +119,15 @@ impl Tracker {
     }
 }
 
-/// What the wire says, as the policy reads it. Sets that are none are empty ones: whoever has nothing is asked for nothing.
+/// What the wire says, as the policy reads it.
 fn answer(response: ShareResponse) -> Answer {
-    let shares = |text: &str| PieceSet::from_bytes(&decode_up_to(text, MAX_HELD)?).ok();
-    let members = response.peers.into_iter().take(MAX_PEERS).map(|peer| Member {
+    let member = |peer: SharePeer| Member {
         id: PeerId(peer.id),
         address: peer.address,
-        shares: shares(&peer.held).unwrap_or_else(|| PieceSet::none(0)),
-    });
+    };
     Answer {
         together: response.mode == ShareMode::Together,
-        members: members.collect(),
+        members: response.peers.map(|peers| peers.into_iter().take(MAX_PEERS).map(member).collect()),
         granted: response.fetch.into_iter().map(|(start, end)| start..end).collect(),
         again: Duration::from_millis(response.again_ms.into()),
     }
@@ -166,9 +167,10 @@ pub(super) async fn talk(tracker: Arc<Tracker>, swarm: Arc<Swarm>, listener: Opt
         };
         match done {
             Some(Done::Heard(Heard::Answer(_, answer))) => {
-                let fresh = answer.members.iter().filter(|member| known.insert(member.id)).count();
+                let members = answer.members.iter().flatten();
+                let fresh = members.filter(|member| known.insert(member.id)).count();
                 if fresh > 0 {
-                    tracing::info!(machines = answer.members.len(), fresh, "sharing with other machines");
+                    tracing::info!(fresh, "sharing with other machines");
                 }
                 swarm.tell(|chooser, now| chooser.heard(now, answer));
             }
@@ -180,7 +182,7 @@ pub(super) async fn talk(tracker: Arc<Tracker>, swarm: Arc<Swarm>, listener: Opt
                 tracker.console.say(format!("sharing: over ({why})"));
                 let alone = Answer {
                     together: false,
-                    members: Vec::new(),
+                    members: Some(Vec::new()),
                     granted: Vec::new(),
                     again: Duration::from_secs(3600),
                 };

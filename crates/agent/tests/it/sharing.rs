@@ -26,7 +26,7 @@ use agent_protocol::{
     disk::ContentsState,
     identity::MacAddress,
     order::{ImageFormat, ImageParameters, Order, OrderKind, Outcome, PackedSource, ProgressSource},
-    session::{SessionRequest, decode_up_to, encode},
+    session::{SessionRequest, decode_up_to},
     share::{MAX_HELD, ShareMode, SharePeer, ShareRequest, ShareResponse},
 };
 use image::{
@@ -135,22 +135,15 @@ fn place(address: [u8; 4], prefix: u8) -> Place {
     }
 }
 
-/// The machine is told of these neighbours, of which each says that it has everything, and is granted the first chunk alone.
-fn told_of(image: &Image, neighbours: Vec<(u64, SocketAddr)>) -> Seen {
-    let held = encode(&PieceSet::all(image.count()).to_bytes());
+/// The machine is told of these neighbours, and is granted the first chunk alone.
+fn told_of(neighbours: Vec<(u64, SocketAddr)>) -> Seen {
     let answer = move |said: &ShareRequest| {
         let named = neighbours.iter().filter(|(id, _)| !said.wrong.contains(id));
         ShareResponse {
             mode: ShareMode::Together,
             note: String::new(),
             again_ms: 50,
-            peers: named
-                .map(|&(id, address)| SharePeer {
-                    id,
-                    address,
-                    held: held.clone(),
-                })
-                .collect(),
+            peers: Some(named.map(|&(id, address)| SharePeer { id, address }).collect()),
             fetch: vec![(0, 1)],
         }
     };
@@ -214,7 +207,7 @@ fn what_a_neighbour_has_comes_from_there_and_the_server_hears_of_it() {
     let folder = tempfile::tempdir().unwrap();
     let image = Image::make(folder.path());
     let honest = neighbour(&image, place([127, 0, 0, 2], 8));
-    let seen = told_of(&image, vec![(7, honest)]);
+    let seen = told_of(vec![(7, honest)]);
     let (server, given) = write(&image, folder.path(), seen, Some(place(LOOPBACK, 8)));
     assert!(given <= stored(&image, 0..1), "from the server what it granted, and nothing else: {given}");
     let seen = server.seen();
@@ -234,8 +227,9 @@ fn an_evil_neighbour_costs_a_try_and_is_told_of() {
     let folder = tempfile::tempdir().unwrap();
     let image = Image::make(folder.path());
     let honest = neighbour(&image, place([127, 0, 0, 2], 8));
+    fs::write(image.folder.join("held"), PieceSet::all(image.count()).to_bytes()).unwrap();
     let evil = ImageServer::start([127, 0, 0, 3], &image.folder, Manner::Evil);
-    let seen = told_of(&image, vec![(66, evil.address), (7, honest)]);
+    let seen = told_of(vec![(66, evil.address), (7, honest)]);
     let (server, given) = write(&image, folder.path(), seen, Some(place(LOOPBACK, 8)));
     assert!(given <= stored(&image, 0..1), "{given}");
     let asked = evil.chunk_bytes.load(Ordering::Relaxed);
@@ -256,7 +250,7 @@ fn without_a_word_about_sharing_everything_comes_from_the_server() {
                     mode: ShareMode::Off,
                     note: "not wanted on the network rack".to_owned(),
                     again_ms: 1000,
-                    peers: Vec::new(),
+                    peers: None,
                     fetch: Vec::new(),
                 })),
                 ..Seen::default()

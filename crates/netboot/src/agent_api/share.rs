@@ -8,7 +8,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use agent_protocol::{
     limits,
-    session::{ErrorCode, decode_up_to, encode},
+    session::{ErrorCode, decode_up_to},
     share::{MAX_HELD, ShareMode, SharePeer, ShareRequest, ShareResponse},
 };
 use api::ImageSharing;
@@ -19,7 +19,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::Request;
-use sharing::{News, PeerId, PieceSet, SwarmKey};
+use sharing::{Member, News, PeerId, PieceSet, SwarmKey};
 
 use super::{
     auth::{self, Caller},
@@ -71,7 +71,7 @@ fn off(note: String) -> ShareResponse {
         mode: ShareMode::Off,
         note,
         again_ms: milliseconds(Swarms::patience()),
-        peers: Vec::new(),
+        peers: None,
         fetch: Vec::new(),
     }
 }
@@ -131,18 +131,16 @@ async fn answer(shared: &Shared, caller: &Caller, peer: Peer, request: ShareRequ
     };
     let address = SocketAddr::new(peer.address, request.port.unwrap_or_default());
     let told = shared.swarms.announce(&key, &layout, &caller.name, address, news);
-    let peers = told.members.into_iter().filter(|member| member.address.port() != 0);
+    let peer = |member: &Member| SharePeer {
+        id: member.id.0,
+        address: member.address,
+    };
+    let listens = |member: &&Member| member.address.port() != 0;
     Ok(ShareResponse {
         mode: if told.together { ShareMode::Together } else { ShareMode::Alone },
         note: String::new(),
         again_ms: milliseconds(told.again),
-        peers: peers
-            .map(|member| SharePeer {
-                id: member.id.0,
-                address: member.address,
-                held: encode(&member.shares.to_bytes()),
-            })
-            .collect(),
+        peers: told.members.map(|members| members.iter().filter(listens).map(peer).collect()),
         fetch: told.granted.into_iter().map(|run| (run.start, run.end)).collect(),
     })
 }

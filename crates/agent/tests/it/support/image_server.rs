@@ -31,7 +31,9 @@ impl ImageServer {
         let listener = TcpListener::bind(SocketAddr::from((on, 0))).unwrap();
         let address = listener.local_addr().unwrap();
         let chunk_bytes = Arc::new(AtomicU64::new(0));
-        let files = Arc::new(["manifest.json", "chunks"].map(|name| (name, fs::read(folder.join(name)).unwrap())));
+        // A neighbour also says what it has.
+        let files = ["manifest.json", "chunks", "held"].map(|name| (name, fs::read(folder.join(name)).unwrap_or_default()));
+        let files = Arc::new(files);
         let counted = chunk_bytes.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
