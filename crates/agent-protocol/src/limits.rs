@@ -287,7 +287,10 @@ impl Bounded for ShareRequest {
         text_up_to("held", &self.held, MAX_HELD)?;
         text_up_to("wanted", &self.wanted, MAX_HELD)?;
         if self.wrong.len() > MAX_PEERS {
-            return refuse("wrong", format!("has {} entries, at most {MAX_PEERS} are allowed", self.wrong.len()));
+            return refuse(
+                "wrong",
+                format!("has {} entries, at most {MAX_PEERS} are allowed", self.wrong.len()),
+            );
         }
         Ok(())
     }

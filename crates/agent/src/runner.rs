@@ -15,9 +15,7 @@ use std::{
 use agent_protocol::{
     disk::Disk,
     limits::{MAX_MESSAGE, clip},
-    order::{
-        Fault, FaultReason, ImageParameters, Order, OrderKind, OrderResult, Outcome, PackedSource, Progress, Report, Step,
-    },
+    order::{Fault, FaultReason, ImageParameters, Order, OrderKind, OrderResult, Outcome, PackedSource, Progress, Report, Step},
     seed::Seed,
     session::{ErrorCode, PATH_REPORTS},
 };
@@ -286,7 +284,9 @@ pub async fn run(
             means.console.progress(word, progress);
             sender.send_replace(Some(progress));
         };
-        catch_unwind(AssertUnwindSafe(|| runner.work(&order, seed.as_ref(), &means, &cancel, &mut progress)))
+        catch_unwind(AssertUnwindSafe(|| {
+            runner.work(&order, seed.as_ref(), &means, &cancel, &mut progress)
+        }))
     });
     let result = work.await;
     reporting.abort();

@@ -141,9 +141,21 @@ impl Metrics {
             images_prepared: register!("images_prepared", "Images prepared from their source", Counter),
             images_copied: register!("images_copied", "Images copied from another replica", Counter),
             images_failed: register!("image_preparations_failed", "Preparations of images that failed", Counter),
-            sharing_members: register!("sharing_members", "Machines that share an image with others or wait for others to share with", Gauge),
-            sharing_wrong_bytes: register!("sharing_wrong_bytes", "Times that a machine was said to have given another one wrong bytes", Counter),
-            sharing_expelled: register!("sharing_expelled", "Machines taken out of sharing because others got wrong bytes from them", Counter),
+            sharing_members: register!(
+                "sharing_members",
+                "Machines that share an image with others or wait for others to share with",
+                Gauge
+            ),
+            sharing_wrong_bytes: register!(
+                "sharing_wrong_bytes",
+                "Times that a machine was said to have given another one wrong bytes",
+                Counter
+            ),
+            sharing_expelled: register!(
+                "sharing_expelled",
+                "Machines taken out of sharing because others got wrong bytes from them",
+                Counter
+            ),
             registry,
         }
     }

@@ -148,5 +148,8 @@ fn layout_of(pack: &Pack) -> Result<Layout, String> {
     let mut bytes = vec![0; usize::try_from(pack.manifest_bytes).unwrap_or_default()];
     pack.manifest.read_exact_at(&mut bytes, 0).map_err(|error| error.to_string())?;
     let manifest = Manifest::parse(&bytes).map_err(|error| error.to_string())?;
-    Ok(Layout::new(manifest.chunks().iter().map(|chunk| (chunk.offset, chunk.length)), GROUP_BYTES))
+    Ok(Layout::new(
+        manifest.chunks().iter().map(|chunk| (chunk.offset, chunk.length)),
+        GROUP_BYTES,
+    ))
 }

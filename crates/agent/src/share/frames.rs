@@ -178,7 +178,11 @@ mod tests {
         }
         let changed = frames.keep(30, frame(3, 30));
         assert_eq!((changed.here, changed.gone), (vec![3], vec![1]));
-        assert_eq!(frames.held().iter().collect::<Vec<_>>(), [0, 2, 3], "the bound holds, and the first that came went");
+        assert_eq!(
+            frames.held().iter().collect::<Vec<_>>(),
+            [0, 2, 3],
+            "the bound holds, and the first that came went"
+        );
         assert_eq!(frames.keep(30, frame(3, 30)), Changed::default(), "again");
         frames.keep(90, frame(9, 60));
         assert_eq!(frames.state().bytes, 40);

@@ -100,9 +100,10 @@ impl SharedChunks {
         // Who cannot listen takes and does not give.
         let listener = serve::open(setting.place);
         if let Err(error) = &listener {
-            setting
-                .console
-                .say(format!("sharing: no port at {} ({error}); this machine takes and does not give", setting.place.address));
+            setting.console.say(format!(
+                "sharing: no port at {} ({error}); this machine takes and does not give",
+                setting.place.address
+            ));
         }
         let tracker = Arc::new(Tracker {
             client: setting.client,
@@ -126,7 +127,9 @@ impl SharedChunks {
             });
             tasks.push(serving.abort_handle());
         }
-        let talking = setting.runtime.spawn(tracker::talk(tracker.clone(), swarm.clone(), tasks.first().cloned()));
+        let talking = setting
+            .runtime
+            .spawn(tracker::talk(tracker.clone(), swarm.clone(), tasks.first().cloned()));
         tasks.push(talking.abort_handle());
         let begin = |number: usize| {
             let swarm = swarm.clone();

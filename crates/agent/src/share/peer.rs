@@ -122,6 +122,9 @@ impl Peers {
 }
 
 fn come_back(response: &Response) -> Duration {
-    let said = response.headers().get(HEADER_COME_BACK).and_then(|value| value.to_str().ok()?.parse().ok());
+    let said = response
+        .headers()
+        .get(HEADER_COME_BACK)
+        .and_then(|value| value.to_str().ok()?.parse().ok());
     said.map_or(COME_BACK, Duration::from_millis)
 }

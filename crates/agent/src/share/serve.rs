@@ -294,7 +294,17 @@ mod tests {
     fn only_one_whole_range_is_understood() {
         assert_eq!(whole_range("bytes=0-9", 10), Some((0, 10)));
         assert_eq!(whole_range("bytes=9-9", 10), Some((9, 10)));
-        for text in ["bytes=0-10", "bytes=5-4", "bytes=-5", "bytes=0-", "bytes=0-1,3-4", "bytes=+0-1", "bytes= 0-1", "0-1", ""] {
+        for text in [
+            "bytes=0-10",
+            "bytes=5-4",
+            "bytes=-5",
+            "bytes=0-",
+            "bytes=0-1,3-4",
+            "bytes=+0-1",
+            "bytes= 0-1",
+            "0-1",
+            "",
+        ] {
             assert_eq!(whole_range(text, 10), None, "{text}");
         }
     }

@@ -274,7 +274,11 @@ impl Swarm {
 
     fn damaged(&self, place: usize, digest: blake3::Hash) {
         let error = ImageError::DigestMismatch {
-            source_name: format!("chunk {} (stored bytes) of {}", self.manifest.chunks()[place].index, self.server.name()),
+            source_name: format!(
+                "chunk {} (stored bytes) of {}",
+                self.manifest.chunks()[place].index,
+                self.server.name()
+            ),
             expected: format!("blake3:{}", self.manifest.chunks()[place].stored),
             actual: format!("blake3:{digest}"),
         };

@@ -60,7 +60,9 @@ impl Image {
     fn make(folder: &Path) -> Self {
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
         let mut byte = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (state >> 56) as u8
         };
         let mut plain: Vec<u8> = (0..CHUNK * CHUNKS).map(|_| byte()).collect();
@@ -209,7 +211,10 @@ fn what_a_neighbour_has_comes_from_there_and_the_server_hears_of_it() {
     let honest = neighbour(&image, place([127, 0, 0, 2], 8));
     let seen = told_of(vec![(7, honest)]);
     let (server, given) = write(&image, folder.path(), seen, Some(place(LOOPBACK, 8)));
-    assert!(given <= stored(&image, 0..1), "from the server what it granted, and nothing else: {given}");
+    assert!(
+        given <= stored(&image, 0..1),
+        "from the server what it granted, and nothing else: {given}"
+    );
     let seen = server.seen();
     let sets: Vec<PieceSet> = seen
         .shared
@@ -233,7 +238,10 @@ fn an_evil_neighbour_costs_a_try_and_is_told_of() {
     let (server, given) = write(&image, folder.path(), seen, Some(place(LOOPBACK, 8)));
     assert!(given <= stored(&image, 0..1), "{given}");
     let asked = evil.chunk_bytes.load(Ordering::Relaxed);
-    assert!(asked > 0 && asked < stored(&image, 0..CHUNKS) / 2, "it was asked and then not again: {asked}");
+    assert!(
+        asked > 0 && asked < stored(&image, 0..CHUNKS) / 2,
+        "it was asked and then not again: {asked}"
+    );
     let seen = server.seen();
     let accused: Vec<u64> = seen.shared.iter().flat_map(|said| said.wrong.clone()).collect();
     assert!(accused.contains(&66) && !accused.contains(&7), "{accused:?}");
@@ -262,7 +270,10 @@ fn without_a_word_about_sharing_everything_comes_from_the_server() {
         let (server, given) = write(&image, folder.path(), seen, Some(place(LOOPBACK, 8)));
         assert_eq!(given, image.manifest.stored_bytes(), "{name}");
         assert!(server.seen().shared.len() <= 1, "{name}: it asks once");
-        assert!(server.seen().sources.iter().all(|source| *source == ProgressSource::Server), "{name}");
+        assert!(
+            server.seen().sources.iter().all(|source| *source == ProgressSource::Server),
+            "{name}"
+        );
     }
 }
 
@@ -297,7 +308,11 @@ fn only_neighbours_are_answered_and_only_about_the_image() {
     assert_eq!(status(inside, &get(&format!("{path}/chunks"), &first)), "206");
     assert_eq!(status(inside, &get(&format!("{path}/held"), "")), "200");
     for stranger in [[127, 9, 1, 1], [127, 0, 0, 1]] {
-        assert_eq!(status(stranger, &get(&format!("{path}/chunks"), &first)), "", "{stranger:?} is not of this network");
+        assert_eq!(
+            status(stranger, &get(&format!("{path}/chunks"), &first)),
+            "",
+            "{stranger:?} is not of this network"
+        );
     }
     for (request, expected) in [
         (get(&format!("{path}/chunks"), ""), "416"),

@@ -44,7 +44,12 @@ const MOST_CHANGE: f64 = 0.1;
 #[derive(Serialize, Deserialize)]
 enum Role {
     /// All rounds, from the server's namespace.
-    Server { folder: PathBuf, mib: usize, runs: u8, unicast: bool },
+    Server {
+        folder: PathBuf,
+        mib: usize,
+        runs: u8,
+        unicast: bool,
+    },
     /// An honest machine.
     Receiver {
         boot: String,
@@ -64,10 +69,21 @@ fn number_of(name: &str, otherwise: usize) -> usize {
 
 fn main() -> ExitCode {
     let role = std::env::args().nth(1).filter(|argument| argument.starts_with('{'));
-    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = || {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap()
+    };
     match role.map(|text| serde_json::from_str(&text).expect("a role")) {
         None => parent(),
-        Some(Role::Server { folder, mib, runs, unicast }) => runtime().block_on(serve(&folder, mib, runs, unicast)),
+        Some(Role::Server {
+            folder,
+            mib,
+            runs,
+            unicast,
+        }) => runtime().block_on(serve(&folder, mib, runs, unicast)),
         Some(Role::Receiver {
             boot,
             mac,
@@ -235,7 +251,12 @@ async fn serve(folder: &Path, mib: usize, runs: u8, unicast: bool) -> ExitCode {
         round += 1;
         let run = run(&room, folder, round, machines, shares, last).await;
         let first = run.seconds.first().copied().unwrap_or_default();
-        println!("| {what} | {first:.2} | {:.2} | {:.2} | {} |", run.last(), run.served, run.from_peers);
+        println!(
+            "| {what} | {first:.2} | {:.2} | {:.2} | {} |",
+            run.last(),
+            run.served,
+            run.from_peers
+        );
         run
     };
     let (mut times, mut leaving, mut evil) = (Vec::new(), Vec::new(), Vec::new());
@@ -247,8 +268,15 @@ async fn serve(folder: &Path, mib: usize, runs: u8, unicast: bool) -> ExitCode {
         let wrong = room.rig.netboot.metrics().sharing_wrong_bytes.get();
         let expelled = room.rig.netboot.metrics().sharing_expelled.get();
         let beside_evil = measure("one evil", MACHINES, true, Last::Evil).await.last();
-        assert!(room.rig.netboot.metrics().sharing_wrong_bytes.get() > wrong, "nobody told of the wrong bytes");
-        assert_eq!(room.rig.netboot.metrics().sharing_expelled.get(), expelled + 1, "it is taken out of sharing");
+        assert!(
+            room.rig.netboot.metrics().sharing_wrong_bytes.get() > wrong,
+            "nobody told of the wrong bytes"
+        );
+        assert_eq!(
+            room.rig.netboot.metrics().sharing_expelled.get(),
+            expelled + 1,
+            "it is taken out of sharing"
+        );
         times.push(together / alone);
         leaving.push(left / together);
         evil.push(beside_evil / together);
@@ -258,7 +286,10 @@ async fn serve(folder: &Path, mib: usize, runs: u8, unicast: bool) -> ExitCode {
     }
     let (times, leaving, evil) = (median(times), median(leaving), median(evil));
     println!("sixteen take {times:.3} times as long as one alone (at most {MOST_TIMES})");
-    println!("the others take {leaving:.3} times as long where one is killed, {evil:.3} times where one is evil (at most {})", 1.0 + MOST_CHANGE);
+    println!(
+        "the others take {leaving:.3} times as long where one is killed, {evil:.3} times where one is evil (at most {})",
+        1.0 + MOST_CHANGE
+    );
     if times <= MOST_TIMES && leaving <= 1.0 + MOST_CHANGE && evil <= 1.0 + MOST_CHANGE {
         ExitCode::SUCCESS
     } else {

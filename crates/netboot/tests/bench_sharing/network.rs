@@ -44,7 +44,9 @@ impl Network {
         for number in 0..=machines {
             let (name, port) = (namespace(number), format!("port{number}"));
             call("ip", &["netns", "add", &name])?;
-            let pair = ["link", "add", "eth0", "netns", &name, "type", "veth", "peer", "name", &port, "netns", SWITCH];
+            let pair = [
+                "link", "add", "eth0", "netns", &name, "type", "veth", "peer", "name", &port, "netns", SWITCH,
+            ];
             call("ip", &pair)?;
             call("ip", &["-n", SWITCH, "link", "set", &port, "master", "br0", "up"])?;
             let network = format!("{}/{PREFIX}", address(number));

@@ -71,9 +71,15 @@ async fn four_machines_write_one_image_and_the_server_gives_less_than_four() {
     let served = room.rig.netboot.metrics().image_bytes_served.get() - before;
     let times = served as f64 / room.stored_bytes as f64;
     println!("the server gave {times:.2} times the image to {MACHINES} machines");
-    assert!(times < 0.8 * f64::from(MACHINES), "they gave each other next to nothing: {times:.2}");
+    assert!(
+        times < 0.8 * f64::from(MACHINES),
+        "they gave each other next to nothing: {times:.2}"
+    );
     // Each says its last word.
-    until("nobody shares any more", || async { room.rig.netboot.metrics().sharing_members.get() == 0 }).await;
+    until("nobody shares any more", || async {
+        room.rig.netboot.metrics().sharing_members.get() == 0
+    })
+    .await;
     room.rig.stop.cancel();
     machines.into_iter().for_each(|machine| machine.join().unwrap());
 }
@@ -154,14 +160,21 @@ async fn machines_of_one_network_are_told_of_each_other_by_the_address_they_came
     // Three of them say that the first gives wrong bytes: nobody is told of it any more.
     for (machine, order, own) in &mut machines[1..] {
         let port = own.port();
-        let accused = told(machine, &news(order, count, port)).await.iter().find(|peer| peer.address.port() == 40_001).map(|peer| peer.id);
+        let accused = told(machine, &news(order, count, port))
+            .await
+            .iter()
+            .find(|peer| peer.address.port() == 40_001)
+            .map(|peer| peer.id);
         let complaint = ShareRequest {
             wrong: vec![accused.expect("it is told of the first")],
             ..news(order, count, port)
         };
         say(machine, &complaint).await.unwrap();
         let named = told(machine, &news(order, count, port)).await;
-        assert!(named.iter().all(|peer| peer.address.port() != 40_001), "who complains is not told of it again");
+        assert!(
+            named.iter().all(|peer| peer.address.port() != 40_001),
+            "who complains is not told of it again"
+        );
     }
     assert_eq!(room.rig.netboot.metrics().sharing_expelled.get(), 1);
     assert_eq!(room.rig.netboot.metrics().sharing_wrong_bytes.get(), 3);
@@ -193,7 +206,10 @@ async fn only_whoever_writes_the_image_takes_part_and_only_where_it_is_wanted() 
     // Another machine's order, one that is no order, and sets that do not fit.
     let (mut other, _) = writing(&room, STRANGER).await;
     assert_eq!(say(&mut other, &news(&order, count, 40_001)).await, Err(ErrorCode::StaleOrder));
-    assert_eq!(say(&mut machine, &news("no-such-order", count, 40_001)).await, Err(ErrorCode::StaleOrder));
+    assert_eq!(
+        say(&mut machine, &news("no-such-order", count, 40_001)).await,
+        Err(ErrorCode::StaleOrder)
+    );
     assert_eq!(say(&mut machine, &news(&order, count + 1, 40_001)).await, Err(ErrorCode::Malformed));
     let odd = ShareRequest {
         held: encode(&PieceSet::none(count + 1).to_bytes()),
@@ -205,7 +221,10 @@ async fn only_whoever_writes_the_image_takes_part_and_only_where_it_is_wanted() 
         ..news(&order, count, 40_001)
     };
     assert_eq!(say(&mut machine, &crooked).await, Err(ErrorCode::Malformed));
-    assert_eq!(say(&mut machine, &news(&order, count, 40_001)).await.unwrap().mode, ShareMode::Alone);
+    assert_eq!(
+        say(&mut machine, &news(&order, count, 40_001)).await.unwrap().mode,
+        ShareMode::Alone
+    );
     // The switch.
     let networks: Api<BareMetalNetwork> = Api::all(room.rig.client.clone());
     let spec = BareMetalNetworkSpec {

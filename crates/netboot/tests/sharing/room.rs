@@ -93,7 +93,11 @@ impl Receiver<'_> {
     /// Boots and does what it is told, until the future is dropped.
     pub async fn live(self) {
         rustls::crypto::ring::default_provider().install_default().ok();
-        let url = format!("{}?mac={}&platform=pcbios&buildarch=x86_64", self.boot, self.mac.to_string().replace(':', "-"));
+        let url = format!(
+            "{}?mac={}&platform=pcbios&buildarch=x86_64",
+            self.boot,
+            self.mac.to_string().replace(':', "-")
+        );
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let script = http.get(url).send().await.expect("a boot script").text().await.unwrap();
         let booted = read_script(&script).unwrap_or_else(|| panic!("it loads the agent: {script}"));
@@ -262,7 +266,11 @@ impl Room {
             self.accept(discovery).await;
         }
         // In the order of the MACs.
-        let named = |wanted: &MacAddress| here.iter().find(|discovery| mac(discovery) == Some(*wanted)).map(ResourceExt::name_any);
+        let named = |wanted: &MacAddress| {
+            here.iter()
+                .find(|discovery| mac(discovery) == Some(*wanted))
+                .map(ResourceExt::name_any)
+        };
         (begun, macs.iter().filter_map(named).collect())
     }
 
@@ -273,7 +281,9 @@ impl Room {
         while ended.len() < names.len() {
             for discovery in self.discoveries().await {
                 let name = discovery.name_any();
-                let Some(status) = discovery.status.filter(|_| names.contains(&name)) else { continue };
+                let Some(status) = discovery.status.filter(|_| names.contains(&name)) else {
+                    continue;
+                };
                 if let Some(source) = status.progress.and_then(|progress| progress.source) {
                     sources.insert(name.clone(), source);
                 }
