@@ -126,7 +126,7 @@ fn a_server_that_drips_into_every_connection_is_given_up_like_a_silent_one() {
             ..Behaviour::default()
         },
     );
-    let mut source = HttpSource::new(client(Duration::from_millis(100)), &server.url(), limits()).unwrap();
+    let mut source = HttpSource::new(client(Duration::from_millis(700)), &server.url(), limits()).unwrap();
     let mut bytes = Vec::new();
     let error = source.stream().unwrap().read_to_end(&mut bytes).unwrap_err();
     let error = error.downcast::<ImageError>().unwrap();
@@ -148,7 +148,7 @@ fn a_server_that_drips_into_every_connection_is_given_up_like_a_silent_one() {
             ..Behaviour::default()
         },
     );
-    let mut source = HttpSource::new(client(Duration::from_millis(100)), &server.url(), limits()).unwrap();
+    let mut source = HttpSource::new(client(Duration::from_millis(700)), &server.url(), limits()).unwrap();
     let mut bytes = Vec::new();
     source.stream().unwrap().read_to_end(&mut bytes).unwrap();
     assert!(bytes == body);

@@ -187,6 +187,17 @@ fn marker<'a>(draft: &Draft<'a>, claim: &ClaimRef) -> Option<&'a DiskMarker> {
     })
 }
 
+/// The same, unless the installation that left it is being replaced. An inventory older than what was written since tells of an even earlier one, so then what is known of the disk counts, and
+/// not what the latest inventory said.
+fn present_marker(draft: &Draft<'_>, claim: &ClaimRef) -> Option<DiskMarker> {
+    if draft.old.replacing.is_none() {
+        return marker(draft, claim).cloned();
+    }
+    let found = draft.contents(draft.old.root_disk.as_ref()?)?;
+    let marker = found.marker.filter(|_| found.state == ContentsState::Marked)?;
+    (Uids::of(claim).has(&marker.instance_uid) && view::comes_after_the_replaced(&draft.old, &marker.order_id)).then_some(marker)
+}
+
 /// A claim that nobody stands for: no order, and a person decides.
 fn orphan(draft: &mut Draft<'_>, phase: HardwarePhase, reason: &str, message: String) {
     draft.drop_order();
@@ -241,7 +252,7 @@ fn installation(draft: &Draft<'_>, claim: &ClaimRef) -> Option<(InstalledImage, 
         };
         return Some((installed, seen.accepted_order.as_ref().and_then(|a| under(&a.claim_uid))));
     }
-    if let Some(marker) = marker(draft, claim).filter(|m| view::comes_after_the_replaced(&draft.old, &m.order_id)) {
+    if let Some(marker) = present_marker(draft, claim) {
         let installed = InstalledImage {
             claim_uid: claim.uid.clone(),
             order_id: marker.order_id.clone(),
