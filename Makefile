@@ -264,6 +264,10 @@ bench-sharing: setup ## Sixteen machines share one image over links of 100 Mbit/
 bench-pack: image ## Stored size and processor time of packed images by chunk size and level, with the Debian image
 	$(CARGO) run --package image --example pack_settings -- $(IMAGE)
 
+.PHONY: sharing-sim
+sharing-sim: ## Compare policies of sharing an image between 4 to 1,000 simulated machines: the tables of docs/sharing.md
+	$(CARGO) run --package sharing --example sharing_sim
+
 .PHONY: test-qcow2
 test-qcow2: ## Compare the reading of 500 random qcow2 images with QEMU's (60 of them are part of `make test`)
 	QCOW2_IMAGES=500 $(CARGO) test --workspace --test decode qcow2 -- --nocapture

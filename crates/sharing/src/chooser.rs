@@ -26,6 +26,13 @@ const MAX_DROPPED: usize = 256;
 /// Most peers that are known at once.
 const MAX_PEERS: usize = 64;
 
+/// How often in a row the wait for a peer's free slot is doubled.
+const MAX_DOUBLINGS: u32 = 3;
+/// How often in a row the wait after a failure of the server is doubled, from 100 ms on.
+const MAX_SERVER_DOUBLINGS: u32 = 5;
+/// Most accusations in one message.
+const MAX_WRONG: usize = 16;
+
 /// How a machine fetches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChooserSettings {
@@ -57,7 +64,7 @@ impl Default for ChooserSettings {
             stale: Time::from_millis(200),
             patience: Time::from_secs(5),
             first_answer: Time::from_millis(500),
-            give_up: Time::from_secs(3),
+            give_up: Time::from_millis(1500),
         }
     }
 }
@@ -135,8 +142,17 @@ struct Peer {
     /// Until when it is left alone, and after how many failures in a row.
     rests: Time,
     failures: u32,
+    /// How often in a row it had no free slot.
+    refusals: u32,
     /// Bytes a second of a fetch, smoothed; 0: not known.
     rate: f64,
+}
+
+impl Peer {
+    /// Whether it brought something, and has not failed since.
+    fn is_proven(&self) -> bool {
+        self.rate > 0.0 && self.failures == 0
+    }
 }
 
 #[derive(Debug)]
@@ -171,6 +187,7 @@ pub struct Chooser {
     dropped: VecDeque<(PeerId, SocketAddr)>,
     /// Wrong bytes that the tracker does not know of yet, and those that it is being told of.
     wrong: Vec<PeerId>,
+    telling: usize,
     together: bool,
     /// Since when it wants to fetch, and whether the tracker has answered, or could not be reached, since.
     begun: Option<Time>,
@@ -178,6 +195,9 @@ pub struct Chooser {
     /// Where it begins alone, and how many fetches it may have at once then: one more with each that ended.
     start: u32,
     alone: usize,
+    /// Until when the server is left alone, and after how many failures in a row.
+    server_rests: Time,
+    server_failures: u32,
     grants: VecDeque<Range<u32>>,
     /// Since when there is nothing to do.
     idle: Option<Time>,
@@ -214,11 +234,14 @@ impl Chooser {
             holders: vec![0; layout.count() as usize],
             dropped: VecDeque::new(),
             wrong: Vec::new(),
+            telling: 0,
             together: false,
             begun: None,
             answered: false,
             start,
             alone: 1,
+            server_rests: Time::ZERO,
+            server_failures: 0,
             grants: VecDeque::new(),
             idle: None,
             announced: None,
@@ -286,10 +309,10 @@ impl Chooser {
         if self.flights.len() >= most {
             return Next::Wait(now + Time::from_secs(1));
         }
-        let choice = if self.together {
-            self.granted().or_else(|| self.rarest(now))
-        } else {
-            self.in_order()
+        let server = self.server_rests <= now;
+        let choice = match self.together {
+            true => server.then(|| self.granted()).flatten().or_else(|| self.rarest(now)),
+            false => server.then(|| self.in_order()).flatten(),
         };
         if let Some((pieces, source)) = choice {
             self.idle = None;
@@ -299,7 +322,7 @@ impl Chooser {
         if let Some((pieces, source)) = self.second_try(now) {
             return Next::Fetch(self.take_off(now, pieces, source, true));
         }
-        if self.together && now >= idle + self.settings.patience && !self.open.is_empty() {
+        if self.together && server && now >= idle + self.settings.patience && !self.open.is_empty() {
             let pieces = self.anything();
             return Next::Fetch(self.take_off(now, pieces, Source::Server, false));
         }
@@ -328,7 +351,17 @@ impl Chooser {
         match flight.source {
             Source::Server => {
                 self.granted_came = true;
-                self.alone = (self.alone + 1).min(self.settings.fetches);
+                match result {
+                    Ok(()) => {
+                        self.alone = (self.alone + 1).min(self.settings.fetches);
+                        self.server_failures = 0;
+                    }
+                    Err(Failure::Dropped) => {}
+                    Err(_) => {
+                        self.server_rests = now + Time::from_millis(100 << self.server_failures);
+                        self.server_failures = (self.server_failures + 1).min(MAX_SERVER_DOUBLINGS);
+                    }
+                }
             }
             Source::Peer(id, address) => self.judge(now, id, address, seconds, flight.bytes, result),
         }
@@ -358,7 +391,7 @@ impl Chooser {
         self.again = answer.again;
         self.announced = Some(now);
         self.together = answer.together;
-        self.wrong.clear();
+        self.wrong.drain(..self.telling.min(self.wrong.len()));
         if !answer.together {
             self.grants.clear();
         }
@@ -394,6 +427,7 @@ impl Chooser {
         self.announcing = false;
         self.answered = true;
         self.again = (self.again * 2).clamp(Time::from_secs(1), Time::from_secs(10));
+        self.gap = (self.gap * 2).min(self.again);
         self.announced = Some(now);
     }
 
@@ -413,6 +447,7 @@ impl Chooser {
             self.announcing = true;
             self.announced = Some(now);
             self.granted_came = false;
+            self.telling = self.wrong.len().min(MAX_WRONG);
             return Chore::Announce(self.news());
         }
         let mut rest = if self.announcing { now + self.settings.gap } else { due };
@@ -447,12 +482,21 @@ impl Chooser {
 
     fn news(&self) -> News {
         let waiting = self.grants.len() as u32 + self.flights.iter().filter(|flight| flight.source == Source::Server).count() as u32;
+        // What a peer is bringing needs no grant; if it fails to, the piece is wanted again.
+        let mut wants = self.wanted.clone();
+        let coming = |flight: &&Flight| flight.source != Source::Server && !flight.twin;
+        for flight in self.flights.iter().filter(coming) {
+            for piece in flight.pieces.clone() {
+                wants.remove(piece);
+            }
+        }
         News {
             shares: self.shares.clone(),
-            wants: self.wanted.clone(),
-            room: self.settings.room.saturating_sub(waiting),
+            wants,
+            // Who has nothing to do has room for more.
+            room: (self.settings.room << u32::from(self.idle.is_some())).saturating_sub(waiting),
             hungry: self.idle.is_some(),
-            wrong: self.wrong.clone(),
+            wrong: self.wrong[..self.telling].to_vec(),
         }
     }
 
@@ -472,6 +516,7 @@ impl Chooser {
                 flights: 0,
                 rests: Time::ZERO,
                 failures: 0,
+                refusals: 0,
                 rate: 0.0,
             });
         }
@@ -490,7 +535,9 @@ impl Chooser {
     fn judge(&mut self, now: Time, id: PeerId, address: SocketAddr, seconds: f64, bytes: u64, result: Result<(), Failure>) {
         if result == Err(Failure::WrongBytes) {
             self.forget(id);
-            self.wrong.push(id);
+            if self.wrong.len() < MAX_DROPPED {
+                self.wrong.push(id);
+            }
             if self.dropped.len() >= MAX_DROPPED {
                 self.dropped.pop_front();
             }
@@ -505,17 +552,23 @@ impl Chooser {
         match result {
             Ok(()) => {
                 peer.failures = 0;
+                peer.refusals = 0;
                 let rate = bytes as f64 / seconds.max(1e-6);
                 peer.rate = if peer.rate == 0.0 { rate } else { peer.rate * 0.7 + rate * 0.3 };
             }
-            Err(Failure::Busy(wait)) => peer.rests = now + wait.clamp(Time::from_millis(5), Time::from_secs(5)),
+            Err(Failure::Busy(wait)) => {
+                // Others wait for the same slot: who is refused again and again asks less often.
+                let wait = wait.clamp(Time::from_millis(10), Time::from_secs(5)) * (1 << peer.refusals);
+                peer.refusals = (peer.refusals + 1).min(MAX_DOUBLINGS);
+                peer.rests = now + wait.mul_f64(self.chance.random_range(0.75..1.25));
+            }
             Err(Failure::NotThere) => {
                 peer.rests = now + Time::from_millis(20);
                 empty = true;
             }
             Err(Failure::Unreachable | Failure::Slow) => {
                 peer.failures += 1;
-                peer.rests = now + Time::from_secs(1 << peer.failures.min(6));
+                peer.rests = now + Time::from_secs(2 << peer.failures.min(5));
             }
             Err(Failure::Dropped | Failure::WrongBytes) => {}
         }
@@ -602,10 +655,26 @@ impl Chooser {
         peer.flights < self.settings.per_peer && peer.rests <= now
     }
 
+    /// Whether one more fetch may go to somebody who has brought nothing yet, or failed since: half of them at most do.
+    fn welcomes_strangers(&self) -> bool {
+        let strangers = self
+            .peers
+            .iter()
+            .filter(|peer| !peer.is_proven())
+            .map(|peer| peer.flights)
+            .sum::<usize>();
+        strangers < self.settings.fetches.div_ceil(2)
+    }
+
     /// The piece that the fewest have, from one of those who have it.
     fn rarest(&mut self, now: Time) -> Option<(Range<u32>, Source)> {
         let mut reach = PieceSet::none(self.layout.count());
-        for peer in self.peers.iter().filter(|peer| self.is_free(peer, now)) {
+        let strangers = self.welcomes_strangers();
+        for peer in self
+            .peers
+            .iter()
+            .filter(|peer| self.is_free(peer, now) && (strangers || peer.is_proven()))
+        {
             reach.add(&peer.shares);
         }
         let mut fewest = u16::MAX;
@@ -630,11 +699,12 @@ impl Chooser {
 
     /// Of two that have a piece, as chance picks them, the one that has more around it, or else the faster one.
     fn holder_of(&mut self, now: Time, piece: u32) -> Option<(Source, Range<u32>)> {
+        let strangers = self.welcomes_strangers();
         let mut places = std::mem::take(&mut self.scratch);
         places.clear();
         places.extend((0..self.peers.len() as u32).filter(|&at| {
             let peer = &self.peers[at as usize];
-            self.is_free(peer, now) && peer.shares.contains(piece)
+            self.is_free(peer, now) && (strangers || peer.is_proven()) && peer.shares.contains(piece)
         }));
         let pick = |chance: &mut SmallRng| (!places.is_empty()).then(|| places[chance.random_range(0..places.len())] as usize);
         let picked = pick(&mut self.chance).zip(pick(&mut self.chance));
@@ -682,7 +752,7 @@ impl Chooser {
         };
         let from = match self.peers.iter().filter(others).max_by(|a, b| a.rate.total_cmp(&b.rate)) {
             Some(peer) => Source::Peer(peer.id, peer.address),
-            None if matches!(source, Source::Peer(..)) => Source::Server,
+            None if matches!(source, Source::Peer(..)) && self.server_rests <= now => Source::Server,
             None => return None,
         };
         self.flights[at].twin = true;
@@ -705,7 +775,13 @@ impl Chooser {
             .map(|peer| peer.rests);
         let patience = Some(idle + self.settings.patience).filter(|_| self.together && !self.open.is_empty());
         let soon = (!self.flights.is_empty()).then(|| now + Time::from_millis(100));
-        let at = rests.chain(patience).chain(soon).min().unwrap_or(now + Time::from_secs(1));
+        let server = Some(self.server_rests).filter(|&rests| rests > now);
+        let at = rests
+            .chain(patience)
+            .chain(soon)
+            .chain(server)
+            .min()
+            .unwrap_or(now + Time::from_secs(1));
         at.max(now + Time::from_millis(1))
     }
 }

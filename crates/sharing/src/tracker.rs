@@ -41,7 +41,7 @@ pub struct SwarmKey {
 pub struct News {
     /// The pieces that others can fetch from it.
     pub shares: PieceSet,
-    /// The pieces that it still needs.
+    /// The pieces that it still needs and that nobody but the server is bringing it.
     pub wants: PieceSet,
     /// How many more grants it can take.
     pub room: u32,
@@ -275,6 +275,12 @@ impl Tracker {
         self.swarms.get(key).map_or(0, |swarm| swarm.machines.len())
     }
 
+    /// How many machines take part, in all swarms.
+    pub fn machines(&mut self, now: Time) -> usize {
+        self.expire(now);
+        self.swarms.values().map(|swarm| swarm.machines.len()).sum()
+    }
+
     /// Forgets who was not heard for three times as long as it should have been silent.
     fn expire(&mut self, now: Time) {
         let settings = &self.settings;
@@ -300,7 +306,9 @@ impl Tracker {
     /// Whether a machine may take part; a new one is taken in if the bounds allow it.
     fn admit(&mut self, now: Time, key: &SwarmKey, count: u32, machine: &str, address: SocketAddr) -> bool {
         let known = self.swarms.get(key);
-        if known.is_some_and(|swarm| swarm.copies.len() != count as usize) {
+        if known.is_some_and(|swarm| {
+            swarm.copies.len() != count as usize || swarm.machines.iter().any(|(name, it)| it.address == address && name != machine)
+        }) {
             return false;
         }
         if known.is_some_and(|swarm| swarm.machines.contains_key(machine)) {
@@ -351,27 +359,28 @@ impl Swarm {
         }
     }
 
-    /// Keeps what a machine said; its number. `None` if another machine listens at that address.
+    /// Keeps what a machine said; its number.
     fn hear(&mut self, now: Time, machine: &str, address: SocketAddr, news: &News) -> Option<PeerId> {
-        if self
-            .machines
-            .iter()
-            .any(|(name, other)| other.address == address && name != machine)
-        {
-            return None;
-        }
+        let expelled = self.is_expelled(machine);
         let known = self.machines.get_mut(machine)?;
-        for piece in news.shares.without(&known.shares) {
+        // What an expelled machine has is as good as not there.
+        let none = PieceSet::none(news.shares.count());
+        let shares = if expelled { &none } else { &news.shares };
+        for piece in shares.without(&known.shares) {
             self.copies[piece as usize] += 1;
         }
-        for piece in known.shares.without(&news.shares) {
+        for piece in known.shares.without(shares) {
             self.copies[piece as usize] -= 1;
         }
-        known.shares.clone_from(&news.shares);
+        known.shares.clone_from(shares);
         known.wants.clone_from(&news.wants);
         known.address = address;
         known.heard = now;
         Some(known.id)
+    }
+
+    fn is_expelled(&self, machine: &str) -> bool {
+        self.cases.get(machine).is_some_and(|case| case.expelled)
     }
 
     /// Closes the grants that were used, and those that lapsed, and follows the time they took.
@@ -439,8 +448,13 @@ impl Swarm {
                 .map_or(0, |case| case.accusers.iter().filter(believed).count());
             if words >= settings.accusers
                 && let Some(case) = self.cases.get_mut(accused)
+                && !std::mem::replace(&mut case.expelled, true)
+                && let Some(machine) = self.machines.get_mut(accused)
             {
-                case.expelled = true;
+                for piece in machine.shares.iter() {
+                    self.copies[piece as usize] -= 1;
+                }
+                machine.shares = PieceSet::none(machine.shares.count());
             }
         }
         self.standings()
@@ -497,19 +511,22 @@ impl Swarm {
             .map(|grant| grant.pieces.clone())
             .collect();
         let mut granted = Vec::new();
+        let expelled = self.is_expelled(machine);
         if self.machines.get(machine).is_none_or(|it| it.benched > now) {
             return granted;
         }
         while open.len() < settings.grants_each && granted.len() < news.room as usize && (self.grants.len() as f64) < self.window {
             let rarity = |piece: u32| self.copies[piece as usize];
             let free = |piece: u32| news.wants.contains(piece) && !open.iter().any(|pieces| pieces.contains(&piece));
-            let Some(rarest) = news.wants.iter().filter(|&piece| free(piece)).min_by_key(|&piece| rarity(piece)) else {
+            // What nobody has yet is not given to who will not pass it on.
+            let fit = |piece: u32| free(piece) && (!expelled || rarity(piece) > 0);
+            let Some(rarest) = news.wants.iter().filter(|&piece| fit(piece)).min_by_key(|&piece| rarity(piece)) else {
                 break;
             };
             if rarity(rarest) > 0 && !news.hungry {
                 break;
             }
-            let run = layout.run_around(rarest, |piece| free(piece) && rarity(piece) <= rarity(rarest));
+            let run = layout.run_around(rarest, |piece| fit(piece) && rarity(piece) <= rarity(rarest));
             for piece in run.clone() {
                 self.copies[piece as usize] += 1;
             }

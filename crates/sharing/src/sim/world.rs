@@ -1,6 +1,6 @@
 //! The course of a scenario: events in the order of their time, each given to the machine or the server that it concerns.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -21,8 +21,8 @@ const DAY: f64 = 86_400.0;
 const SERVER: Node = 0;
 
 enum Brain {
-    Ours(Chooser),
-    Baseline(Baseline),
+    Ours(Box<Chooser>),
+    Baseline(Box<Baseline>),
     /// One that only talks.
     Puppet,
 }
@@ -74,8 +74,38 @@ enum Event {
     Polled,
     /// A question of what somebody has is there and back.
     PeerHas(PeerId, usize),
+    /// The same beside another answer, which follows.
+    PeerHasToo(PeerId, usize),
     Gone,
 }
+
+/// An event in the queue: the earliest is the greatest.
+struct Queued {
+    at: u64,
+    sequence: u64,
+    machine: usize,
+    event: Event,
+}
+
+impl Ord for Queued {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.at, other.sequence).cmp(&(self.at, self.sequence))
+    }
+}
+
+impl PartialOrd for Queued {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Queued {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Queued {}
 
 /// What a transfer carries.
 enum Cargo {
@@ -91,12 +121,12 @@ pub(super) struct World<'a> {
     links: Links,
     tracker: Tracker,
     machines: Vec<Machine>,
-    /// Events by time and order.
-    queue: BinaryHeap<Reverse<(u64, u64)>>,
-    events: BTreeMap<u64, (usize, Event)>,
+    queue: BinaryHeap<Queued>,
     endings: BinaryHeap<Reverse<(u64, FlowId, u32)>>,
     cargo: Vec<Option<Cargo>>,
     sequence: u64,
+    /// How many machines that are not odd have not finished.
+    expected: usize,
     now: f64,
     chance: SmallRng,
     outcome: Outcome,
@@ -140,12 +170,12 @@ impl<'a> World<'a> {
             let brain = match (odd, scenario.policy) {
                 (Some(Oddity::Liar | Oddity::Silent | Oddity::Hoarder), _) => Brain::Puppet,
                 (_, Policy::Baseline { order, rule, .. }) => {
-                    Brain::Baseline(Baseline::new(order, rule, scenario.chooser.fetches, layout.clone(), seed))
+                    Brain::Baseline(Box::new(Baseline::new(order, rule, scenario.chooser.fetches, layout.clone(), seed)))
                 }
                 (_, Policy::Ours | Policy::ServerOnly) => {
                     let mut chooser = Chooser::new(scenario.chooser.clone(), layout.clone(), seed);
                     (0..layout.count()).for_each(|piece| chooser.want(piece));
-                    Brain::Ours(chooser)
+                    Brain::Ours(Box::new(chooser))
                 }
             };
             let full = matches!(odd, Some(Oddity::Liar | Oddity::Silent));
@@ -185,10 +215,10 @@ impl<'a> World<'a> {
             tracker: Tracker::new(settings, chance.random()),
             machines,
             queue: BinaryHeap::new(),
-            events: BTreeMap::new(),
             endings: BinaryHeap::new(),
             cargo: Vec::new(),
             sequence: 0,
+            expected: 0,
             now: 0.0,
             chance,
             outcome: Outcome {
@@ -215,11 +245,8 @@ impl<'a> World<'a> {
                 self.push(begins.max(when), at, Event::Gone);
             }
         }
-        while self.machines.iter().any(|it| it.odd.is_none() && it.finished.is_none()) && self.now < DAY {
-            if !self.step() {
-                break;
-            }
-        }
+        self.expected = self.machines.iter().filter(|it| it.odd.is_none()).count();
+        while self.expected > 0 && self.now < DAY && self.step() {}
         for machine in self.machines.iter().filter(|it| it.odd.is_none()) {
             match machine.finished {
                 Some(at) => self.outcome.took.push(at - machine.begins),
@@ -242,7 +269,7 @@ impl<'a> World<'a> {
         for Ending { flow, version, at } in self.links.take_endings() {
             self.endings.push(Reverse((nanoseconds(at), flow, version)));
         }
-        let event = self.queue.peek().map_or(u64::MAX, |Reverse((at, _))| *at);
+        let event = self.queue.peek().map_or(u64::MAX, |queued| queued.at);
         let ending = self.endings.peek().map_or(u64::MAX, |Reverse((at, ..))| *at);
         if event == u64::MAX && ending == u64::MAX {
             return false;
@@ -254,9 +281,7 @@ impl<'a> World<'a> {
                 self.now = self.now.max(at as f64 / 1e9);
                 self.delivered(flow);
             }
-        } else if let Some(Reverse((at, id))) = self.queue.pop()
-            && let Some((machine, event)) = self.events.remove(&id)
-        {
+        } else if let Some(Queued { at, machine, event, .. }) = self.queue.pop() {
             self.now = self.now.max(at as f64 / 1e9);
             self.happens(machine, event);
         }
@@ -265,8 +290,12 @@ impl<'a> World<'a> {
 
     fn push(&mut self, at: f64, machine: usize, event: Event) {
         self.sequence += 1;
-        self.queue.push(Reverse((nanoseconds(at), self.sequence)));
-        self.events.insert(self.sequence, (machine, event));
+        self.queue.push(Queued {
+            at: nanoseconds(at),
+            sequence: self.sequence,
+            machine,
+            event,
+        });
     }
 
     fn time(&self) -> Time {
@@ -362,18 +391,21 @@ impl<'a> World<'a> {
             }
             Event::Announced(news) => return self.announced(at, *news),
             Event::Polled => return self.polled(at),
-            Event::PeerHas(id, peer) => {
-                let now = self.time();
-                let shares = self.machines[peer].shares.clone();
-                if self.machines[peer].here
-                    && let Brain::Ours(chooser) = &mut self.machines[at].brain
-                {
-                    chooser.peer_has(now, id, shares);
-                }
-            }
+            Event::PeerHas(id, peer) => self.peer_has(at, id, peer),
+            Event::PeerHasToo(id, peer) => return self.peer_has(at, id, peer),
             Event::Gone => return self.gone(at),
         }
         self.pump(at);
+    }
+
+    fn peer_has(&mut self, at: usize, id: PeerId, peer: usize) {
+        let now = self.time();
+        let shares = self.machines[peer].shares.clone();
+        if self.machines[peer].here
+            && let Brain::Ours(chooser) = &mut self.machines[at].brain
+        {
+            chooser.peer_has(now, id, shares);
+        }
     }
 
     /// A request is there.
@@ -412,11 +444,13 @@ impl<'a> World<'a> {
                 }
             }
         };
-        if let Some(failure) = refusal {
-            self.push(self.now + half, at, Event::Ended(id, Err(failure)));
-        }
         // Its answer says what it has.
-        self.push(self.now + half, at, Event::PeerHas(peer, other));
+        if let Some(failure) = refusal {
+            self.push(self.now + half, at, Event::PeerHasToo(peer, other));
+            self.push(self.now + half, at, Event::Ended(id, Err(failure)));
+        } else {
+            self.push(self.now + half, at, Event::PeerHas(peer, other));
+        }
     }
 
     fn flies(&mut self, at: usize, id: u64, flow: FlowId, slot: Option<Slot>) {
@@ -563,6 +597,7 @@ impl<'a> World<'a> {
                 Next::Done => {
                     if self.machines[at].finished.is_none() && self.machines[at].active.is_empty() {
                         self.machines[at].finished = Some(self.now);
+                        self.expected -= usize::from(self.machines[at].odd.is_none());
                         self.push(self.now + self.scenario.linger, at, Event::Gone);
                     }
                     break;
