@@ -119,6 +119,11 @@ impl Swarm {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Asks the chooser for something that changes nothing for the threads that fetch.
+    pub(super) fn ask<T>(&self, ask: impl FnOnce(&mut Chooser, Time) -> T) -> T {
+        ask(&mut self.state().chooser, self.now())
+    }
+
     /// Tells the chooser something, and everybody that it was told.
     pub(super) fn tell<T>(&self, tell: impl FnOnce(&mut Chooser, Time) -> T) -> T {
         let told = tell(&mut self.state().chooser, self.now());
@@ -182,6 +187,7 @@ impl Swarm {
 
     fn choose(&self) -> Option<Fetch> {
         let mut state = self.state();
+        let mut said = false;
         loop {
             if state.stopped || state.failure.is_some() {
                 return None;
@@ -198,8 +204,11 @@ impl Swarm {
                     }
                     Next::Wait(until) => wait = until.saturating_sub(now),
                 }
-                // It may have nothing to do now, and say so.
-                self.news.notify_one();
+                // It may have nothing to do now, and say so; once, or this thread and the one that talks would wake each other for ever.
+                if !said {
+                    said = true;
+                    self.news.notify_one();
+                }
             }
             let (after, _) = self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner);
             state = after;

@@ -144,7 +144,7 @@ pub(super) async fn talk(tracker: Arc<Tracker>, swarm: Arc<Swarm>, listener: Opt
     let mut begun = JoinSet::new();
     let mut known = HashSet::new();
     loop {
-        let rest = match swarm.tell(|chooser, now| chooser.chore(now)) {
+        let rest = match swarm.ask(|chooser, now| chooser.chore(now)) {
             Chore::Announce(news) => {
                 let tracker = tracker.clone();
                 begun.spawn(async move { Done::Heard(tracker.say(&news, false, PATIENCE).await) });
