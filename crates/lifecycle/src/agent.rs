@@ -5,7 +5,7 @@
 //! out anything destructive, and writes [`Instruction::accept`] by compare and swap first.
 
 use agent_protocol::{
-    disk::Disk,
+    disk::{ContentsState, Disk},
     guest::GuestAction,
     order::{DiskTarget, Order, OrderKind, RebootTarget},
 };
@@ -216,11 +216,16 @@ fn reason_not_to_hand_out(
         if proof == IdentityProof::Asserted && !facts.config.allow_asserted_identity {
             return Some("this session's identity is not proven");
         }
-        // A re-install is written over the marker of the installation before it, and of no other.
-        let stands = view::marked_for(Some(facts.discovery), view::Uids::of(claim)).is_some_and(|disk| {
-            let own = disk.contents.marker.as_ref().is_some_and(|m| m.order_id == order.id);
-            own || !target.expected.iter().any(|e| e.permits(&disk.contents))
-        });
+        let stands = match hardware.status.as_ref().filter(|s| s.replacing.is_some()) {
+            None => view::marked_for(Some(facts.discovery), view::Uids::of(claim)).is_some(),
+            // A re-install is written over the installation before it, and over no later one; by what is known of the disk now, not when the session began.
+            Some(status) => {
+                let disk = status.root_disk.as_ref();
+                let found = disk.and_then(|d| view::contents(Some(facts.discovery), status, d));
+                let marker = found.filter(|f| f.state == ContentsState::Marked).and_then(|f| f.marker);
+                marker.is_some_and(|m| view::comes_after_the_replaced(status, &m.order_id))
+            }
+        };
         if stands {
             return Some("the image already stands on the disk");
         }
