@@ -205,3 +205,49 @@ fn transmit(stream: &mut UnixStream, disk: &SimDisk) -> Result<bool> {
     }
     Ok(true)
 }
+
+#[test]
+fn qemu_hands_writes_zeros_and_flushes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("disk");
+    let disk = CachedDisk::serve(&socket, vec![0x11; 4 << 20]);
+    let run = |cache: &str, commands: &[&str]| {
+        let mut program = std::process::Command::new("qemu-io");
+        program.args(["-f", "raw", "-t", cache, "-d", "unmap"]);
+        for command in commands {
+            program.args(["-c", command]);
+        }
+        let output = program.arg(format!("nbd+unix:///?socket={}", socket.display())).output().unwrap();
+        assert!(
+            output.status.success() && !String::from_utf8_lossy(&output.stdout).contains("failed"),
+            "{output:?}"
+        );
+    };
+    // "unsafe" keeps the flush at the end from the disk.
+    run("unsafe", &["write -P 0x22 1M 64k", "write -z 2M 64k"]);
+    assert_eq!((disk.flushes(), disk.pending_sectors()), (0, 256));
+    assert!(disk.after_cut(|_, _| false) == vec![0x11; 4 << 20]);
+    run(
+        "writeback",
+        &["read -P 0x22 1M 64k", "read -P 0 2M 64k", "write -P 0x33 3M 64k", "flush"],
+    );
+    assert!(disk.flushes() > 0 && disk.pending_sectors() == 0);
+    let medium = disk.after_cut(|_, _| false);
+    let at = |mebibyte: usize| &medium[mebibyte << 20..(mebibyte << 20) + (64 << 10)];
+    assert!(at(1).iter().all(|&byte| byte == 0x22) && at(2).iter().all(|&byte| byte == 0) && at(3).iter().all(|&byte| byte == 0x33));
+
+    disk.cut_after(1);
+    let mut program = std::process::Command::new("qemu-io");
+    program.args(["-f", "raw", "-t", "writeback", "-c", "write -P 0x44 0 512", "-c", "flush"]);
+    let mut child = program.arg(format!("nbd+unix:///?socket={}", socket.display())).spawn().unwrap();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !disk.is_cut() {
+        assert!(std::time::Instant::now() < end, "the flush did not come");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    // Nobody answers it any more.
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(disk.after_cut(|_, _| true)[..512], [0x44; 512]);
+    assert_eq!(disk.after_cut(|_, _| false)[..512], [0x11; 512]);
+}
