@@ -33,7 +33,7 @@ fn baseline(order: Order, rule: ServerRule, told: Option<f64>) -> Policy {
 fn many(scenario: &mut Scenario, machines: usize) {
     scenario.machines = machines;
     if machines > 64 {
-        (scenario.stored, scenario.chunks) = (100_000_000, 360);
+        (scenario.stored, scenario.chunks) = (50_000_000, 180);
     }
 }
 
@@ -221,13 +221,11 @@ fn line(name: &str, scenario: &Scenario) -> String {
     )
 }
 
-fn main() -> std::io::Result<()> {
-    let tables = [policies(), rates(), sizes(), parallel(), bad(), conditions()];
-    // The longest first, on two threads; printed in order.
-    let mut work: Vec<(usize, &Row)> = tables.iter().flat_map(|table| &table.rows).enumerate().collect();
-    let count = work.len();
+/// The lines of a table's rows, worked out by two threads, the longest first.
+fn lines(table: &Table) -> Vec<String> {
+    let mut work: Vec<(usize, &Row)> = table.rows.iter().enumerate().collect();
     work.sort_by_key(|(_, (_, scenario))| std::cmp::Reverse(scenario.machines));
-    let (next, lines) = (AtomicUsize::new(0), Mutex::new(vec![String::new(); count]));
+    let (next, lines) = (AtomicUsize::new(0), Mutex::new(vec![String::new(); work.len()]));
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
@@ -238,17 +236,19 @@ fn main() -> std::io::Result<()> {
             });
         }
     });
-    let lines = lines.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let mut lines = lines.iter();
+    lines.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn main() -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    for table in &tables {
+    for table in [bad(), sizes(), parallel(), rates(), conditions(), policies()] {
         writeln!(out, "### {}\n", table.title)?;
         writeln!(
             out,
             "| what | last | median | copies | wasted, % | answers, % | busy | dropped (expelled) |"
         )?;
         writeln!(out, "|---|---|---|---|---|---|---|---|")?;
-        for line in lines.by_ref().take(table.rows.len()) {
+        for line in lines(&table) {
             writeln!(out, "{line}")?;
         }
         writeln!(out)?;
