@@ -106,6 +106,7 @@ impl Image {
             disk: Some(target(ContentsState::Blank)),
             image: Some(ImageParameters {
                 url: format!("http://{}/debian.raw", server.address),
+                mirrors: Vec::new(),
                 digest: Digest::sha256_of(&self.plain).to_string(),
                 format: ImageFormat::Raw,
                 config_drive: false,

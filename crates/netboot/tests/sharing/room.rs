@@ -224,6 +224,7 @@ impl Room {
             }),
             image: Some(ImageParameters {
                 url: format!("http://{}/images/noise.raw", self.rig.netboot.addresses().http),
+                mirrors: Vec::new(),
                 digest: format!("sha256:{}", hex::encode(Sha256::digest(&self.plain))),
                 format: ImageFormat::Raw,
                 config_drive: false,
