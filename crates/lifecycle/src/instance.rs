@@ -458,7 +458,9 @@ impl<'a> Draft<'a> {
             let away = view::live_session(facts.discovery).is_none();
             (self.due(then) && away).then_some((RunningEvidence::Unconfirmed, "It should be running by now; nothing was heard of it"))
         });
-        match evidence {
+        // This view of the machine may be older than the re-install that is asked for: what it says of the system before is no news.
+        let outdated = self.old.phase != InstancePhase::Running && view::reinstall_is_asked(status, facts.instance);
+        match evidence.filter(|_| !outdated) {
             Some((evidence, message)) => {
                 if self.old.phase != InstancePhase::Running {
                     self.event(false, "Running", message);

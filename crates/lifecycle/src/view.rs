@@ -5,7 +5,7 @@ use agent_protocol::{
     order::{OrderKind, OrderResult, Outcome},
 };
 use api::{
-    BareMetalDiscovery, BareMetalDiscoveryStatus, BareMetalHardware, BareMetalHardwareStatus, conditions,
+    BareMetalDiscovery, BareMetalDiscoveryStatus, BareMetalHardware, BareMetalHardwareStatus, BareMetalInstance, conditions,
     discovery::{AgentSession, BootAnswer},
     gate::GateStep,
     hardware::{ClaimRef, SelectedDisk},
@@ -174,6 +174,13 @@ pub fn image_result<'a>(discovery: Option<&'a BareMetalDiscovery>, claim: Uids<'
         && result.outcome == Outcome::Succeeded
         && result.image.as_ref().is_some_and(|i| i.order_id == result.order_id);
     (ours && proven).then_some(result)
+}
+
+/// Whether the text that asks for a re-install was changed since this machine's status last took note of it.
+pub fn reinstall_is_asked(status: &BareMetalHardwareStatus, instance: &BareMetalInstance) -> bool {
+    let token = &instance.spec.reinstall_token;
+    let newer = instance.metadata.generation.is_none() || instance.metadata.generation > status.observed_reinstall_generation;
+    newer && token.is_some() && *token != status.observed_reinstall_token
 }
 
 /// Whether what an order wrote counts while an installation is being replaced: whatever came after that one; where nobody knows which order wrote that, only what the order in force wrote.

@@ -161,7 +161,8 @@ impl Drop for SharedChunks {
         }
         // The threads end by themselves; one that waits for a server is not waited for.
         if let Some((runtime, tracker)) = self.farewell.take() {
-            runtime.spawn(async move { tracker.leave().await });
+            let wrong = self.swarm.ask(|chooser, _| chooser.dropped().map(|(peer, _)| peer).collect());
+            runtime.spawn(async move { tracker.leave(wrong).await });
         }
     }
 }

@@ -105,15 +105,15 @@ impl Tracker {
         }
     }
 
-    /// The last word; nobody waits for what comes of it.
-    pub(super) async fn leave(&self) {
+    /// The last word, with everybody who gave wrong bytes: the order may have ended before that could be said. Nobody waits for what comes of it.
+    pub(super) async fn leave(&self, wrong: Vec<PeerId>) {
         let none = PieceSet::none(self.pieces);
         let news = News {
             shares: none.clone(),
             wants: none,
             room: 0,
             hungry: false,
-            wrong: Vec::new(),
+            wrong,
         };
         self.say(&news, true, PATIENCE).await;
     }

@@ -46,7 +46,8 @@ use crate::{
 
 const LIMIT: Duration = Duration::from_secs(60);
 const CHUNK: usize = 64 << 10;
-const CHUNKS: usize = 64;
+/// Enough to take longer than the machine is silent between two words to the server.
+const CHUNKS: usize = 768;
 const LOOPBACK: [u8; 4] = [127, 0, 0, 1];
 
 /// An image of noise, packed.

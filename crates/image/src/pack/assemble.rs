@@ -275,6 +275,8 @@ impl ExtentSink for Assembler<'_> {
 pub(crate) struct Scratch {
     path: PathBuf,
     file: Mutex<Option<File>>,
+    /// Most bytes that it took on the disk.
+    most: AtomicU64,
 }
 
 impl Scratch {
@@ -282,6 +284,7 @@ impl Scratch {
         Self {
             path,
             file: Mutex::new(None),
+            most: AtomicU64::new(0),
         }
     }
 
@@ -290,11 +293,9 @@ impl Scratch {
         self.file.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    /// Bytes that it takes on the disk now.
+    /// Most bytes that it took on the disk so far. Not those of the moment: what became free may be needed again at once.
     pub(crate) fn room(&self) -> u64 {
-        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = file.as_ref().and_then(|file| file.metadata().ok()).map(|of| of.blocks());
-        taken.map_or(0, |blocks| blocks * 512)
+        self.most.load(Ordering::Relaxed)
     }
 
     fn with<T>(&self, what: impl FnOnce(&File) -> io::Result<T>) -> Result<T, ImageError> {
@@ -312,7 +313,12 @@ impl Scratch {
     }
 
     fn write(&self, bytes: &[u8], offset: u64) -> Result<(), ImageError> {
-        self.with(|file| file.write_all_at(bytes, offset))
+        let taken = self.with(|file| {
+            file.write_all_at(bytes, offset)?;
+            Ok(file.metadata()?.blocks() * 512)
+        })?;
+        self.most.fetch_max(taken, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Takes a chunk out again; its room on the disk becomes free.

@@ -296,7 +296,7 @@ fn live(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInstance) {
                 format!("The image for {}/{} stands on the disk, verified", claim.namespace, claim.name),
             );
         }
-        let reinstall = booted && draft.old.phase == HardwarePhase::InUse && reinstall_is_asked(draft, instance);
+        let reinstall = booted && draft.old.phase == HardwarePhase::InUse && view::reinstall_is_asked(&draft.old, instance);
         draft.new.installed = Some(installed);
         draft.new.replacing = None;
         draft.new.written = true;
@@ -311,13 +311,6 @@ fn live(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInstance) {
         return;
     }
     provision(draft, claim, instance);
-}
-
-/// Whether the text that asks for a re-install was changed since it was last looked at.
-fn reinstall_is_asked(draft: &Draft<'_>, instance: &BareMetalInstance) -> bool {
-    let token = &instance.spec.reinstall_token;
-    let newer = instance.metadata.generation.is_none() || instance.metadata.generation > draft.old.observed_reinstall_generation;
-    newer && token.is_some() && *token != draft.old.observed_reinstall_token
 }
 
 fn observe_reinstall(draft: &mut Draft<'_>, instance: &BareMetalInstance) {
@@ -414,7 +407,7 @@ fn provision(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInstan
         Err((reason, message)) => return draft.wait(waiting_phase, &reason, message),
     };
     let Some(image) = facts.image else { return };
-    if draft.in_flight().is_none() && reinstall_is_asked(draft, instance) {
+    if draft.in_flight().is_none() && view::reinstall_is_asked(&draft.old, instance) {
         // What is ordered from here on is what was asked for last.
         observe_reinstall(draft, instance);
     }

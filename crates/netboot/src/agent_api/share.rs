@@ -110,7 +110,18 @@ async fn answer(shared: &Shared, caller: &Caller, peer: Peer, request: ShareRequ
         return Ok(off("the order names no packed image".to_owned()));
     }
     let key = SwarmKey { image, network };
+    let address = SocketAddr::new(peer.address, request.port.unwrap_or_default());
     if request.leaves {
+        if !request.wrong.is_empty() {
+            let last = News {
+                shares: PieceSet::none(layout.count()),
+                wants: PieceSet::none(layout.count()),
+                room: 0,
+                hungry: false,
+                wrong: request.wrong.into_iter().map(PeerId).collect(),
+            };
+            shared.swarms.announce(&key, &layout, &caller.name, address, last);
+        }
         shared.swarms.leave(&key, &caller.name);
         return Ok(off(String::new()));
     }
@@ -129,7 +140,6 @@ async fn answer(shared: &Shared, caller: &Caller, peer: Peer, request: ShareRequ
         hungry: request.hungry,
         wrong: request.wrong.into_iter().map(PeerId).collect(),
     };
-    let address = SocketAddr::new(peer.address, request.port.unwrap_or_default());
     let told = shared.swarms.announce(&key, &layout, &caller.name, address, news);
     let peer = |member: &Member| SharePeer {
         id: member.id.0,
