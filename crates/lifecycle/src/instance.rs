@@ -421,6 +421,13 @@ impl<'a> Draft<'a> {
             .and_then(|s| s.result_time.as_ref());
         let guest = seen.and_then(|s| s.guest.as_ref()).filter(|g| uids.has(&g.instance_uid));
         let guest = guest.filter(|g| written.is_none_or(|t| g.registered_at.0 >= t.0));
+        // Two views that know different images are not of one time: what came before the installation may be of the system that it replaced.
+        let apart = installed.filter(|i| !i.order_id.is_empty()).is_some_and(|i| {
+            let result = view::image_result(facts.discovery, uids);
+            result.is_some_and(|r| r.order_id != i.order_id)
+        });
+        let counts = |then: Timestamp| !apart || then >= since;
+        let guest = guest.filter(|g| counts(g.registered_at.0));
         let told = seen
             .and_then(|s| {
                 s.boots
@@ -430,6 +437,7 @@ impl<'a> Draft<'a> {
             })
             .map(|b| b.time.0);
         let back = |then: Timestamp| view::session_since(facts.discovery, then);
+        let told = told.filter(|t| counts(*t));
         let evidence = if guest.is_some() {
             Some((
                 RunningEvidence::GuestReported,

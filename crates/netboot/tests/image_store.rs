@@ -323,17 +323,17 @@ async fn a_mirror_is_asked_when_the_url_fails_and_its_bytes_are_checked_all_the_
         Source::start(disk.clone(), Manner::Flipped).await,
         Source::start(disk.clone(), Manner::Good).await,
     );
-    for (name, mirror) in [("mirrored", &good), ("betrayed", &flipped)] {
-        let spec = BareMetalImageSpec {
-            mirrors: vec![mirror.url.clone()],
-            ..raw(&gone.url, &disk)
-        };
-        declare(&rig, name, spec).await;
-    }
+    let with = |mirror: &Source| BareMetalImageSpec {
+        mirrors: vec![mirror.url.clone()],
+        ..raw(&gone.url, &disk)
+    };
+    // First, and by itself: once the right bytes are here, nothing of the same digest is fetched again.
+    declare(&rig, "betrayed", with(&flipped)).await;
     until("the wrong bytes are told", || async {
         prepared(&status(&rig, "betrayed").await).1 == "DigestMismatch"
     })
     .await;
+    declare(&rig, "mirrored", with(&good)).await;
     let status = until_prepared(&rig, "mirrored", 1).await;
     let hex = status.packed.unwrap().digest.trim_start_matches("blake3:").to_owned();
     assert!(unpacked(&format!("{}/{hex}", status.stores[0].url)).await == disk);
