@@ -1,7 +1,7 @@
 //! KVM only when it is proven to work.
 //!
-//! In nested or restricted hosts `/dev/kvm` may open and the guest then hang for ever. So firmware is run in a tiny guest, and its first words on
-//! the debug port must arrive in time; else QEMU's own emulation (TCG) is used, which is slow and always works.
+//! In nested or restricted hosts `/dev/kvm` may open and the guest then hang for ever, some only once it leaves real mode. So a tiny guest runs firmware and
+//! the network card's iPXE, whose words on the serial port must arrive in time; else QEMU's own emulation (TCG) is used, which is slow and always works.
 
 use std::{process::Stdio, time::Duration};
 
@@ -40,17 +40,24 @@ async fn proven() -> bool {
             "-accel",
             "kvm",
             "-machine",
-            "q35",
+            "q35,graphics=off",
             "-cpu",
             "max",
             "-m",
-            "64",
+            "128",
             "-display",
             "none",
             "-nodefaults",
             "-no-reboot",
         ])
-        .args(["-chardev", "stdio,id=dbg", "-device", "isa-debugcon,iobase=0x402,chardev=dbg"])
+        .args([
+            "-serial",
+            "stdio",
+            "-netdev",
+            "user,id=n,restrict=on",
+            "-device",
+            "virtio-net-pci,netdev=n,bootindex=1",
+        ])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -58,10 +65,10 @@ async fn proven() -> bool {
         .spawn();
     let Ok(mut guest) = guest else { return false };
     let Some(mut output) = guest.stdout.take() else { return false };
-    let heard = timeout(Duration::from_secs(5), async {
+    let heard = timeout(Duration::from_secs(10), async {
         let (mut said, mut buffer) = (Vec::new(), [0; 1024]);
-        // SeaBIOS' late words: reached only when the guest really executes.
-        while !String::from_utf8_lossy(&said).contains("No bootable device") {
+        // iPXE says this once it runs, in protected mode, and has found its devices.
+        while !String::from_utf8_lossy(&said).contains("Features:") {
             match output.read(&mut buffer).await {
                 Ok(n) if n > 0 => said.extend_from_slice(&buffer[..n]),
                 _ => return false,
