@@ -111,12 +111,7 @@ fn an_order_in_work_ends_under_the_uid_that_it_was_given_with() {
     world.settle();
     assert_eq!(world.phase(), HardwarePhase::InUse);
     assert_eq!(installation_uid(&world), Some("uid-1"), "that is what the disk says");
-    assert_eq!(world.poll().kind, OrderKind::Reboot);
-    world.pass(1);
-    assert_eq!(world.boot_request(), BootAnswer::LocalDisk);
-    world.guest_reports("uid-1");
-    world.settle();
-    assert_eq!(world.instance_phase(0), InstancePhase::Running);
+    world.starts_to_run();
 }
 
 #[test]

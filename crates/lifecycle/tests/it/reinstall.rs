@@ -58,12 +58,7 @@ fn a_changed_text_writes_the_image_anew_without_an_erase_and_for_the_same_claim(
 
     // The helper of the system before is no evidence of this one.
     assert_eq!(world.instance_phase(0), InstancePhase::Booting);
-    assert_eq!(world.poll().kind, OrderKind::Reboot);
-    world.pass(1);
-    assert_eq!(world.boot_request(), BootAnswer::LocalDisk);
-    world.guest_reports("uid-1");
-    world.settle();
-    assert_eq!(world.instance_phase(0), InstancePhase::Running);
+    world.starts_to_run();
     assert_eq!(world.instance_status(0).evidence, Some(RunningEvidence::GuestReported));
     let events = world.events.iter().filter(|e| *e == "Reinstalling").count();
     assert_eq!(events, 1, "{:?}", world.events);

@@ -569,17 +569,22 @@ impl World {
         (world, order)
     }
 
+    /// The image stands: the machine is sent to its disk, and its guest helper reports.
+    pub fn starts_to_run(&mut self) {
+        assert_eq!(self.poll().kind, OrderKind::Reboot);
+        self.pass(1);
+        assert_eq!(self.boot_request(), BootAnswer::LocalDisk);
+        self.guest_reports("uid-1");
+        self.settle();
+        assert_eq!(self.instance_phase(0), InstancePhase::Running);
+    }
+
     /// A machine on which an instance runs.
     pub fn running() -> Self {
         let (mut world, order) = Self::imaging();
         world.obey(&order);
         world.settle();
-        assert_eq!(world.poll().kind, OrderKind::Reboot);
-        world.pass(1);
-        assert_eq!(world.boot_request(), BootAnswer::LocalDisk);
-        world.guest_reports("uid-1");
-        world.settle();
-        assert_eq!(world.instance_phase(0), InstancePhase::Running);
+        world.starts_to_run();
         world
     }
 }
