@@ -20,8 +20,9 @@ use super::{ExtentSink, Limit, Windows, workers};
 use crate::error::ImageError;
 use crate::format::Format;
 
-/// Memory for blocks in work: their compressed bytes and their dictionaries. Three blocks of `xz -6 -T0` fit, whose dictionary has 8 MiB.
-const BUDGET: u64 = 50 << 20;
+/// Memory for blocks in work: their compressed bytes and their dictionaries. Two blocks of `xz -6 -T0` fit, whose dictionary has 8 MiB: with more the whole writer took
+/// more than 128 MiB.
+const BUDGET: u64 = 36 << 20;
 /// Compressed bytes of a block that waits in memory as a whole, and its dictionary, together.
 const MOST_FOR_ONE: u64 = 33 << 20;
 
