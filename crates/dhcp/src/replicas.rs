@@ -69,7 +69,7 @@ impl Replicas {
                 last: now,
             };
         } else if now.saturating_sub(heard.last) >= COPY {
-            heard.times += 1;
+            heard.times = heard.times.saturating_add(1);
             heard.last = now;
         }
         heard.times >= rank

@@ -33,7 +33,8 @@ pub enum State {
     Quarantined,
 }
 
-/// What lasts of a place: how leases are kept outside, told to other replicas and loaded again.
+/// What lasts of a place: how leases are kept outside, told to other replicas and loaded again. One that is free and has no client says that there is
+/// nothing to keep.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record<A> {
     /// The address.
@@ -303,15 +304,25 @@ impl Book {
         self.deadlines.peek().map(|Reverse((due, _))| *due)
     }
 
-    /// What lasts of a place. An offer is told as the free place that it is to everybody else.
+    /// What lasts of a place. An offer does not: to everybody else the place is free.
     pub(crate) fn record<A>(&self, number: u32, address: A) -> Record<A> {
         let place = self.place(number);
-        let state = if place.state == State::Offered { State::Free } else { place.state };
+        if place.state == State::Offered {
+            return Record {
+                address,
+                client: None,
+                mac: None,
+                state: State::Free,
+                since: Time::ZERO,
+                until: Time::ZERO,
+            };
+        }
+        let (client, mac) = (place.client.clone(), place.mac);
         Record {
             address,
-            client: place.client.clone(),
-            mac: place.mac,
-            state,
+            client,
+            mac,
+            state: place.state,
             since: place.since,
             until: place.until,
         }

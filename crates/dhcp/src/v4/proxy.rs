@@ -33,7 +33,7 @@ pub enum UefiStyle {
     /// It asks once more, at port 4011. Works with every EDK2.
     #[default]
     AskAgain,
-    /// The offer says it all. Needs EDK2 of 2020 or later, and no port 4011.
+    /// The offer says it all: no port 4011 is needed, but an EDK2 in which that mistake is mended.
     Direct,
 }
 

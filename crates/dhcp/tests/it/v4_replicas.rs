@@ -62,7 +62,7 @@ fn both_offer_the_same_address() {
     }
     // So either of them extends any lease.
     for i in 0..10 {
-        let (_, address) = all(&mut pair, Ask::new(DISCOVER, mac(i)))[0].clone().unwrap();
+        let (_, address) = all(&mut pair, Ask::new(DISCOVER, mac(i)))[0].unwrap();
         for lan in &mut pair {
             assert_eq!(lan.renew(mac(i), address), Ok(MessageType::Ack));
         }
@@ -75,7 +75,7 @@ fn one_answers_and_the_other_when_that_one_is_gone() {
     for i in 0..10 {
         let answers = all(&mut pair, Ask::new(DISCOVER, mac(i)));
         let first = usize::from(answers[0].is_err());
-        let (_, address) = answers[first].clone().unwrap();
+        let (_, address) = answers[first].unwrap();
         assert_eq!(answers[1 - first], Err(Ignored::OtherReplicasTurn));
         // The first one dies. The client asks again, and the other one offers the same address.
         pair[1 - first].pass(4);
