@@ -523,7 +523,9 @@ proptest! {
         for _ in 0..relays {
             ask = ask.relayed(ip(0xfe), &bytes[..bytes.len().min(9)]);
         }
-        let _ = Datagram::parse(&bytes);
+        if let Ok(datagram) = Datagram::parse(&bytes) {
+            prop_assert!(datagram.relays.len() <= 8);
+        }
         let Ok(datagram) = Datagram::parse(&ask.bytes) else { return Ok(()) };
         let message = &datagram.message;
         let _ = (message.duid_mac(), message.duid_uuid(), message.seconds(), message.architectures().count(), message.user_classes().count());
