@@ -108,7 +108,7 @@ mod tests {
         for i in 0..100 {
             let first = (0..3).find(|r| replicas[*r].rank(&client(i)) == 0).unwrap();
             let second = (0..3).find(|r| replicas[*r].rank(&client(i)) == 1).unwrap();
-            let at = |ms| Time::from_millis(1_000_000 + ms);
+            let at = |ms: u64| Time::from_millis(1_000_000 + ms);
             assert!(!replicas[second].is_our_turn(&client(i), 0, at(0)));
             assert!(!replicas[second].is_our_turn(&client(i), 0, at(2)), "a copy by another relay agent");
             assert!(replicas[second].is_our_turn(&client(i), 0, at(4_000)));

@@ -53,10 +53,11 @@ impl Server {
     }
 
     fn is_our_turn(&mut self, packet: &Packet<'_>, key: &[u8], now: Time) -> Result<(), Ignored> {
-        match &mut self.replicas {
-            Some(replicas) if !replicas.is_our_turn(key, packet.seconds(), now) => Err(Ignored::OtherReplicasTurn),
-            _ => Ok(()),
-        }
+        let ours = self
+            .replicas
+            .as_mut()
+            .is_none_or(|replicas| replicas.is_our_turn(key, packet.seconds(), now));
+        if ours { Ok(()) } else { Err(Ignored::OtherReplicasTurn) }
     }
 
     fn discover(&mut self, at: usize, answer: &Answer<'_>, now: Time, out: &mut Vec<u8>) -> Result<Outcome, Ignored> {
