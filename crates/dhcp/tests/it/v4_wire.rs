@@ -81,6 +81,7 @@ fn an_option_that_comes_in_pieces_is_one() {
     // RFC 3396, 7: the pieces are put together in the order in which they come.
     let long = [7; 255];
     let request = Ask::new(DISCOVER, mac(1))
+        .option(57, &[5, 0xdc])
         .option(43, &long)
         .option(60, b"PXEClient")
         .option(43, b"end")

@@ -187,6 +187,9 @@ pub(super) struct Asker<'k> {
     pub(super) reserved: Option<u32>,
 }
 
+/// Codes and values that are ready for the wire, the more important first.
+type CompiledOptions = Vec<(u8, Box<[u8]>)>;
+
 /// A network being served.
 #[derive(Debug)]
 pub(super) struct Served {
@@ -208,8 +211,7 @@ pub(super) struct Served {
     /// By place.
     reserved: HashMap<u32, Who>,
     mask: [u8; 4],
-    /// Ready for the wire, the more important first.
-    options: Vec<(u8, Box<[u8]>)>,
+    options: CompiledOptions,
     pub(super) book: Book,
 }
 
@@ -376,7 +378,7 @@ impl Served {
     }
 }
 
-fn compile(options: &Options) -> Result<Vec<(u8, Box<[u8]>)>, ConfigError> {
+fn compile(options: &Options) -> Result<CompiledOptions, ConfigError> {
     let addresses = |list: &[Ipv4Addr]| list.iter().flat_map(|a| a.octets()).collect::<Vec<u8>>();
     let mut routes = Vec::new();
     let default = options.routers.first().filter(|_| !options.routes.is_empty());

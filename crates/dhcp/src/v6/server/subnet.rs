@@ -136,6 +136,9 @@ pub enum ConfigError {
 /// Room for a key: a DUID with an IAID.
 pub(super) type KeyRoom = [u8; MAX_DUID + 4];
 
+/// Codes and values that are ready for the wire, the more important first.
+type CompiledOptions = Vec<(u16, Box<[u8]>)>;
+
 /// A network being served.
 #[derive(Debug)]
 pub(super) struct Served {
@@ -151,7 +154,7 @@ pub(super) struct Served {
     outside_addresses: Vec<u128>,
     by_mac: HashMap<[u8; 6], u32>,
     by_duid: HashMap<Box<[u8]>, u32>,
-    options: Vec<(u16, Box<[u8]>)>,
+    options: CompiledOptions,
     pub(super) book: Book,
 }
 
@@ -265,7 +268,7 @@ impl Served {
     }
 }
 
-fn compile(options: &Options) -> Result<Vec<(u16, Box<[u8]>)>, ConfigError> {
+fn compile(options: &Options) -> Result<CompiledOptions, ConfigError> {
     let addresses = |list: &[Ipv6Addr]| list.iter().flat_map(|a| a.octets()).collect::<Vec<u8>>();
     let mut domains = Vec::new();
     for name in &options.domains {
