@@ -2,7 +2,8 @@
 //!
 //! What a place's address is, what a client's key is made of and what packets say is the business of those who use it.
 //!
-//! * A place has one client at most, and a client one place at most.
+//! * A place has one client at most, and a client one place at most: but while it has a lease, it may be offered another place beside it (its claim), and
+//!   moves there when it takes the offer. A DISCOVER, which anybody can send in its name, ends nobody's lease.
 //! * A client's place is chosen by a hash of its key, the next free one after it if that is taken: replicas with the same book choose alike.
 //!   Places that nobody remembers come before those whose last client might return.
 //! * A place that falls free keeps its client until somebody else needs it, so whoever comes back gets the same address.
@@ -63,6 +64,8 @@ pub(crate) struct Place {
     changed: bool,
     since: Time,
     until: Time,
+    /// What the client of this lease is offered beside it.
+    claim: Option<u32>,
     /// The deadline in the heap that counts.
     queued: Option<Time>,
 }
@@ -106,6 +109,7 @@ impl Book {
                     changed: false,
                     since: Time::ZERO,
                     until: Time::ZERO,
+                    claim: None,
                     queued: None,
                 }
             })
@@ -129,6 +133,12 @@ impl Book {
     /// The client's place: leased, offered or remembered.
     pub(crate) fn of(&self, client: &[u8]) -> Option<u32> {
         self.by_client.get(client).copied()
+    }
+
+    /// What a client that has a lease is offered beside it.
+    pub(crate) fn claimed(&self, client: &[u8]) -> Option<u32> {
+        let claim = self.place(self.of(client)?).claim?;
+        (self.place(claim).state == State::Offered && self.is_clients(claim, client)).then_some(claim)
     }
 
     /// Dynamic places that are free.
@@ -175,21 +185,33 @@ impl Book {
     }
 
     fn assign(&mut self, number: u32, client: &[u8], mac: Option<[u8; 6]>, state: State, now: Time, until: Time) {
-        if let Some(other) = self.of(client)
-            && other != number
-        {
-            self.forget(other);
+        let current = self.of(client);
+        let other = current.filter(|other| *other != number);
+        let beside = other.filter(|other| state == State::Offered && self.place(*other).state == State::Bound);
+        match (beside, other) {
+            (Some(lease), _) => {
+                if let Some(earlier) = self.claimed(client).filter(|earlier| *earlier != number) {
+                    self.lapse(earlier);
+                }
+                self.places[lease as usize].claim = Some(number);
+            }
+            (None, Some(other)) => self.forget(other),
+            (None, None) => {}
         }
         if !self.is_clients(number, client) {
             self.drop_client(number);
-            let key: Arc<[u8]> = client.into();
-            self.by_client.insert(key.clone(), number);
             let place = &mut self.places[number as usize];
-            place.client = Some(key);
+            place.client = Some(client.into());
             place.unprobed = true;
             place.since = now;
         }
         let place = &mut self.places[number as usize];
+        if beside.is_none()
+            && current != Some(number)
+            && let Some(key) = &place.client
+        {
+            self.by_client.insert(key.clone(), number);
+        }
         if place.state == State::Free {
             place.since = now;
         }
@@ -228,8 +250,11 @@ impl Book {
 
     fn drop_client(&mut self, number: u32) {
         let place = &mut self.places[number as usize];
-        place.mac = None;
-        if let Some(client) = place.client.take() {
+        (place.mac, place.claim) = (None, None);
+        // A claim is not where the client is.
+        if let Some(client) = place.client.take()
+            && self.by_client.get(&client) == Some(&number)
+        {
             self.by_client.remove(&client);
         }
     }
@@ -292,10 +317,11 @@ impl Book {
         self.set(number, State::Free, Time::ZERO);
     }
 
-    /// An offer was not taken.
-    pub(crate) fn withdraw(&mut self, number: u32) {
-        if self.place(number).state == State::Offered {
-            self.lapse(number);
+    /// The client took another server's offer: what it was offered here is free again.
+    pub(crate) fn withdraw(&mut self, client: &[u8]) {
+        let offered = self.of(client).filter(|place| self.place(*place).state == State::Offered);
+        if let Some(place) = self.claimed(client).or(offered) {
+            self.lapse(place);
         }
     }
 
@@ -441,6 +467,38 @@ mod tests {
         assert_eq!(book.take_changed(), [place], "each place once, however often it changed");
         book.expire(at(100));
         assert_eq!(book.free_count(), 4);
+    }
+
+    #[test]
+    fn a_lease_lasts_until_another_place_is_taken_for_it() {
+        let mut book = book(8);
+        book.bind(1, b"a", None, at(0), at(100));
+        book.offer(2, b"a", None, at(1), at(5));
+        book.offer(3, b"a", None, at(1), at(5));
+        assert_eq!((book.of(b"a"), book.claimed(b"a")), (Some(1), Some(3)));
+        assert_eq!(
+            (book.place(1).state, book.place(2).state, book.free_count()),
+            (State::Bound, State::Free, 6)
+        );
+        book.expire(at(5));
+        assert_eq!(
+            (book.of(b"a"), book.claimed(b"a"), book.free_count()),
+            (Some(1), None, 7),
+            "not taken"
+        );
+        book.offer(4, b"a", None, at(6), at(20));
+        book.withdraw(b"a");
+        assert_eq!((book.of(b"a"), book.free_count()), (Some(1), 7));
+        book.offer(4, b"a", None, at(6), at(20));
+        book.bind(4, b"a", None, at(7), at(100));
+        assert_eq!((book.of(b"a"), book.claimed(b"a"), book.free_count()), (Some(4), None, 7));
+        assert!(book.is_blank(1));
+        // The lease ends, and another client has its place, before the claim is taken.
+        book.offer(5, b"a", None, at(8), at(300));
+        book.expire(at(100));
+        book.bind(4, b"b", None, at(101), at(200));
+        book.bind(5, b"a", None, at(102), at(200));
+        assert_eq!((book.of(b"a"), book.of(b"b"), book.free_count()), (Some(5), Some(4), 6));
     }
 
     #[test]

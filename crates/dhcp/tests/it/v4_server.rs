@@ -404,6 +404,34 @@ fn reservations_hold_for_every_identifier_of_a_machine() {
 }
 
 #[test]
+fn a_discover_ends_no_lease() {
+    let mut lan = Lan::new(vec![subnet()]);
+    let old = lan.bind(mac(1));
+    let mut changed = subnet();
+    changed.reservations = vec![Reservation {
+        who: Who::Mac(mac(1)),
+        address: ip(10),
+    }];
+    lan.server.reconfigure(Settings::default(), vec![changed.clone()], lan.now).unwrap();
+    assert_eq!(lan.offer(mac(1)), Ok(ip(10)));
+    assert_ne!(lan.offer(mac(2)), Ok(old), "the machine still uses it");
+    // The same with the machine known all along, and its address in quarantine when it came first.
+    let mut lan = Lan::new(vec![changed]);
+    assert_eq!(lan.bind(mac(1)), ip(10));
+    lan.hand(&Ask::new(DECLINE, mac(1)).wants(ip(10)).build(), &at_67()).unwrap();
+    let old = lan.bind(mac(1));
+    lan.pass(601);
+    assert_eq!(lan.offer(mac(1)), Ok(ip(10)));
+    assert_ne!(lan.send(Ask::new(DISCOVER, mac(2)).wants(old)).unwrap().address, old);
+    assert_eq!(lan.take(mac(1), ip(10)), MessageType::Ack);
+    assert_eq!(
+        lan.send(Ask::new(DISCOVER, mac(3)).wants(old)).unwrap().address,
+        old,
+        "now it is free"
+    );
+}
+
+#[test]
 fn identity_is_the_machine_or_the_identifier() {
     for (identity, same) in [(Identity::HardwareAddress, true), (Identity::ClientId, false)] {
         let mut described = subnet();

@@ -5,7 +5,7 @@
 //! at the start or from another replica.
 //!
 //! **Replicas.** Those with the same networks and the same records offer the same client the same address, because a hash of the client chooses it.
-//! Who answers first is [`Replicas`](crate::Replicas)' to say. A REQUEST that names another replica ([`Settings::peers`]) tells that the address is taken, before the
+//! Who answers first is [`Replicas`]' to say. A REQUEST that names another replica ([`Settings::peers`]) tells that the address is taken, before the
 //! record of it comes. Where two were bound to one address after all, [`Server::load`] lets the same client keep it everywhere, and the other one is refused
 //! when it renews.
 //!

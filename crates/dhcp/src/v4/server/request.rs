@@ -69,6 +69,7 @@ impl Server {
         let place = reserved
             .filter(|place| may_have(subnet, *place, key))
             .or_else(|| subnet.book.of(key).filter(|place| subnet.book.is_dynamic(*place)))
+            .or_else(|| subnet.book.claimed(key))
             .or_else(|| wish(subnet, packet.requested_address()))
             .or_else(|| subnet.book.choose(key))
             .ok_or(Ignored::NothingFree)?;
@@ -133,9 +134,7 @@ impl Server {
     fn taken_elsewhere(&mut self, at: usize, packet: &Packet<'_>, key: &[u8], server: Ipv4Addr, now: Time) -> Result<Outcome, Ignored> {
         let is_peer = self.settings.peers.contains(&server);
         let subnet = &mut self.subnets[at];
-        if let Some(place) = subnet.book.of(key) {
-            subnet.book.withdraw(place);
-        }
+        subnet.book.withdraw(key);
         if let Some(place) = packet.requested_address().and_then(|address| subnet.place(address))
             && is_peer
             && may_have(subnet, place, key)

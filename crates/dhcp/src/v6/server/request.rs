@@ -170,9 +170,7 @@ impl Server {
         for (number, association) in ask.message.associations().take(MAX_ASSOCIATIONS).enumerate() {
             let mut room: KeyRoom = [0; _];
             let (key, _) = key(subnet, ask, &association, number, &mut room);
-            if let Some(place) = subnet.book.of(key) {
-                subnet.book.withdraw(place);
-            }
+            subnet.book.withdraw(key);
             let place = association.addresses().next().and_then(|address| subnet.place(address));
             if let Some(place) = place.filter(|place| is_peer && may_have(subnet, *place, key)) {
                 subnet
@@ -232,6 +230,7 @@ fn place_for(subnet: &Served, association: &Association<'_>, key: &[u8], reserve
     reserved
         .filter(|place| may_have(subnet, *place, key))
         .or_else(|| subnet.book.of(key).filter(|place| subnet.book.is_dynamic(*place)))
+        .or_else(|| subnet.book.claimed(key))
         .or_else(wished)
 }
 
