@@ -20,6 +20,9 @@ from throttle import SlowDisk, Wire
 
 # Longest time of one run: the slowest peer takes over a minute.
 LIMIT = 300
+# One that hangs at times is ended after this, so often at most.
+HANGING = 45
+TRIES = 4
 # A contender that takes longer than this and that no bar names runs fewer times.
 SLOW = 25
 FEWER = 3
@@ -49,15 +52,22 @@ class Bench:
 
     def timed(self, group, contender, target, url, **options):
         """One run onto a disk full of garbage, and a look at what came out."""
-        target.garbage()
-        done = run(
-            contender.command(url, target.device, self.images.folder), env=contender.env(url, target.device), limit=LIMIT, finish=target.settle, **options
-        )
+        hung = 0
+        while True:
+            target.garbage()
+            limit = HANGING if contender.hangs else LIMIT
+            command = contender.command(url, target.device, self.images.folder)
+            done = run(command, env=contender.env(url, target.device), limit=limit, finish=target.settle, **options)
+            if not (done.timed_out and contender.hangs and hung + 1 < TRIES):
+                break
+            hung += 1
+            self.say(f"{group}: {contender.name} hung and is tried again")
         if not done.failed:
             wrong = target.difference(self.images.raw)
             done.correct, done.note = wrong is None, wrong or ""
             if wrong and contender.partial:
                 done.note = "old data between the mapped blocks"
+        done.hung = hung
         self.results.add(group, contender.name, done)
         state = "failed" if done.failed else done.note or "correct"
         self.say(f"{group}: {contender.name} {done.seconds:.2f} s, {state}")

@@ -26,6 +26,8 @@ class Run:
     # Whether the disk then held the image; nobody looked: None.
     correct: bool | None = None
     note: str = ""
+    # How often it had to be started again because it hung.
+    hung: int = 0
 
     def as_dict(self):
         return {**asdict(self), "output": self.output[-2000:]}

@@ -79,6 +79,8 @@ def _row(name, runs, yardstick):
     seconds = [run["seconds"] for run in runs]
     wrong = next((run["note"] for run in runs if run.get("correct") is False), "")
     state = wrong or ("correct" if all(run.get("correct") for run in runs) else "not compared")
+    if hung := sum(run.get("hung", 0) for run in runs):
+        state += f"; hung {hung} times besides"
     ratio = f"{median(seconds) / yardstick:6.2f}" if yardstick else " " * 6
     return (
         f"  {name:26} {len(runs):2} {median(seconds):8.2f} {min(seconds):8.2f} {max(seconds):8.2f} {ratio} {median([run['cpu'] for run in runs]):8.2f} "

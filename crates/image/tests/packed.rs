@@ -4,12 +4,15 @@
 
 mod common;
 
-use std::sync::atomic::Ordering;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use common::pack::{CHUNK, Pack};
 use common::*;
-use image::FaultKind;
+use image::device::ZeroMethod;
 use image::device::sim::{Faults, SimDisk};
+use image::{BlockDevice, FaultKind};
 
 fn assert_written(image: &[u8], disk: &SimDisk) {
     let contents = disk.contents();
@@ -112,8 +115,9 @@ fn after_a_cut_what_was_durable_is_not_fetched_again() {
             pack.write(&after, &request).unwrap();
             assert_written(&image, &after);
             let again = pack.take_fetched();
-            // In flight: what the threads held, and a segment that was not durable yet, with one being made durable. The first MiB is zeroed.
-            let in_flight = 2 * (2 << 20) + 2 * (256 << 10) + (MIB + CHUNK) as u64;
+            // In flight: what was fetched ahead and what the threads held, and a segment that was not durable yet, with one being made durable. The
+            // first MiB is zeroed.
+            let in_flight = 8 * (256 << 10) + 4 * CHUNK as u64 + 2 * (256 << 10) + (MIB + CHUNK) as u64;
             assert!(
                 first + again <= total + total * 3 / 100 + in_flight,
                 "cut before {cut}: {first} + {again} of {total}"
@@ -122,6 +126,74 @@ fn after_a_cut_what_was_durable_is_not_fetched_again() {
         }
     }
     assert!(turns >= 20, "{turns} turns");
+}
+
+/// Counts what was written and is not durable; its flushes take long.
+struct SlowFlushes {
+    disk: SimDisk,
+    volatile: AtomicU64,
+    most: AtomicU64,
+}
+
+impl BlockDevice for SlowFlushes {
+    fn name(&self) -> &str {
+        "slow flushes"
+    }
+
+    fn size(&self) -> u64 {
+        self.disk.size()
+    }
+
+    fn sector_size(&self) -> u32 {
+        self.disk.sector_size()
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.disk.read_at(offset, buffer)
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.disk.write_at(offset, data)?;
+        let volatile = self.volatile.fetch_add(data.len() as u64, Ordering::Relaxed) + data.len() as u64;
+        self.most.fetch_max(volatile, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn zero_range(&self, offset: u64, length: u64, method: ZeroMethod) -> io::Result<()> {
+        self.disk.zero_range(offset, length, method)
+    }
+
+    fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.disk.discard(offset, length)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        let before = self.volatile.load(Ordering::Relaxed);
+        std::thread::sleep(Duration::from_millis(25));
+        self.disk.flush()?;
+        self.volatile.fetch_sub(before, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_disk_that_flushes_slowly_has_no_more_to_lose() {
+    let image = gpt_image(16 * MIB);
+    let pack = Pack::new(&image);
+    let disk = SlowFlushes {
+        disk: sim(used_disk(20 * MIB)),
+        volatile: AtomicU64::new(0),
+        most: AtomicU64::new(0),
+    };
+    let request = busy(true);
+    let segment = request.tuning.segment_bytes.unwrap();
+    pack.write(&disk, &request).unwrap();
+    assert_written(&image, &disk.disk);
+    let most = disk.most.load(Ordering::Relaxed);
+    // One segment that is being made durable, most of another one, and of each thread a chunk that made either longer.
+    let bound = 2 * segment + 4 * 2 * CHUNK as u64;
+    assert!(most <= bound, "{most} bytes were volatile at once, more than {bound}");
+    assert!(most > segment, "{most} bytes: nothing was written while a flush was under way");
 }
 
 #[test]
@@ -140,6 +212,28 @@ fn a_damaged_answer_is_fetched_again_and_a_damaged_source_is_a_fault() {
     assert_eq!(error.kind(), FaultKind::DigestMismatch, "{error}");
     assert!(error.to_string().contains("chunk 0"), "{error}");
     assert!(disk.contents() == before, "the first chunk decides before anything is written");
+}
+
+#[test]
+fn a_frame_that_holds_something_else_than_the_manifest_says_is_the_image_s_fault() {
+    let mut image = gpt_image(6 * MIB);
+    // A chunk that is written in one piece, one with a hole that is zeroed by itself, and the one with the image's own backup table.
+    let (whole, holed, last) = (3 * MIB / CHUNK, 4 * MIB / CHUNK, image.len() / CHUNK - 1);
+    let chunk_bytes = 2 * CHUNK;
+    image[holed * CHUNK + CHUNK..(holed + 2) * CHUNK].fill(0);
+    for place in [whole, holed, last] {
+        let index = (place * CHUNK / chunk_bytes) as u32;
+        let pack = Pack::altered(&image, chunk_bytes, |chunk| {
+            if chunk.index == index {
+                chunk.plain = blake3::hash(b"something else");
+            }
+        });
+        let disk = sim(used_disk(8 * MIB));
+        let error = pack.write(&disk, &busy(true)).unwrap_err();
+        assert_eq!(error.kind(), FaultKind::DigestMismatch, "{error}");
+        assert!(error.to_string().contains(&format!("chunk {index} (plain bytes)")), "{error}");
+        assert!(disk.contents()[510..512] != [0x55, 0xaa], "the disk does not boot");
+    }
 }
 
 #[test]

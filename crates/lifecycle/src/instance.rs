@@ -421,11 +421,7 @@ impl<'a> Draft<'a> {
             .and_then(|s| s.result_time.as_ref());
         let guest = seen.and_then(|s| s.guest.as_ref()).filter(|g| uids.has(&g.instance_uid));
         let guest = guest.filter(|g| written.is_none_or(|t| g.registered_at.0 >= t.0));
-        // Two views that know different images are not of one time: what came before the installation may be of the system that it replaced.
-        let apart = installed.filter(|i| !i.order_id.is_empty()).is_some_and(|i| {
-            let result = view::image_result(facts.discovery, uids);
-            result.is_some_and(|r| r.order_id != i.order_id)
-        });
+        let apart = installed.is_some_and(|i| view::is_apart_from(i, facts.discovery, uids));
         let counts = |then: Timestamp| !apart || then >= since;
         let guest = guest.filter(|g| counts(g.registered_at.0));
         let told = seen
@@ -466,9 +462,8 @@ impl<'a> Draft<'a> {
             let away = view::live_session(facts.discovery).is_none();
             (self.due(then) && away).then_some((RunningEvidence::Unconfirmed, "It should be running by now; nothing was heard of it"))
         });
-        // This view of the machine may be older than the re-install that is asked for: what it says of the system before is no news.
-        let outdated = self.old.phase != InstancePhase::Running && view::reinstall_is_asked(status, facts.instance);
-        match evidence.filter(|_| !outdated) {
+        let before_the_reinstall = view::is_before_the_reinstall(status, facts.instance, self.old.phase);
+        match evidence.filter(|_| !before_the_reinstall) {
             Some((evidence, message)) => {
                 if self.old.phase != InstancePhase::Running {
                     self.event(false, "Running", message);

@@ -5,10 +5,10 @@ use agent_protocol::{
     order::{OrderKind, OrderResult, Outcome},
 };
 use api::{
-    BareMetalDiscovery, BareMetalDiscoveryStatus, BareMetalHardware, BareMetalHardwareStatus, BareMetalInstance, conditions,
+    BareMetalDiscovery, BareMetalDiscoveryStatus, BareMetalHardware, BareMetalHardwareStatus, BareMetalInstance, InstancePhase, conditions,
     discovery::{AgentSession, BootAnswer},
     gate::GateStep,
-    hardware::{ClaimRef, SelectedDisk},
+    hardware::{ClaimRef, InstalledImage, SelectedDisk},
 };
 use jiff::Timestamp;
 
@@ -181,6 +181,17 @@ pub fn reinstall_is_asked(status: &BareMetalHardwareStatus, instance: &BareMetal
     let token = &instance.spec.reinstall_token;
     let newer = instance.metadata.generation.is_none() || instance.metadata.generation > status.observed_reinstall_generation;
     newer && token.is_some() && *token != status.observed_reinstall_token
+}
+
+/// Whether the machine's own record and this installation are of different times: they know different orders as the one that wrote the image. Signs of a running system from before the
+/// installation may then be of the one that it replaced.
+pub fn is_apart_from(installed: &InstalledImage, discovery: Option<&BareMetalDiscovery>, claim: Uids<'_>) -> bool {
+    !installed.order_id.is_empty() && image_result(discovery, claim).is_some_and(|r| r.order_id != installed.order_id)
+}
+
+/// Whether what was heard of the machine's system may be of the one that is to be replaced: a re-install is asked for, this view has not taken note of it, and no evidence was found before.
+pub fn is_before_the_reinstall(status: &BareMetalHardwareStatus, instance: &BareMetalInstance, phase: InstancePhase) -> bool {
+    phase != InstancePhase::Running && reinstall_is_asked(status, instance)
 }
 
 /// Whether what an order wrote counts while an installation is being replaced: whatever came after that one; where nobody knows which order wrote that, only what the order in force wrote.

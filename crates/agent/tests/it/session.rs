@@ -7,6 +7,7 @@ use agent::{
     console::Console,
     runner::Runner,
     session::{Introduction, Session},
+    share::Place,
     system::Down,
 };
 use agent_protocol::{
@@ -59,6 +60,11 @@ pub fn inventory(folder: &Path) -> Inventory {
 
 /// Lives one boot against `server`.
 fn boot(server: &MachineServer, folder: &Path) -> Down {
+    boot_at(server, folder, None)
+}
+
+/// The same, at a place in the network.
+pub fn boot_at(server: &MachineServer, folder: &Path, place: Option<Place>) -> Down {
     let servers = vec![format!("https://127.0.0.1:{}", server.tls.port)];
     let introduction = Introduction {
         servers: servers.clone(),
@@ -74,7 +80,7 @@ fn boot(server: &MachineServer, folder: &Path) -> Down {
         guest_helper: None,
         servers,
         ca: server.tls.pin.clone(),
-        place: None,
+        place,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {

@@ -12,9 +12,6 @@ use std::{
 };
 
 use agent::{
-    console::Console,
-    runner::Runner,
-    session::{Introduction, Session},
     share::{
         Place,
         frames::Frames,
@@ -24,7 +21,6 @@ use agent::{
 };
 use agent_protocol::{
     disk::ContentsState,
-    identity::MacAddress,
     order::{ImageFormat, ImageParameters, Order, OrderKind, Outcome, PackedSource, ProgressSource},
     session::{SessionRequest, decode_up_to},
     share::{MAX_HELD, ShareMode, SharePeer, ShareRequest, ShareResponse},
@@ -33,11 +29,10 @@ use image::{
     Digest, MemorySource,
     pack::{self, ChunkSize, DirSource, Manifest, PackOptions},
 };
-use machine::devices::KernelDevices;
 use sharing::PieceSet;
 
 use crate::{
-    session::{inventory, power_off, target},
+    session::{boot_at, power_off, target},
     support::{
         image_server::{ImageServer, Manner},
         machine_server::{MachineServer, Seen},
@@ -162,35 +157,7 @@ fn write(image: &Image, folder: &Path, seen: Seen, place: Option<Place>) -> (Mac
     let store = ImageServer::start(LOOPBACK, &image.folder, Manner::Good);
     let orders = vec![image.order(&store), power_off()];
     let server = MachineServer::start(seen, move |_: &SessionRequest| orders.clone());
-    let servers = vec![format!("https://127.0.0.1:{}", server.tls.port)];
-    let introduction = Introduction {
-        servers: servers.clone(),
-        ca: server.tls.pin.clone(),
-        token: "kbm1.test.token".to_owned(),
-        boot_mac: MacAddress([2, 0, 0, 0, 0, 1]),
-        inventory: inventory(folder),
-    };
-    let runner = Runner {
-        disks: introduction.inventory.disks.clone(),
-        devices: Box::new(KernelDevices::at(folder)),
-        efi: None,
-        guest_helper: None,
-        servers,
-        ca: server.tls.pin.clone(),
-        place,
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let down = runtime.block_on(async {
-        let console = Arc::new(Console::default());
-        let life = async {
-            match Session::open(&introduction, &console).await.unwrap() {
-                Ok(session) => session.run(Arc::new(runner)).await,
-                Err(down) => down,
-            }
-        };
-        tokio::time::timeout(LIMIT, life).await.expect("the boot ends")
-    });
-    assert_eq!(down, Down::PowerOff);
+    assert_eq!(boot_at(&server, folder, place), Down::PowerOff);
     {
         let seen = server.seen();
         assert!(seen.problems.is_empty(), "{:?}", seen.problems);

@@ -19,8 +19,8 @@ use crate::source::source_error;
 
 /// Bytes read at once. Large enough that a queue costs nothing, small enough to stay in a cache until hashed.
 const CHUNK: usize = 256 * 1024;
-/// Chunks that wait for the decoder, and for the hasher.
-const QUEUE: usize = 8;
+/// Chunks that wait for the decoder, and for the hasher. Stretches that hardly compress leave a decoder faster than they come; so many are fetched while it is busy with others.
+const QUEUE: usize = 24;
 /// Blocks of a raw image that wait for the hasher.
 const RAW_QUEUE: usize = 4;
 

@@ -20,10 +20,10 @@ use super::{ExtentSink, Limit, Windows, workers};
 use crate::error::ImageError;
 use crate::format::Format;
 
-/// Memory for blocks in work: their compressed bytes and their dictionaries. A dictionary of 64 MiB alone fits.
-const BUDGET: u64 = 66 << 20;
+/// Memory for blocks in work: their compressed bytes and their dictionaries. Three blocks of `xz -6 -T0` fit, whose dictionary has 8 MiB.
+const BUDGET: u64 = 50 << 20;
 /// Compressed bytes of a block that waits in memory as a whole, and its dictionary, together.
-const MOST_FOR_ONE: u64 = BUDGET / 2;
+const MOST_FOR_ONE: u64 = 33 << 20;
 
 const STREAM_HEADER: usize = 12;
 const LZMA2: u64 = 0x21;

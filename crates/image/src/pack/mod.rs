@@ -31,6 +31,7 @@ use std::path::Path;
 use crate::error::ImageError;
 
 pub use chunk::ChunkDecoder;
+pub(crate) use chunk::check_plain;
 pub use compare::{Comparison, compare_disk};
 pub use manifest::{
     Chunk, MAX_CHUNK_BYTES, MAX_CHUNKS, MAX_DISK_BYTES, MAX_MANIFEST_BYTES, MIN_CHUNK_BYTES, Manifest, ManifestError, Origin, PackDigest,

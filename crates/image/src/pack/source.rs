@@ -25,7 +25,7 @@ pub trait ChunkSource: Send + Sync {
     /// Fills `buffer` with the stored bytes from `offset`. For several threads at once.
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), ImageError>;
 
-    /// The feed that the writer takes all chunks but the first from; without one it reads them in the order of the disk.
+    /// The feed that the writer takes all chunks but the first from; without one it reads ahead in the order of the disk.
     fn feed(&self) -> Option<&dyn Feed> {
         None
     }
@@ -39,8 +39,8 @@ pub trait Feed: Send + Sync {
     /// already taken.
     fn settle(&self, place: usize, wanted: bool);
 
-    /// Waits for the next frame, one whose digest is right. `None` once every chunk is settled and all that are wanted were given, or when the
-    /// feed was stopped.
+    /// Waits for the next frame. `None` once every chunk is settled and all that are wanted were given or are about to be given to somebody
+    /// else who waits here, or when the feed was stopped. A frame whose digest is wrong the writer reads again from the source.
     fn next(&self) -> Result<Option<(usize, Bytes)>, ImageError>;
 
     /// Nothing more is taken; whoever waits in [`Feed::next`] is let go.

@@ -1,45 +1,47 @@
-//! Writing a packed image: its chunks fetched, checked and decompressed by the writer's threads themselves, and, where the disk may hold
-//! some of them already, compared first, so that only what differs is fetched.
+//! Writing a packed image: its frames come out of a [`Feed`], and are checked and decompressed by the writer's threads. Where the disk may
+//! hold some of the chunks already, they are compared first, in spans, and the feed is told which of them the disk lacks.
 //!
-//! The work is cut into spans: chunks whose frames lie one behind the other are fetched by one request. A chunk whose bytes do not have
-//! its digest is fetched again a few times, since a source may know more than one server, before it is a fault.
-//!
-//! A source with a [`Feed`] hands over frames in its own order; here it is only told which of them the disk lacks.
+//! A frame that does not have its digest is read again from its source a few times, since a source may know more than one server, before
+//! it is a fault. The plain bytes that come out of it are digested once, when they are read back from the disk, unless they are written in
+//! more than one piece; should they be others than the manifest says, the source is asked once more whose fault that is.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 
+use super::ahead::request_bytes;
 use super::engine::{Engine, short_of};
 use super::plan::{END_BYTES, FIRST_BYTES};
 use crate::device::{AlignedBuffer, Checked};
 use crate::error::{FaultKind, ImageError};
-use crate::pack::{Chunk, ChunkDecoder, ChunkSource, Feed, Manifest};
+use crate::pack::{Chunk, ChunkDecoder, ChunkSource, Feed, Manifest, check_plain};
 
-/// Stored bytes that one request asks for, unless one chunk alone has more.
-const SPAN_BYTES: u64 = 2 << 20;
+/// Chunks that are compared one after the other before anybody is told what the disk lacks: about this many bytes of the disk.
+const SPAN_BYTES: u64 = 8 << 20;
 /// Memory that the buffers of all threads may take together.
 const BUFFERS: u64 = 64 << 20;
 /// How often a chunk is fetched again that came damaged.
 const AGAIN: u32 = 3;
 /// Chunks that are looked at to find out whether the disk holds some of the image.
 const SAMPLES: usize = 16;
+/// Threads that look at them.
+const LOOKERS: usize = 4;
 
 /// What a thread keeps from one span to the next.
 #[derive(Default)]
 pub(crate) struct Scratch {
-    stored: Vec<u8>,
     plain: Option<AlignedBuffer>,
     decoder: Option<ChunkDecoder>,
 }
 
 impl Scratch {
-    fn parts(&mut self, chunk_bytes: u32) -> Result<(&mut Vec<u8>, &mut AlignedBuffer, &mut ChunkDecoder), ImageError> {
+    fn parts(&mut self, chunk_bytes: u32) -> Result<(&mut AlignedBuffer, &mut ChunkDecoder), ImageError> {
         let decoder = match self.decoder.take() {
             Some(decoder) => decoder,
             None => ChunkDecoder::new()?,
         };
         let plain = self.plain.get_or_insert_with(|| AlignedBuffer::zeroed(chunk_bytes as usize));
-        Ok((&mut self.stored, plain, self.decoder.insert(decoder)))
+        Ok((plain, self.decoder.insert(decoder)))
     }
 }
 
@@ -47,16 +49,18 @@ impl Scratch {
 pub(crate) struct Chunks<'a> {
     manifest: &'a Manifest,
     source: &'a dyn ChunkSource,
+    feed: &'a dyn Feed,
     /// Whether the disk may hold some of them.
     compare: bool,
     fetched: AtomicU64,
 }
 
 impl<'a> Chunks<'a> {
-    pub(crate) fn new(manifest: &'a Manifest, source: &'a dyn ChunkSource) -> Self {
+    pub(crate) fn new(manifest: &'a Manifest, source: &'a dyn ChunkSource, feed: &'a dyn Feed) -> Self {
         Self {
             manifest,
             source,
+            feed,
             compare: false,
             fetched: AtomicU64::new(0),
         }
@@ -71,57 +75,57 @@ impl<'a> Chunks<'a> {
         self.compare
     }
 
-    /// The work there is before anything was looked at: all spans. A feed is told of them at once where nothing has to be compared.
+    /// The spans to be compared. Where there is nothing to compare, the feed is told at once that all chunks are wanted.
     pub(crate) fn work(&self) -> Vec<Range<usize>> {
-        let spans = self.spans();
-        match self.source.feed().filter(|_| !self.compare) {
-            Some(feed) => {
-                spans.into_iter().flatten().for_each(|place| feed.settle(place, true));
-                Vec::new()
-            }
-            None => spans,
+        if self.compare {
+            return self.spans();
         }
+        for place in self.places() {
+            self.feed.settle(place, true);
+        }
+        Vec::new()
     }
 
     /// How many threads may have buffers.
     pub(crate) fn most_workers(&self) -> usize {
-        let each = u64::from(self.manifest.chunk_bytes()) * 2 + SPAN_BYTES;
+        // What it decodes into, and the frame that it decodes.
+        let each = u64::from(self.manifest.chunk_bytes()) * 2;
         usize::try_from(BUFFERS / each).unwrap_or(1).max(1)
+    }
+
+    /// Bytes of frames that may wait for a thread.
+    pub(crate) fn most_waiting(&self) -> usize {
+        usize::try_from(4 * request_bytes(self.manifest)).unwrap_or(usize::MAX)
     }
 
     /// The first chunk, which the plan is made from; it is empty if it is all zeros.
     pub(crate) fn first(&self) -> Result<Vec<u8>, ImageError> {
         let mut plain = vec![0; self.manifest.plain_length(0)];
         if let Some(chunk) = self.manifest.chunk(0) {
-            let mut stored = Vec::new();
-            self.fetch(std::slice::from_ref(chunk), &mut stored)?;
-            self.decode(&mut ChunkDecoder::new()?, chunk, &mut stored, &mut plain)?;
+            let mut stored = vec![0; chunk.length as usize];
+            self.source.read(chunk.offset, &mut stored)?;
+            self.fetched.fetch_add(chunk.length.into(), Ordering::Relaxed);
+            self.decode(&mut ChunkDecoder::new()?, chunk, &stored, &mut plain)?;
+            check_plain(self.source.name(), chunk, &plain)?;
         }
         Ok(plain)
     }
 
     /// Everything but the first chunk, as places in the manifest's list.
-    fn spans(&self) -> Vec<Range<usize>> {
-        let chunks = self.manifest.chunks();
-        let mut spans: Vec<Range<usize>> = Vec::new();
-        let mut bytes = 0;
-        for (place, chunk) in chunks.iter().enumerate().filter(|(_, chunk)| chunk.index > 0) {
-            let follows = |span: &Range<usize>| {
-                let last = &chunks[span.end - 1];
-                last.offset + u64::from(last.length) == chunk.offset
-            };
-            match spans.last_mut() {
-                Some(span) if bytes + u64::from(chunk.length) <= SPAN_BYTES && follows(span) => {
-                    span.end = place + 1;
-                    bytes += u64::from(chunk.length);
-                }
-                _ => {
-                    spans.push(place..place + 1);
-                    bytes = u64::from(chunk.length);
-                }
-            }
+    fn places(&self) -> Range<usize> {
+        let all = 0..self.manifest.chunks().len();
+        match self.manifest.chunk(0) {
+            Some(_) => 1..all.end,
+            None => all,
         }
-        spans
+    }
+
+    fn spans(&self) -> Vec<Range<usize>> {
+        let Range { start, end } = self.places();
+        let step = usize::try_from(SPAN_BYTES / u64::from(self.manifest.chunk_bytes()))
+            .unwrap_or(1)
+            .max(1);
+        (start..end).step_by(step).map(|from| from..end.min(from + step)).collect()
     }
 
     /// The ranges of the disk in which no chunk lies.
@@ -154,67 +158,98 @@ impl<'a> Chunks<'a> {
         let mut places: Vec<usize> = (0..SAMPLES / 2).chain(spread).filter(|&place| place < chunks.len()).collect();
         places.sort_unstable();
         places.dedup();
+        // The wire waits meanwhile: several at once.
+        let found = AtomicBool::new(false);
+        let (this, sampled, told) = (&*self, &chunks, &found);
+        let step = places.len().div_ceil(LOOKERS).max(1);
+        let looked: Result<(), ImageError> = thread::scope(|scope| {
+            let lookers: Vec<_> = places
+                .chunks(step)
+                .map(|places| scope.spawn(move || this.look_at(disk, places.iter().map(|&place| sampled[place]), told)))
+                .collect();
+            lookers
+                .into_iter()
+                .try_for_each(|looker| looker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        looked?;
+        self.compare = found.into_inner();
+        Ok(())
+    }
+
+    /// Looks at these chunks until one is found, by this thread or another.
+    fn look_at<'c>(&self, disk: Checked<'_>, chunks: impl Iterator<Item = &'c Chunk>, found: &AtomicBool) -> Result<(), ImageError> {
         let mut buffer = AlignedBuffer::zeroed(self.manifest.chunk_bytes() as usize);
-        for place in places {
-            let length = self.manifest.plain_length(chunks[place].index);
+        for chunk in chunks {
+            if found.load(Ordering::Relaxed) {
+                break;
+            }
+            let length = self.manifest.plain_length(chunk.index);
             let read = &mut buffer[..length.next_multiple_of(disk.0.sector_size() as usize)];
-            disk.read(self.manifest.disk_offset(chunks[place].index), read)?;
-            if blake3::hash(&read[..length]) == chunks[place].plain {
-                self.compare = true;
-                return Ok(());
+            disk.read(self.manifest.disk_offset(chunk.index), read)?;
+            if blake3::hash(&read[..length]) == chunk.plain {
+                found.store(true, Ordering::Relaxed);
             }
         }
         Ok(())
     }
 
-    fn fetch(&self, chunks: &[Chunk], stored: &mut Vec<u8>) -> Result<(), ImageError> {
-        let (Some(first), Some(last)) = (chunks.first(), chunks.last()) else {
-            return Ok(());
-        };
-        let length = last.offset + u64::from(last.length) - first.offset;
-        stored.resize(usize::try_from(length).unwrap_or(usize::MAX), 0);
-        self.source.read(first.offset, stored)?;
-        self.fetched.fetch_add(length, Ordering::Relaxed);
-        Ok(())
-    }
-
-    fn decode(&self, decoder: &mut ChunkDecoder, chunk: &Chunk, stored: &mut [u8], plain: &mut [u8]) -> Result<(), ImageError> {
-        let mut tries = 0;
-        loop {
-            match decoder.decode(self.source.name(), self.manifest, chunk, stored, plain) {
-                Err(error) if error.kind() == FaultKind::DigestMismatch && tries < AGAIN => {
-                    tries += 1;
-                    tracing::warn!(%error, tries, "a chunk came damaged and is fetched again");
-                    self.source.read(chunk.offset, stored)?;
-                    self.fetched.fetch_add(chunk.length.into(), Ordering::Relaxed);
-                }
-                done => return done,
+    fn decode(&self, decoder: &mut ChunkDecoder, chunk: &Chunk, stored: &[u8], plain: &mut [u8]) -> Result<(), ImageError> {
+        let mut result = decoder.decode_unproven(self.source.name(), self.manifest, chunk, stored, plain);
+        let mut again = Vec::new();
+        for tries in 1..=AGAIN {
+            let Err(error) = &result else { break };
+            if error.kind() != FaultKind::DigestMismatch {
+                break;
             }
+            tracing::warn!(%error, tries, "a chunk came damaged and is fetched again");
+            again.resize(chunk.length as usize, 0);
+            self.source.read(chunk.offset, &mut again)?;
+            self.fetched.fetch_add(chunk.length.into(), Ordering::Relaxed);
+            result = decoder.decode_unproven(self.source.name(), self.manifest, chunk, &again, plain);
         }
+        result
     }
 
-    /// Tells a feed which chunks of a span the disk lacks.
-    fn settle(&self, engine: &Engine<'_>, span: Range<usize>, feed: &dyn Feed, plain: &mut AlignedBuffer) -> Result<(), ImageError> {
-        for place in span {
-            let there = self.is_there(engine, &self.manifest.chunks()[place], plain)?;
-            feed.settle(place, !there);
+    /// Compares the chunks of a span with the disk, and tells the feed which it lacks.
+    pub(crate) fn compare_span(&self, engine: &Engine<'_>, span: Range<usize>, scratch: &mut Scratch) -> Result<(), ImageError> {
+        let (plain, _) = scratch.parts(self.manifest.chunk_bytes())?;
+        let there = span
+            .clone()
+            .map(|place| self.is_there(engine, &self.manifest.chunks()[place], plain));
+        let there = there.collect::<Result<Vec<bool>, ImageError>>()?;
+        // Only now: neighbours that are wanted can be fetched together.
+        for (place, there) in span.zip(there) {
+            self.feed.settle(place, !there);
         }
         Ok(())
     }
 
-    /// Brings a frame of a feed onto the disk.
+    /// Brings a frame onto the disk.
     pub(crate) fn write_frame(&self, engine: &Engine<'_>, place: usize, frame: &[u8], scratch: &mut Scratch) -> Result<(), ImageError> {
-        let (_, plain, decoder) = scratch.parts(self.manifest.chunk_bytes())?;
+        let (plain, decoder) = scratch.parts(self.manifest.chunk_bytes())?;
         let chunk = &self.manifest.chunks()[place];
         self.fetched.fetch_add(frame.len() as u64, Ordering::Relaxed);
-        decoder.decode(
-            self.source.name(),
-            self.manifest,
-            chunk,
-            frame,
-            &mut plain[..self.manifest.plain_length(chunk.index)],
-        )?;
+        self.decode(decoder, chunk, frame, &mut plain[..self.manifest.plain_length(chunk.index)])?;
         self.put(engine, chunk, plain)
+    }
+
+    /// What is read at the place of a chunk is not what its digest says: an error if that is because its frame holds something else.
+    pub(crate) fn judge(&self, offset: u64) -> Result<(), ImageError> {
+        let size = u64::from(self.manifest.chunk_bytes());
+        let index = u32::try_from(offset / size).unwrap_or(u32::MAX);
+        let Some(chunk) = self.manifest.chunk(index).filter(|_| offset.is_multiple_of(size)) else {
+            return Ok(());
+        };
+        let (mut stored, mut plain) = (vec![0; chunk.length as usize], vec![0; self.manifest.plain_length(index)]);
+        let read = self.source.read(chunk.offset, &mut stored);
+        if read
+            .and_then(|()| self.decode(&mut ChunkDecoder::new()?, chunk, &stored, &mut plain))
+            .is_err()
+        {
+            // That it cannot be had any more says nothing of what was written.
+            return Ok(());
+        }
+        check_plain(self.source.name(), chunk, &plain)
     }
 
     /// Writes a chunk whose plain bytes are at the beginning of `plain`.
@@ -222,42 +257,13 @@ impl<'a> Chunks<'a> {
         let length = self.manifest.plain_length(chunk.index);
         let padded = length.next_multiple_of(engine.disk().0.sector_size() as usize);
         plain[length..padded].fill(0);
-        let whole = (length == padded).then(|| short_of(&chunk.plain));
-        engine.write_bytes(self.manifest.disk_offset(chunk.index), &mut plain[..padded], whole)?;
+        let offset = self.manifest.disk_offset(chunk.index);
+        let whole = (length == padded && engine.writes_in_one_piece(offset, &plain[..padded])).then(|| short_of(&chunk.plain));
+        if whole.is_none() {
+            check_plain(self.source.name(), chunk, &plain[..length])?;
+        }
+        engine.write_bytes(offset, &mut plain[..padded], whole)?;
         engine.covered(length as u64);
-        Ok(())
-    }
-
-    /// Brings the chunks of a span onto the disk.
-    pub(crate) fn write(&self, engine: &Engine<'_>, span: Range<usize>, scratch: &mut Scratch) -> Result<(), ImageError> {
-        let (stored, plain, decoder) = scratch.parts(self.manifest.chunk_bytes())?;
-        if let Some(feed) = self.source.feed() {
-            return self.settle(engine, span, feed, plain);
-        }
-        let chunks = &self.manifest.chunks()[span];
-        let mut at = 0;
-        while at < chunks.len() {
-            // The chunks from here on that are to be fetched together.
-            let mut end = chunks.len();
-            if self.compare {
-                end = at;
-                while end < chunks.len() && !self.is_there(engine, &chunks[end], plain)? {
-                    end += 1;
-                }
-            }
-            let missing = &chunks[at..end];
-            self.fetch(missing, stored)?;
-            let mut from = 0;
-            for chunk in missing {
-                let frame = &mut stored[from..from + chunk.length as usize];
-                from += chunk.length as usize;
-                let length = self.manifest.plain_length(chunk.index);
-                self.decode(decoder, chunk, frame, &mut plain[..length])?;
-                self.put(engine, chunk, plain)?;
-            }
-            // The one that ended the run is there.
-            at = if self.compare { end + 1 } else { end };
-        }
         Ok(())
     }
 

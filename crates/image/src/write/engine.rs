@@ -2,8 +2,9 @@
 //!
 //! Every range that was written leaves a [`Receipt`]: what must be read there. Receipts are *fresh* until a flush that began after their
 //! write has succeeded, then *durable*; only durable ones are read back and compared. A flush comes after each
-//! [`Tuning::segment_bytes`], so that a power cut costs little and reading back can begin early. [`Engine::finish`] returns once everything
-//! was written, flushed, read back and compared, or with the first fault.
+//! [`Tuning::segment_bytes`], so that a power cut costs little and reading back can begin early; while one is under way, less than another
+//! segment of a packed image is written behind it, however long the disk takes. [`Engine::finish`] returns once everything was written, flushed, read back
+//! and compared, or with the first fault.
 //!
 //! It does not know formats, and it writes nothing at the first bytes of the disk, which it only collects for their turn.
 
@@ -32,9 +33,6 @@ const ZERO_PIECE: u64 = 16 << 20;
 const MOST_ZERO_RUNS: usize = 1024;
 /// Receipts that may wait; more force a flush and their reading back.
 const MOST_RECEIPTS: usize = 1 << 17;
-
-/// Bytes of frames that may wait for a thread; beyond it their source waits.
-const MOST_FRAME_BYTES: usize = 8 << 20;
 
 /// How hard the writer tries. What is left out is chosen by the machine and the disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -107,9 +105,9 @@ pub(crate) struct Totals {
 enum Input {
     Block(u64, Block),
     Zero(Range<u64>),
-    /// Entries of the packed image's list of work.
+    /// Chunks of the packed image to be compared with the disk.
     Span(Range<usize>),
-    /// A frame of the packed image, with its place in the list.
+    /// A frame of the packed image, with its place in the manifest's list.
     Frame(usize, Bytes),
 }
 
@@ -122,7 +120,8 @@ enum Task {
 #[derive(Default)]
 struct State {
     inputs: VecDeque<Input>,
-    /// Bytes of the frames among them.
+    /// Frames of the packed image. They go before the inputs: behind them waits the wire.
+    frames: VecDeque<(usize, Bytes)>,
     frame_bytes: usize,
     /// Whether more inputs may come.
     open: bool,
@@ -139,6 +138,22 @@ struct State {
     failure: Option<ImageError>,
     totals: Totals,
     head: Vec<u8>,
+}
+
+impl State {
+    fn is_written(&self) -> bool {
+        !self.open && self.frames.is_empty() && self.inputs.is_empty() && self.writing == 0
+    }
+
+    fn take_input(&mut self) -> Option<Input> {
+        match self.frames.pop_front() {
+            Some((place, frame)) => {
+                self.frame_bytes -= frame.len();
+                Some(Input::Frame(place, frame))
+            }
+            None => self.inputs.pop_front(),
+        }
+    }
 }
 
 pub(crate) struct Settings {
@@ -160,12 +175,15 @@ pub(crate) struct Engine<'a> {
     pub(crate) workers: usize,
     pub(crate) pool: Pool,
     chunks: Option<Chunks<'a>>,
+    /// Bytes of frames that may wait; beyond it whoever brings them does.
+    most_waiting: usize,
     state: Mutex<State>,
     changed: Condvar,
 }
 
-/// A cut at any moment may cost this part of the image, one in so many.
-const SEGMENT_PART: u64 = 48;
+/// A flush makes this part of the image durable, one in so many. A cut at any moment may cost one segment, and what was written while it
+/// was being flushed: 3 % in all.
+const SEGMENT_PART: u64 = 64;
 /// Bytes between two flushes at most, ...
 const MOST_SEGMENT: u64 = 512 << 20;
 /// ... at least where a cut costs the whole anyway, ...
@@ -197,6 +215,7 @@ impl<'a> Engine<'a> {
             overlap: settings.tuning.overlap.unwrap_or(!disk.0.is_rotational()),
             workers,
             pool: Pool::new(16 + workers),
+            most_waiting: chunks.as_ref().map_or(0, Chunks::most_waiting),
             chunks,
             state: Mutex::new(state),
             changed: Condvar::new(),
@@ -221,17 +240,24 @@ impl<'a> Engine<'a> {
         self.input(Input::Block(offset, block))
     }
 
-    /// Entries of the packed image's list of work.
+    /// Chunks of the packed image, to be compared with the disk.
     pub(crate) fn put_span(&self, span: Range<usize>) -> Result<(), ImageError> {
         self.input(Input::Span(span))
     }
 
     /// A frame to be decoded and written, waiting while many do.
     pub(crate) fn put_frame(&self, place: usize, frame: Bytes) -> Result<(), ImageError> {
-        let crowded = |state: &mut State| state.failure.is_none() && state.frame_bytes >= MOST_FRAME_BYTES;
-        let state = self.changed.wait_while(self.state(), crowded);
-        state.unwrap_or_else(PoisonError::into_inner).frame_bytes += frame.len();
-        self.input(Input::Frame(place, frame))
+        let crowded = |state: &mut State| state.failure.is_none() && state.frame_bytes >= self.most_waiting;
+        let waited = self.changed.wait_while(self.state(), crowded);
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner);
+        if state.failure.is_some() {
+            return Err(ImageError::Cancelled);
+        }
+        state.frame_bytes += frame.len();
+        state.frames.push_back((place, frame));
+        drop(state);
+        self.changed.notify_all();
+        Ok(())
     }
 
     fn input(&self, input: Input) -> Result<(), ImageError> {
@@ -305,7 +331,7 @@ impl<'a> Engine<'a> {
     /// Whether all inputs were written, so that only reading back is left.
     pub(crate) fn is_written(&self) -> bool {
         let state = self.state();
-        !state.open && state.inputs.is_empty() && state.writing == 0
+        state.is_written()
     }
 
     /// Waits for a while, or until everything is done or failed, and says whether it is.
@@ -338,7 +364,7 @@ impl<'a> Engine<'a> {
             let done = match task {
                 Task::Input(Input::Block(offset, mut block)) => self.write_block(offset, &mut block),
                 Task::Input(Input::Zero(range)) => self.write_zeros(range),
-                Task::Input(Input::Span(span)) => self.write_span(span, &mut scratch),
+                Task::Input(Input::Span(span)) => self.compare_span(span, &mut scratch),
                 Task::Input(Input::Frame(place, frame)) => self.write_frame(place, &frame, &mut scratch),
                 Task::Flush(receipts) => self.flush(receipts),
                 Task::Verify(receipt) => self.verify(receipt, &mut buffer),
@@ -365,18 +391,20 @@ impl<'a> Engine<'a> {
             if !state.flushing && (state.fresh_bytes >= self.segment || (crowded && !state.fresh.is_empty())) {
                 return Some(begin_flush(&mut state));
             }
-            let written = !state.open && state.inputs.is_empty() && state.writing == 0;
-            // The list of a packed image is there from the start, so reading back has its share of the threads from the start too. A decoder waits for
-            // its blocks: its inputs go first, unless receipts pile up.
-            let its_turn = crowded || (self.chunks.is_some() && self.overlap && state.verifying < self.workers.div_ceil(2));
+            let written = state.is_written();
+            // Reading back has its share of the threads from the start: of a packed image half of them; of a stream, whose decoder waits for its blocks to be
+            // written, one, unless receipts pile up.
+            let share = if self.chunks.is_some() { self.workers.div_ceil(2) } else { 1 };
+            let its_turn = crowded || (self.overlap && state.verifying < share);
             if its_turn && let Some(receipt) = state.durable.pop_front() {
                 state.verifying += 1;
                 return Some(Task::Verify(receipt));
             }
-            if let Some(input) = state.inputs.pop_front() {
+            // Of a stream a cut costs the whole anyway.
+            let ahead_of_the_flush = self.chunks.is_some() && state.flushing && state.fresh_bytes >= self.segment - self.segment / 8;
+            if !ahead_of_the_flush && let Some(input) = state.take_input() {
                 state.writing += 1;
-                if let Input::Frame(_, frame) = &input {
-                    state.frame_bytes -= frame.len();
+                if matches!(input, Input::Frame(..)) {
                     self.changed.notify_all();
                 }
                 return Some(Task::Input(input));
@@ -479,6 +507,21 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
+    /// Whether [`Self::write_bytes`] writes all of this, and in one piece.
+    pub(crate) fn writes_in_one_piece(&self, offset: u64, bytes: &[u8]) -> bool {
+        let end = offset + bytes.len() as u64;
+        if offset < FIRST_BYTES as u64 || (self.left_out.start < end && offset < self.left_out.end) {
+            return false;
+        }
+        let (mut zeros, mut data) = (0, false);
+        let short = bytes.chunks(ZERO_UNIT.max(self.sector)).all(|part| {
+            zeros = if is_zero(part) { zeros + part.len() } else { 0 };
+            data |= zeros == 0;
+            zeros < LEAST_ZERO_RUN
+        });
+        short && data
+    }
+
     /// Writes whole sectors, without the first bytes of the disk and what is left out, and with longer runs of zeros as such. `whole` is
     /// the digest of all the bytes, if it is known: what is written in one piece need not be digested again.
     pub(crate) fn write_bytes(&self, offset: u64, bytes: &mut [u8], whole: Option<[u8; 16]>) -> Result<(), ImageError> {
@@ -536,9 +579,9 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
-    fn write_span(&self, span: Range<usize>, scratch: &mut Scratch) -> Result<(), ImageError> {
+    fn compare_span(&self, span: Range<usize>, scratch: &mut Scratch) -> Result<(), ImageError> {
         match &self.chunks {
-            Some(chunks) => chunks.write(self, span, scratch),
+            Some(chunks) => chunks.compare_span(self, span, scratch),
             None => Ok(()),
         }
     }
@@ -571,6 +614,9 @@ impl<'a> Engine<'a> {
         if let Content::Bytes(expected) = receipt.content {
             let found = short_of(&hasher.finalize());
             if found != expected {
+                if let Some(chunks) = &self.chunks {
+                    chunks.judge(receipt.offset)?;
+                }
                 return Err(self.mismatch(receipt.offset, end, "image data"));
             }
             self.state().totals.read_sum.add(receipt.offset, found);

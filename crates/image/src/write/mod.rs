@@ -16,6 +16,7 @@
 //! simply done again from the start; of a packed image only what is not on the disk yet is fetched again. Nothing of the image is ever executed or
 //! mounted here.
 
+mod ahead;
 mod chunks;
 mod ends;
 mod engine;
@@ -25,10 +26,12 @@ mod progress;
 mod sink;
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use self::ahead::Ahead;
 use self::chunks::Chunks;
 use self::ends::Ends;
 pub use self::engine::Tuning;
@@ -243,7 +246,12 @@ pub fn write_packed(
         });
     }
     limit_of(disk).check(source.name(), manifest.disk_bytes())?;
-    let mut chunks = Chunks::new(manifest, source);
+    let ahead = Ahead::new(manifest, source);
+    let (feed, takers) = match source.feed() {
+        Some(feed) => (feed, 1),
+        None => (&ahead as &dyn Feed, Ahead::connections()),
+    };
+    let mut chunks = Chunks::new(manifest, source, feed);
     let first = chunks.first()?;
     let facts = Facts {
         source_name: source.name(),
@@ -261,6 +269,7 @@ pub fn write_packed(
     for hole in holes {
         engine.zero(hole.start, hole.end - hole.start)?;
     }
+    let left = AtomicUsize::new(takers);
     std::thread::scope(|scope| {
         for _ in 0..engine.workers {
             scope.spawn(|| engine.work());
@@ -275,18 +284,16 @@ pub fn write_packed(
             }
             spans.iter().try_for_each(|span: &Range<usize>| engine.put_span(span.clone()))
         };
-        let feed = source.feed();
-        match (put(), feed) {
-            (Ok(()), None) => engine.close(),
-            (Ok(()), Some(feed)) => {
-                scope.spawn(|| take_frames(feed, &engine));
+        match put() {
+            Ok(()) => {
+                for _ in 0..takers {
+                    scope.spawn(|| take_frames(feed, &engine, &left));
+                }
             }
-            (Err(error), _) => engine.fail(error),
+            Err(error) => engine.fail(error),
         }
         job.watch(&engine, || engine.totals().covered);
-        if let Some(feed) = feed {
-            feed.stop();
-        }
+        feed.stop();
     });
     let fetched = engine.fetched();
     let (totals, _) = engine.finish()?;
@@ -297,7 +304,8 @@ pub fn write_packed(
     job.conclude("packed", facts.digest, copied, &totals)
 }
 
-fn take_frames(feed: &dyn Feed, engine: &Engine<'_>) {
+/// One of the threads that bring frames; `left` counts those that still do, and the last one closes the engine.
+fn take_frames(feed: &dyn Feed, engine: &Engine<'_>, left: &AtomicUsize) {
     let _alarm = Alarm(engine);
     loop {
         match feed.next() {
@@ -306,9 +314,12 @@ fn take_frames(feed: &dyn Feed, engine: &Engine<'_>) {
                     return;
                 }
             }
-            Ok(None) => return engine.close(),
+            Ok(None) => break,
             Err(error) => return engine.fail(error),
         }
+    }
+    if left.fetch_sub(1, Ordering::AcqRel) == 1 {
+        engine.close();
     }
 }
 

@@ -23,6 +23,11 @@ impl Pack {
     }
 
     pub fn of_chunks(image: &[u8], chunk_bytes: usize) -> Self {
+        Self::altered(image, chunk_bytes, |_| {})
+    }
+
+    /// Each entry of the manifest as `alter` leaves it.
+    pub fn altered(image: &[u8], chunk_bytes: usize, alter: impl Fn(&mut Chunk)) -> Self {
         let (mut stored, mut chunks) = (Vec::new(), Vec::<Chunk>::new());
         for (index, plain) in image.chunks(chunk_bytes).enumerate() {
             if plain.iter().all(|&byte| byte == 0) {
@@ -38,6 +43,7 @@ impl Pack {
                 stored: digest,
                 plain: blake3::hash(plain),
             });
+            alter(chunks.last_mut().unwrap());
             if known.is_none() {
                 stored.extend(frame);
             }

@@ -9,14 +9,15 @@ use image::{BlockDevice, Evidence, ImageError, Tuning, WriteRequest};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::common::pack::Pack;
+use crate::common::pack::{CHUNK, Pack};
 use crate::common::*;
 use crate::state::States;
 
 /// Cuts of each way when nobody asks for more.
 const FEW: usize = 40;
-/// A writer's thread fetches so much of a packed image at once: the chunks in flight.
-const SPAN: u64 = 2 << 20;
+/// The chunks in flight of a packed image of this size: requests that are answered, and what waits for a thread. A thread has one chunk more that is not
+/// yet written, and one that made a segment longer.
+const IN_FLIGHT: u64 = 8 * (256 << 10);
 /// Both ends of the disk are zeroed first, so that what an image has there is fetched again.
 const ENDS: u64 = 2 * MIB as u64;
 
@@ -65,7 +66,7 @@ impl Case {
         let tuning = Tuning {
             workers: Some(chance.random_range(1..4)),
             // The part of an image that the writer chooses by itself for large ones.
-            segment_bytes: Some(image.len() as u64 / 48),
+            segment_bytes: Some(image.len() as u64 / 64),
             overlap: Some(chance.random()),
         };
         let request = WriteRequest {
@@ -155,7 +156,7 @@ fn one_write(chance: &mut StdRng, packed: bool, tally: &mut Tally) {
         tally.finished_at_the_cut += usize::from(medium == finished);
     }
     let again = case.fetched().saturating_sub(total);
-    let in_flight = cuts as u64 * (workers * SPAN + ENDS);
+    let in_flight = cuts as u64 * (IN_FLIGHT + workers * 2 * CHUNK as u64 + ENDS);
     let bound = cuts as u64 * (total * 3 / 100) + in_flight;
     assert!(
         again <= bound,

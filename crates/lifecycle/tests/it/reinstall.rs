@@ -5,8 +5,13 @@ use agent_protocol::{
     guest::GuestAction,
     order::{FaultReason, OrderKind, Outcome},
 };
-use api::{HardwarePhase, InstancePhase, conditions, discovery::BootAnswer, instance::RunningEvidence};
-use lifecycle::{agent::guest_action, hardware::Readiness, orders};
+use api::{HardwarePhase, InstancePhase, conditions, discovery::BootAnswer, hardware::InstalledImage, instance::RunningEvidence};
+use lifecycle::{
+    agent::guest_action,
+    hardware::Readiness,
+    orders,
+    view::{self, Uids},
+};
 
 use crate::world::{World, marked};
 
@@ -232,4 +237,44 @@ fn an_older_view_does_not_boot_what_is_being_written_over() {
     assert_eq!(world.boot_request(), BootAnswer::Agent, "the accepted order outweighs it");
     world.obey(&order);
     assert_eq!(world.boot_request(), BootAnswer::LocalDisk);
+}
+
+#[test]
+fn views_of_different_times_are_told_apart() {
+    let mut world = World::running();
+    let (old, first) = (world.discovery.clone(), world.status().installed.unwrap());
+    let before = world.status();
+    let uids = Uids::one("uid-1");
+    assert!(!view::is_apart_from(&first, Some(&old), uids));
+
+    ask(&mut world, "again");
+    let asking = world.instances[0].clone();
+    for (phase, outdated) in [(InstancePhase::Booting, true), (InstancePhase::Running, false)] {
+        assert_eq!(view::is_before_the_reinstall(&before, &asking, phase), outdated, "{phase:?}");
+        assert!(
+            !view::is_before_the_reinstall(&world.status(), &asking, phase),
+            "this view has taken note of it"
+        );
+    }
+
+    world.agent_boots();
+    world.settle();
+    let order = world.poll();
+    world.obey(&order);
+    world.settle();
+    let second = world.status().installed.unwrap();
+    assert!(
+        view::is_apart_from(&second, Some(&old), uids),
+        "the record is older than the installation"
+    );
+    assert!(view::is_apart_from(&first, Some(&world.discovery), uids), "and the other way round");
+    assert!(!view::is_apart_from(&second, Some(&world.discovery), uids));
+    let untold = InstalledImage {
+        order_id: String::new(),
+        ..first
+    };
+    assert!(
+        !view::is_apart_from(&untold, Some(&world.discovery), uids),
+        "nobody knows which order wrote it"
+    );
 }

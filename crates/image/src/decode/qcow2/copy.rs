@@ -2,7 +2,7 @@
 //! batches to threads that decompress them into blocks.
 
 use std::collections::VecDeque;
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -94,6 +94,8 @@ struct Copy<'a> {
     open: Option<(u64, Block)>,
     batch: Batch,
     jobs: SyncSender<Batch>,
+    /// Memory of batches that are done, to be used again.
+    spare: Receiver<Vec<u8>>,
 }
 
 fn corrupt(name: &str, guest: u64, what: &str) -> Fault {
@@ -113,12 +115,13 @@ pub(super) fn copy(name: &str, map: &Map, input: Input, sink: &dyn ExtentSink) -
     let fault = Mutex::new(None);
     let result = thread::scope(|scope| {
         let (jobs, queue) = mpsc::sync_channel::<Batch>(threads);
+        let (done, spare) = mpsc::channel();
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..threads {
-            let queue = Arc::clone(&queue);
+            let (queue, done) = (Arc::clone(&queue), done.clone());
             let fault = &fault;
             scope.spawn(move || {
-                if let Err(error) = decompress(name, &map.header, &queue, sink) {
+                if let Err(error) = decompress(name, &map.header, &queue, &done, sink) {
                     fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                 }
             });
@@ -132,6 +135,7 @@ pub(super) fn copy(name: &str, map: &Map, input: Input, sink: &dyn ExtentSink) -
             open: None,
             batch: Batch::default(),
             jobs,
+            spare,
         };
         copy.run(map, input, || fault.lock().unwrap_or_else(PoisonError::into_inner).is_some())
     });
@@ -234,15 +238,27 @@ impl Copy<'_> {
 
     /// Gives the batch to a worker. If all of them have failed, the caller sees that.
     fn send(&mut self) {
-        let batch = std::mem::take(&mut self.batch);
-        if !batch.ends.is_empty() {
-            self.jobs.send(batch).ok();
+        if self.batch.ends.is_empty() {
+            return;
         }
+        let mut stored = self.spare.try_recv().unwrap_or_default();
+        stored.clear();
+        let next = Batch {
+            stored,
+            ..Batch::default()
+        };
+        self.jobs.send(std::mem::replace(&mut self.batch, next)).ok();
     }
 }
 
 /// Decompresses batches until there are no more.
-fn decompress(name: &str, header: &Header, queue: &Mutex<Receiver<Batch>>, sink: &dyn ExtentSink) -> Result<(), Fault> {
+fn decompress(
+    name: &str,
+    header: &Header,
+    queue: &Mutex<Receiver<Batch>>,
+    done: &Sender<Vec<u8>>,
+    sink: &dyn ExtentSink,
+) -> Result<(), Fault> {
     let mut decompressor = Decompressor::new(name, header).map_err(Fault::Image)?;
     let cluster = header.cluster_size() as usize;
     // A cluster that is larger than a block is decompressed here and copied.
@@ -273,6 +289,8 @@ fn decompress(name: &str, header: &Header, queue: &Mutex<Receiver<Batch>>, sink:
             from = to;
         }
         block.set_len(length);
+        // Whoever fills batches may have ended.
+        done.send(batch.stored).ok();
         sink.data(batch.guest, block).map_err(Fault::Sink)?;
     }
 }
