@@ -1,0 +1,726 @@
+//! One transfer as the server sees it: a state machine of packets and time, without socket or clock.
+//!
+//! The caller sends what [`Transfer::packet`] shows, says so with [`Transfer::sent`], hands in what the client sends, and calls [`Transfer::timer`] at
+//! [`Transfer::deadline`], until there is an [`Outcome`]. Content is never copied: packets are slices of the asset.
+//!
+//! Invariants:
+//! * Every transfer ends: there is always a deadline, and only an acknowledgement of something new puts off giving up.
+//! * A block is sent again only after a timer, after an acknowledgement that leaves a gap, or once per clean window after one that was repeated; with a
+//!   window of one block a repeated acknowledgement causes nothing at all (RFC 1123 section 4.2.3.1). So copies of packets never multiply.
+//! * A client that has not answered yet gets a handful of packets at most, whatever options it sent: the address in a request may be forged.
+//! * The window is never smaller than agreed, because a client acknowledges only full ones (RFC 7440 section 4).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::{
+    Time,
+    wire::{BLOCK_SIZES, DEFAULT_BLOCK_SIZE, ErrorCode, OptionKind, Options},
+};
+
+/// How transfers behave; the defaults are for local networks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Largest block in bytes that is agreed to.
+    pub max_block_size: u16,
+    /// Largest window in blocks that is agreed to.
+    pub max_window: u16,
+    /// Largest window in bytes that is agreed to (but one block always is): more than a receive buffer of the usual size holds only gets lost.
+    pub max_window_bytes: usize,
+    /// Time to wait for an answer at first, doubled with each try that follows.
+    pub timeout: Duration,
+    /// Shortest time to wait, whatever round trips were measured.
+    pub shortest_timeout: Duration,
+    /// Longest time to wait, unless the client asked for another.
+    pub longest_timeout: Duration,
+    /// Timers that may run out in a row before the first answer.
+    pub first_tries: u32,
+    /// Timers that may run out in a row afterwards.
+    pub tries: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_block_size: *BLOCK_SIZES.end(),
+            max_window: 64,
+            max_window_bytes: 128 << 10,
+            timeout: Duration::from_secs(1),
+            shortest_timeout: Duration::from_millis(250),
+            longest_timeout: Duration::from_secs(8),
+            first_tries: 4,
+            tries: 8,
+        }
+    }
+}
+
+/// A client that was silent for so long and asks once more has started anew (one that goes on does not ask).
+const STARTED_ANEW: Duration = Duration::from_secs(1);
+
+/// Longest message of a client's ERROR that is kept, in bytes.
+const MAX_MESSAGE: usize = 128;
+
+/// How a transfer ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The last block was acknowledged.
+    Finished,
+    /// The client wanted to know the size only, and said so by an ERROR after the OACK, as EDK2 and PXE ROMs do.
+    Probed,
+    /// Anything else.
+    Failed(Failure),
+}
+
+/// Why a transfer failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// It never answered our first packet.
+    #[error(
+        "the client never answered; something between it and us drops packets from our transfer port (try a single port), or its address was forged"
+    )]
+    NeverAnswered,
+    /// It stopped answering.
+    #[error("the client stopped answering")]
+    Silent,
+    /// It sent ERROR.
+    #[error("the client gave up: {code}{}", remark(.message))]
+    Client {
+        /// Its code.
+        code: ErrorCode,
+        /// Its text, printable and bounded.
+        message: String,
+    },
+    /// Its host says that nobody listens on its port.
+    #[error("the client closed its port")]
+    Closed,
+    /// It asked for something else from the same port.
+    #[error("the client started another transfer instead")]
+    Superseded,
+    /// We stopped.
+    #[error("the server stopped")]
+    Stopped,
+}
+
+fn remark(message: &str) -> String {
+    if message.is_empty() {
+        String::new()
+    } else {
+        format!(": {message}")
+    }
+}
+
+/// A packet to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outgoing<'a> {
+    /// OACK.
+    OptionAck(&'a Options),
+    /// DATA.
+    Data {
+        /// Number, modulo 65,536.
+        block: u16,
+        /// Content.
+        data: &'a [u8],
+    },
+    /// ERROR, the last packet.
+    Error {
+        /// What kind.
+        code: ErrorCode,
+        /// For people.
+        message: &'static str,
+    },
+}
+
+/// What was agreed with the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// Bytes in a block.
+    pub block_size: u16,
+    /// Blocks in a window.
+    pub window: u16,
+    /// Time between tries that the client asked for.
+    pub timeout: Option<Duration>,
+    /// What the OACK says; without options there is none.
+    pub answer: Options,
+}
+
+impl Terms {
+    /// Answers options: what cannot be agreed to is left out of the answer (RFC 2347), block and window may become smaller (RFC 2348, 7440).
+    pub fn negotiate(asked: &Options, size: u64, settings: &Settings) -> Self {
+        let mut terms = Self {
+            block_size: DEFAULT_BLOCK_SIZE,
+            window: 1,
+            timeout: None,
+            answer: Options::default(),
+        };
+        if let Some(bytes) = asked
+            .get(OptionKind::BlockSize)
+            .filter(|bytes| *bytes >= u64::from(*BLOCK_SIZES.start()))
+        {
+            let most = settings.max_block_size.clamp(*BLOCK_SIZES.start(), *BLOCK_SIZES.end());
+            terms.block_size = u16::try_from(bytes).map_or(most, |bytes| bytes.min(most));
+        }
+        let most_blocks =
+            (settings.max_window_bytes / usize::from(terms.block_size)).clamp(1, usize::from(settings.max_window.max(1))) as u16;
+        for (kind, value) in asked.iter() {
+            match kind {
+                OptionKind::BlockSize if value >= u64::from(*BLOCK_SIZES.start()) => terms.answer.push(kind, u64::from(terms.block_size)),
+                OptionKind::Timeout if (1..=255).contains(&value) => {
+                    terms.timeout = Some(Duration::from_secs(value));
+                    terms.answer.push(kind, value);
+                }
+                OptionKind::TransferSize => terms.answer.push(kind, size),
+                OptionKind::WindowSize if value >= 1 => {
+                    terms.window = u16::try_from(value).map_or(most_blocks, |blocks| blocks.min(most_blocks));
+                    terms.answer.push(kind, u64::from(terms.window));
+                }
+                OptionKind::BlockSize | OptionKind::Timeout | OptionKind::WindowSize => {}
+            }
+        }
+        terms
+    }
+}
+
+/// One transfer of one asset to one client.
+#[derive(Debug)]
+pub struct Transfer {
+    content: Bytes,
+    settings: Settings,
+    terms: Terms,
+    /// Blocks in all, the last one shorter than the others or empty. Blocks are counted from 1, without rolling over.
+    total: u64,
+    /// The OACK is not acknowledged yet.
+    offering: bool,
+    /// It is not to be sent now.
+    offered: bool,
+    /// Last block that the client has in order.
+    acked: u64,
+    /// Next block to send.
+    next: u64,
+    /// Last block that was ever sent.
+    highest: u64,
+    /// When the client last acknowledged something new.
+    heard: Option<Time>,
+    tries: u32,
+    deadline: Time,
+    /// Nothing of the present window was sent twice.
+    clean: bool,
+    /// A repeated acknowledgement may cause sending again: not twice, and not in the window after one in which it did, or echoes would never end.
+    may_go_back: bool,
+    sent_at: Time,
+    /// Smoothed round trip and its variation (RFC 6298), from clean windows only.
+    round_trip: Option<(Duration, Duration)>,
+    closing: Option<(ErrorCode, &'static str)>,
+    outcome: Option<Outcome>,
+    resent: u64,
+    timeouts: u32,
+}
+
+impl Transfer {
+    /// Begins a transfer of `content` on a client's request with these options.
+    pub fn new(content: Bytes, asked: &Options, settings: Settings, now: Time) -> Self {
+        let terms = Terms::negotiate(asked, content.len() as u64, &settings);
+        let total = content.len() as u64 / u64::from(terms.block_size) + 1;
+        let mut transfer = Self {
+            content,
+            terms,
+            total,
+            offering: !terms.answer.is_empty(),
+            offered: false,
+            acked: 0,
+            next: 1,
+            highest: 0,
+            heard: None,
+            tries: 0,
+            deadline: now,
+            clean: true,
+            may_go_back: true,
+            sent_at: now,
+            round_trip: None,
+            closing: None,
+            outcome: None,
+            resent: 0,
+            timeouts: 0,
+            settings,
+        };
+        transfer.deadline = now + transfer.patience();
+        transfer
+    }
+
+    /// What was agreed.
+    pub fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// How it ended; there may still be a last packet to send.
+    pub fn outcome(&self) -> Option<&Outcome> {
+        self.outcome.as_ref()
+    }
+
+    /// Packets that were sent more than once.
+    pub fn resent(&self) -> u64 {
+        self.resent
+    }
+
+    /// Timers that ran out.
+    pub fn timeouts(&self) -> u32 {
+        self.timeouts
+    }
+
+    /// Bytes of content that the client has acknowledged.
+    pub fn delivered(&self) -> u64 {
+        (self.acked * u64::from(self.terms.block_size)).min(self.content.len() as u64)
+    }
+
+    /// When [`Self::timer`] wants to be called; `None` once there is an outcome.
+    pub fn deadline(&self) -> Option<Time> {
+        self.outcome.is_none().then_some(self.deadline)
+    }
+
+    /// How many packets are to be sent now.
+    pub fn ready(&self) -> usize {
+        if self.closing.is_some() {
+            1
+        } else if self.outcome.is_some() {
+            0
+        } else if self.offering {
+            usize::from(!self.offered)
+        } else {
+            // At most a window, which is a u16.
+            (self.limit() + 1).saturating_sub(self.next) as usize
+        }
+    }
+
+    /// The packet at `index` of those that are ready.
+    pub fn packet(&self, index: usize) -> Option<Outgoing<'_>> {
+        if index >= self.ready() {
+            return None;
+        }
+        if let Some((code, message)) = self.closing {
+            return Some(Outgoing::Error { code, message });
+        }
+        if self.offering {
+            return Some(Outgoing::OptionAck(&self.terms.answer));
+        }
+        let block = self.next + index as u64;
+        let size = usize::from(self.terms.block_size);
+        let start = (block - 1) as usize * size;
+        Some(Outgoing::Data {
+            block: block as u16,
+            data: &self.content[start..self.content.len().min(start + size)],
+        })
+    }
+
+    /// The first `count` packets that were ready have been sent (or lost on the way out, which is the same).
+    pub fn sent(&mut self, count: usize, now: Time) {
+        let count = count.min(self.ready());
+        if count == 0 {
+            return;
+        }
+        if self.closing.take().is_some() {
+            return;
+        }
+        if self.offering {
+            self.offered = true;
+        } else {
+            let end = self.next + count as u64;
+            self.resent += end.min(self.highest + 1).saturating_sub(self.next);
+            self.next = end;
+            self.highest = self.highest.max(end - 1);
+        }
+        self.sent_at = now;
+        self.deadline = now + self.patience();
+    }
+
+    /// The client acknowledged `block`.
+    pub fn acknowledged(&mut self, block: u16, now: Time) {
+        if self.outcome.is_some() {
+            return;
+        }
+        if self.offering {
+            // Without an OACK that was sent it acknowledges nothing of ours.
+            if block == 0 && self.offered {
+                self.offering = false;
+                self.progress(now, self.clean && self.tries == 0);
+                self.clean = true;
+            }
+            return;
+        }
+        // Numbers come back modulo 65,536. A window is smaller, so one block at most can be meant; anything else is older than what we know.
+        let ahead = u64::from(block.wrapping_sub(self.acked as u16));
+        if ahead > self.highest - self.acked {
+            return;
+        }
+        if ahead == 0 {
+            self.repeated(now);
+            return;
+        }
+        let acked = self.acked + ahead;
+        let whole = acked == self.highest;
+        self.acked = acked;
+        // Whole: what was in flight is there. Else the client misses what comes next, threw away what came after that, and expects it all again.
+        self.next = acked + 1;
+        self.progress(now, whole && self.clean);
+        if whole {
+            self.may_go_back = self.clean;
+            self.clean = true;
+        } else {
+            self.may_go_back = false;
+            self.clean = false;
+        }
+        if acked == self.total {
+            self.outcome = Some(Outcome::Finished);
+        }
+    }
+
+    /// The client sent ERROR.
+    pub fn refused(&mut self, code: ErrorCode, message: &[u8]) {
+        if self.outcome.is_some() {
+            return;
+        }
+        self.closing = None;
+        let size_only = self.offering && self.terms.answer.get(OptionKind::TransferSize).is_some() && code != ErrorCode::OPTIONS;
+        self.outcome = Some(if size_only {
+            Outcome::Probed
+        } else {
+            let message = message[..message.len().min(MAX_MESSAGE)].escape_ascii().to_string();
+            Outcome::Failed(Failure::Client { code, message })
+        });
+    }
+
+    /// The client sent the same request once more: our first packet was lost, or is late, or the client was reset.
+    pub fn asked_again(&mut self, now: Time) {
+        match self.heard {
+            _ if self.outcome.is_some() => {}
+            None => {
+                self.resent += u64::from(self.offered);
+                self.offered = false;
+                self.next = 1;
+                self.clean = false;
+            }
+            Some(heard) if now.saturating_sub(heard) >= STARTED_ANEW => {
+                self.offering = !self.terms.answer.is_empty();
+                self.offered = false;
+                self.acked = 0;
+                self.next = 1;
+                self.resent += self.highest;
+                self.highest = 0;
+                self.heard = None;
+                self.tries = 0;
+                self.clean = false;
+                self.may_go_back = false;
+                self.deadline = now + self.patience();
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Time passed; does nothing before the deadline.
+    pub fn timer(&mut self, now: Time) {
+        if self.outcome.is_some() || now < self.deadline {
+            return;
+        }
+        self.tries += 1;
+        self.timeouts += 1;
+        let (tries, failure) = match self.heard {
+            None => (self.settings.first_tries, Failure::NeverAnswered),
+            Some(_) => (self.settings.tries, Failure::Silent),
+        };
+        if self.tries > tries {
+            self.outcome = Some(Outcome::Failed(failure));
+            return;
+        }
+        if self.offering {
+            self.resent += u64::from(self.offered);
+            self.offered = false;
+        } else {
+            self.next = self.acked + 1;
+            self.clean = false;
+            self.may_go_back = false;
+        }
+        self.deadline = now + self.patience();
+    }
+
+    /// Ends it from our side; tells the client where that helps it.
+    pub fn end(&mut self, failure: Failure) {
+        if self.outcome.is_some() {
+            return;
+        }
+        self.closing = match failure {
+            Failure::Stopped => Some((ErrorCode::UNDEFINED, "the server stops; ask again")),
+            // Nobody is there, or the client waits for the answer to another request, which an ERROR from here might end.
+            _ => None,
+        };
+        self.outcome = Some(Outcome::Failed(failure));
+    }
+
+    fn limit(&self) -> u64 {
+        (self.acked + u64::from(self.terms.window)).min(self.total)
+    }
+
+    fn repeated(&mut self, now: Time) {
+        if self.terms.window == 1 || self.highest == self.acked || !self.may_go_back || self.next == self.acked + 1 {
+            return;
+        }
+        // What the client misses may be the first block of the window, and it says so by the only number it has.
+        self.may_go_back = false;
+        self.clean = false;
+        self.next = self.acked + 1;
+        self.deadline = now + self.patience();
+    }
+
+    fn progress(&mut self, now: Time, measurable: bool) {
+        if measurable {
+            let sample = now.saturating_sub(self.sent_at);
+            self.round_trip = Some(match self.round_trip {
+                None => (sample, sample / 2),
+                Some((smooth, variation)) => ((smooth * 7 + sample) / 8, (variation * 3 + smooth.abs_diff(sample)) / 4),
+            });
+        }
+        self.heard = Some(now);
+        self.tries = 0;
+        self.deadline = now + self.patience();
+    }
+
+    /// How long to wait from now on.
+    fn patience(&self) -> Duration {
+        if let (Some(agreed), Some(_)) = (self.terms.timeout, self.heard) {
+            return agreed;
+        }
+        let base = match self.round_trip {
+            Some((smooth, variation)) => (smooth + variation * 4).clamp(self.settings.shortest_timeout, self.settings.timeout),
+            None => self.settings.timeout,
+        };
+        (base * 2_u32.saturating_pow(self.tries)).min(self.settings.longest_timeout)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Time = Time::from_secs(100);
+
+    fn options(list: &[(OptionKind, u64)]) -> Options {
+        let mut options = Options::default();
+        for (kind, value) in list {
+            options.push(*kind, *value);
+        }
+        options
+    }
+
+    fn transfer(bytes: usize, asked: &[(OptionKind, u64)]) -> Transfer {
+        let content: Vec<u8> = (0..bytes).map(|i| (i % 251) as u8).collect();
+        Transfer::new(content.into(), &options(asked), Settings::default(), START)
+    }
+
+    /// Sends all that is ready; the numbers of the blocks, or [0] for the OACK.
+    fn send(transfer: &mut Transfer, now: Time) -> Vec<u16> {
+        let sent = (0..transfer.ready())
+            .map(|i| match transfer.packet(i) {
+                Some(Outgoing::Data { block, .. }) => block,
+                Some(Outgoing::OptionAck(_)) => 0,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        transfer.sent(transfer.ready(), now);
+        sent
+    }
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn terms_that_are_agreed_to() {
+        use OptionKind::{BlockSize, Timeout, TransferSize, WindowSize};
+        let settings = Settings {
+            max_block_size: 1468,
+            ..Settings::default()
+        };
+        let agreed = |asked: &[(OptionKind, u64)], settings: &Settings| Terms::negotiate(&options(asked), 1000, settings);
+        for (asked, answer) in [
+            (vec![(BlockSize, 8)], vec![(BlockSize, 8)]),
+            (vec![(BlockSize, 7)], vec![]),
+            (vec![(BlockSize, 70_000)], vec![(BlockSize, 1468)]),
+            (
+                vec![(TransferSize, 77), (BlockSize, 1024)],
+                vec![(TransferSize, 1000), (BlockSize, 1024)],
+            ),
+            (vec![(Timeout, 0)], vec![]),
+            (vec![(Timeout, 256)], vec![]),
+            (vec![(Timeout, 255)], vec![(Timeout, 255)]),
+            (vec![(WindowSize, 0)], vec![]),
+            (vec![(WindowSize, 65_536)], vec![(WindowSize, 64)]),
+            (vec![(WindowSize, 4), (BlockSize, 1468)], vec![(WindowSize, 4), (BlockSize, 1468)]),
+        ] {
+            assert_eq!(agreed(&asked, &settings).answer, options(&answer), "{asked:?}");
+        }
+        let plain = agreed(&[], &settings);
+        assert_eq!((plain.block_size, plain.window, plain.answer.is_empty()), (512, 1, true));
+        let large = agreed(&[(WindowSize, 64), (BlockSize, 65_464)], &Settings::default());
+        assert_eq!(
+            (large.block_size, large.window),
+            (65_464, 2),
+            "a window that no receive buffer holds is not agreed to"
+        );
+    }
+
+    #[test]
+    fn lock_step_ignores_repeated_acknowledgements() {
+        let mut t = transfer(1024, &[]);
+        assert_eq!(send(&mut t, START), [1]);
+        t.acknowledged(1, START + ms(1));
+        assert_eq!(send(&mut t, START + ms(1)), [2]);
+        for _ in 0..5 {
+            t.acknowledged(1, START + ms(2));
+            assert_eq!(t.ready(), 0, "Sorcerer's Apprentice");
+        }
+        t.acknowledged(7, START + ms(2));
+        t.acknowledged(2, START + ms(3));
+        assert_eq!(send(&mut t, START + ms(3)), [3], "a file of whole blocks ends in an empty one");
+        t.acknowledged(3, START + ms(4));
+        assert_eq!(t.outcome(), Some(&Outcome::Finished));
+        assert_eq!((t.delivered(), t.resent(), t.timeouts(), t.deadline()), (1024, 0, 0, None));
+    }
+
+    #[test]
+    fn a_gap_in_a_window_goes_back_once() {
+        let mut t = transfer(512 * 20, &[(OptionKind::WindowSize, 4)]);
+        assert_eq!(send(&mut t, START), [0]);
+        t.acknowledged(0, START);
+        assert_eq!(send(&mut t, START), [1, 2, 3, 4]);
+        // Block 3 is lost; EDK2 acknowledges 2 for each block that follows.
+        t.acknowledged(2, START);
+        assert_eq!(send(&mut t, START), [3, 4, 5, 6]);
+        t.acknowledged(2, START);
+        t.acknowledged(2, START);
+        assert_eq!(t.ready(), 0, "echoes");
+        t.acknowledged(6, START);
+        assert_eq!(send(&mut t, START), [7, 8, 9, 10]);
+        t.acknowledged(6, START);
+        assert_eq!(t.ready(), 0, "the window before was not clean, so this may be an echo");
+        t.acknowledged(10, START);
+        assert_eq!(send(&mut t, START), [11, 12, 13, 14]);
+        t.acknowledged(10, START);
+        assert_eq!(send(&mut t, START), [11, 12, 13, 14], "the first block of the window is missing");
+        t.acknowledged(10, START);
+        assert_eq!(t.ready(), 0);
+        assert_eq!(t.resent(), 2 + 4);
+    }
+
+    #[test]
+    fn timers_back_off_and_give_up() {
+        let mut t = transfer(512, &[]);
+        let mut now = START;
+        let mut waits = Vec::new();
+        while let Some(deadline) = t.deadline() {
+            assert_eq!(send(&mut t, now), [1]);
+            let deadline = t.deadline().unwrap_or(deadline);
+            t.timer(deadline - ms(1));
+            assert_eq!(t.ready(), 0, "not before the deadline");
+            waits.push((deadline - now).as_secs());
+            now = deadline;
+            t.timer(now);
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 8]);
+        assert_eq!(t.outcome(), Some(&Outcome::Failed(Failure::NeverAnswered)));
+        assert_eq!((t.timeouts(), t.resent()), (5, 4));
+    }
+
+    #[test]
+    fn the_time_between_tries_that_was_agreed_to_counts_after_the_agreement() {
+        let mut t = transfer(512, &[(OptionKind::Timeout, 200)]);
+        send(&mut t, START);
+        assert_eq!(t.deadline(), Some(START + ms(1000)));
+        t.acknowledged(0, START);
+        send(&mut t, START);
+        assert_eq!(t.deadline(), Some(START + Duration::from_secs(200)));
+    }
+
+    #[test]
+    fn short_round_trips_shorten_the_wait() {
+        let mut t = transfer(512 * 9, &[]);
+        for block in 1..=8 {
+            assert_eq!(send(&mut t, START), [block]);
+            t.acknowledged(block, START + ms(2));
+        }
+        send(&mut t, START);
+        assert_eq!(t.deadline(), Some(START + ms(250)));
+    }
+
+    #[test]
+    fn a_lost_oack_is_sent_again_by_timer_and_by_request() {
+        let mut t = transfer(512, &[(OptionKind::TransferSize, 0)]);
+        assert_eq!(send(&mut t, START), [0]);
+        t.asked_again(START + ms(500));
+        assert_eq!(send(&mut t, START + ms(500)), [0]);
+        t.timer(START + ms(1500));
+        assert_eq!(send(&mut t, START + ms(1500)), [0]);
+        t.acknowledged(0, START + ms(1501));
+        assert_eq!(send(&mut t, START + ms(1501)), [1]);
+        t.asked_again(START + ms(1600));
+        assert_eq!(t.ready(), 0, "an old copy of the request");
+        t.asked_again(START + ms(2600));
+        assert_eq!(send(&mut t, START + ms(2600)), [0], "the client was reset");
+        t.acknowledged(0, START + ms(2601));
+        assert_eq!(send(&mut t, START + ms(2601)), [1]);
+    }
+
+    #[test]
+    fn clients_that_only_ask_for_the_size() {
+        let mut t = transfer(512, &[(OptionKind::TransferSize, 0), (OptionKind::BlockSize, 1468)]);
+        send(&mut t, START);
+        t.refused(ErrorCode::UNDEFINED, b"User aborted the transfer");
+        assert_eq!(t.outcome(), Some(&Outcome::Probed));
+        assert_eq!(t.ready(), 0);
+
+        let mut t = transfer(512, &[(OptionKind::TransferSize, 0)]);
+        send(&mut t, START);
+        t.refused(ErrorCode::OPTIONS, b"\x1b[31mno");
+        let Some(Outcome::Failed(failure)) = t.outcome() else {
+            panic!("{:?}", t.outcome())
+        };
+        assert_eq!(failure.to_string(), "the client gave up: option negotiation failed: \\x1b[31mno");
+    }
+
+    #[test]
+    fn what_the_server_ends_is_told_where_it_helps() {
+        let mut t = transfer(512, &[]);
+        t.end(Failure::Stopped);
+        assert!(matches!(
+            t.packet(0),
+            Some(Outgoing::Error {
+                code: ErrorCode::UNDEFINED,
+                ..
+            })
+        ));
+        t.sent(1, START);
+        assert_eq!((t.ready(), t.deadline()), (0, None));
+        let mut t = transfer(512, &[]);
+        t.end(Failure::Superseded);
+        assert_eq!(t.ready(), 0);
+    }
+
+    #[test]
+    fn numbers_roll_over() {
+        let mut t = transfer(8 * 140_000, &[(OptionKind::BlockSize, 8), (OptionKind::WindowSize, 64)]);
+        assert_eq!(send(&mut t, START), [0]);
+        t.acknowledged(0, START);
+        let mut received = 0_usize;
+        while t.outcome().is_none() {
+            let mut last = 0;
+            for index in 0..t.ready() {
+                let Some(Outgoing::Data { block, data }) = t.packet(index) else {
+                    panic!("no data")
+                };
+                assert!(data.iter().enumerate().all(|(i, b)| usize::from(*b) == (received + i) % 251));
+                received += data.len();
+                last = block;
+            }
+            t.sent(t.ready(), START);
+            t.acknowledged(last, START);
+        }
+        assert_eq!((received, t.resent(), t.outcome()), (8 * 140_000, 0, Some(&Outcome::Finished)));
+    }
+}
