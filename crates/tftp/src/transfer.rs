@@ -5,8 +5,9 @@
 //!
 //! Invariants:
 //! * Every transfer ends: there is always a deadline, and only an acknowledgement of something new puts off giving up.
-//! * A block is sent again only after a timer, after an acknowledgement that leaves a gap, or once per clean window after one that was repeated; with a
-//!   window of one block a repeated acknowledgement causes nothing at all (RFC 1123 section 4.2.3.1). So copies of packets never multiply.
+//! * A block is sent again only after a timer, or at most twice in a round trip after an acknowledgement that leaves a gap or is repeated; what an earlier
+//!   sending again made the client say is told apart from that as far as numbers and time can. With a window of one block a repeated acknowledgement causes nothing at all (RFC 1123
+//!   section 4.2.3.1). So copies of packets never multiply.
 //! * A client that has not answered yet gets a handful of packets at most, whatever options it sent: the address in a request may be forged.
 //! * The window is never smaller than agreed, because a client acknowledges only full ones (RFC 7440 section 4).
 
@@ -207,6 +208,8 @@ pub struct Transfer {
     clean: bool,
     /// A repeated acknowledgement may cause sending again: not twice, and not in the window after one in which it did, or echoes would never end.
     may_go_back: bool,
+    /// When blocks were last sent again, and the last block that had been sent before that.
+    went_back: Option<(Time, u64)>,
     sent_at: Time,
     /// Smoothed round trip and its variation (RFC 6298), from clean windows only.
     round_trip: Option<(Duration, Duration)>,
@@ -235,6 +238,7 @@ impl Transfer {
             deadline: now,
             clean: true,
             may_go_back: true,
+            went_back: None,
             sent_at: now,
             round_trip: None,
             closing: None,
@@ -329,7 +333,10 @@ impl Transfer {
             self.highest = self.highest.max(end - 1);
         }
         self.sent_at = now;
-        self.deadline = now + self.patience();
+        // Before the first answer only the timer counts tries, or a client that asks again and again would never be given up.
+        if self.heard.is_some() {
+            self.deadline = now + self.patience();
+        }
     }
 
     /// The client acknowledged `block`.
@@ -358,15 +365,18 @@ impl Transfer {
         let acked = self.acked + ahead;
         let whole = acked == self.highest;
         self.acked = acked;
-        // Whole: what was in flight is there. Else the client misses what comes next, threw away what came after that, and expects it all again.
-        self.next = acked + 1;
         self.progress(now, whole && self.clean);
         if whole {
+            // What was in flight is there.
+            self.next = acked + 1;
             self.may_go_back = self.clean;
             self.clean = true;
+        } else if self.echo(acked, now) {
+            // What is on its way already answers it.
+            self.next = self.next.max(acked + 1);
         } else {
-            self.may_go_back = false;
-            self.clean = false;
+            // The client misses what comes next, threw away what came after that, and expects it all again.
+            self.go_back(now);
         }
         if acked == self.total {
             self.outcome = Some(Outcome::Finished);
@@ -409,6 +419,7 @@ impl Transfer {
                 self.tries = 0;
                 self.clean = false;
                 self.may_go_back = false;
+                self.went_back = None;
                 self.deadline = now + self.patience();
             }
             Some(_) => {}
@@ -434,9 +445,7 @@ impl Transfer {
             self.resent += u64::from(self.offered);
             self.offered = false;
         } else {
-            self.next = self.acked + 1;
-            self.clean = false;
-            self.may_go_back = false;
+            self.go_back(now);
         }
         self.deadline = now + self.patience();
     }
@@ -459,14 +468,40 @@ impl Transfer {
     }
 
     fn repeated(&mut self, now: Time) {
-        if self.terms.window == 1 || self.highest == self.acked || !self.may_go_back || self.next == self.acked + 1 {
+        if self.terms.window == 1 || self.highest == self.acked || self.next == self.acked + 1 || !(self.may_go_back || self.stuck(now)) {
             return;
         }
         // What the client misses may be the first block of the window, and it says so by the only number it has.
-        self.may_go_back = false;
-        self.clean = false;
-        self.next = self.acked + 1;
+        self.go_back(now);
         self.deadline = now + self.patience();
+    }
+
+    /// Makes all that is not acknowledged ready again.
+    fn go_back(&mut self, now: Time) {
+        self.next = self.acked + 1;
+        self.clean = false;
+        self.may_go_back = false;
+        self.went_back = Some((now, self.highest));
+    }
+
+    /// Whether an acknowledgement that leaves a gap speaks of what was in flight before blocks were sent again. It does when it comes too soon after that:
+    /// within half a round trip, because the average is of whole windows, whose first blocks are answered sooner than their last. It also does when the
+    /// client has exactly what had been sent before: then nothing was missing, and each block that came again made it say so.
+    fn echo(&self, acked: u64, now: Time) -> bool {
+        self.went_back
+            .is_some_and(|(at, highest)| acked == highest || now.saturating_sub(at) < self.usual_round_trip() / 2)
+    }
+
+    /// Whether a repeated acknowledgement can only come from blocks that the client cannot use: they went out a round trip after it had got on.
+    fn stuck(&self, now: Time) -> bool {
+        let since = [self.heard, self.went_back.map(|(at, _)| at)].into_iter().flatten().max();
+        since.is_some_and(|at| now.saturating_sub(at) >= self.usual_round_trip())
+    }
+
+    /// Before one was measured, that of a local network; a window that is never clean may not wait for timers because of that.
+    fn usual_round_trip(&self) -> Duration {
+        let least = Duration::from_millis(1);
+        self.round_trip.map_or(least, |(smooth, _)| smooth.max(least))
     }
 
     fn progress(&mut self, now: Time, measurable: bool) {
@@ -488,10 +523,13 @@ impl Transfer {
             return agreed;
         }
         let base = match self.round_trip {
-            Some((smooth, variation)) => (smooth + variation * 4).clamp(self.settings.shortest_timeout, self.settings.timeout),
+            Some((smooth, variation)) => (smooth + variation * 4)
+                .max(self.settings.shortest_timeout)
+                .min(self.settings.timeout),
             None => self.settings.timeout,
         };
-        (base * 2_u32.saturating_pow(self.tries)).min(self.settings.longest_timeout)
+        base.saturating_mul(2_u32.saturating_pow(self.tries))
+            .min(self.settings.longest_timeout)
     }
 }
 
@@ -607,6 +645,62 @@ mod tests {
         t.acknowledged(10, START);
         assert_eq!(t.ready(), 0);
         assert_eq!(t.resent(), 2 + 4);
+    }
+
+    #[test]
+    fn copies_of_a_window_do_not_go_back_for_each() {
+        let mut t = transfer(512 * 20, &[(OptionKind::WindowSize, 4)]);
+        send(&mut t, START);
+        t.acknowledged(0, START + ms(2));
+        assert_eq!(send(&mut t, START + ms(2)), [1, 2, 3, 4]);
+        // The network doubled it, and the client acknowledges each copy.
+        t.acknowledged(1, START + ms(4));
+        assert_eq!(send(&mut t, START + ms(4)), [2, 3, 4, 5], "it might have been a gap");
+        t.acknowledged(2, START + ms(4));
+        assert_eq!(send(&mut t, START + ms(4)), [6], "the client's window begins where it acknowledged");
+        t.acknowledged(3, START + ms(4));
+        t.acknowledged(4, START + ms(4));
+        assert_eq!(send(&mut t, START + ms(4)), [7, 8]);
+        for _ in 0..3 {
+            t.acknowledged(4, START + ms(5));
+            assert_eq!(t.ready(), 0, "it speaks of what it had before");
+        }
+        t.acknowledged(8, START + ms(6));
+        assert_eq!(send(&mut t, START + ms(6)), [9, 10, 11, 12]);
+        assert_eq!((t.resent(), t.timeouts()), (3, 0));
+    }
+
+    #[test]
+    fn a_gap_in_what_was_sent_again_needs_no_timer() {
+        let mut t = transfer(512 * 20, &[(OptionKind::WindowSize, 4)]);
+        send(&mut t, START);
+        t.acknowledged(0, START + ms(2));
+        assert_eq!(send(&mut t, START + ms(2)), [1, 2, 3, 4]);
+        t.acknowledged(1, START + ms(4));
+        assert_eq!(send(&mut t, START + ms(4)), [2, 3, 4, 5]);
+        // Block 2 is lost again.
+        t.acknowledged(1, START + ms(5));
+        assert_eq!(t.ready(), 0, "from before");
+        t.acknowledged(1, START + ms(6));
+        assert_eq!(send(&mut t, START + ms(6)), [2, 3, 4, 5]);
+        // Block 3 is.
+        t.acknowledged(2, START + ms(8));
+        assert_eq!(send(&mut t, START + ms(8)), [3, 4, 5, 6]);
+        assert_eq!(t.timeouts(), 0);
+    }
+
+    #[test]
+    fn a_client_that_only_asks_is_given_up() {
+        let mut t = transfer(512, &[]);
+        let mut now = START;
+        while t.outcome().is_none() {
+            send(&mut t, now);
+            now += ms(300);
+            t.asked_again(now);
+            t.timer(now);
+            assert!(now < START + Duration::from_secs(30));
+        }
+        assert_eq!(t.outcome(), Some(&Outcome::Failed(Failure::NeverAnswered)));
     }
 
     #[test]

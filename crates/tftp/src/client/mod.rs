@@ -240,7 +240,8 @@ impl Download {
     }
 
     fn wait(&mut self, now: Time) {
-        self.deadline = now + self.asked.get(OptionKind::Timeout).map_or(TIMEOUT, Duration::from_secs);
+        let wait = self.asked.get(OptionKind::Timeout).map_or(TIMEOUT, Duration::from_secs);
+        self.deadline = now.saturating_add(wait);
     }
 }
 

@@ -1,6 +1,9 @@
 //! What happened, as numbers that only grow; the caller reads them and puts them where it keeps its metrics.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{Acquire, Release},
+};
 
 /// Counters of one server, shared with its transfers.
 #[derive(Debug)]
@@ -104,12 +107,14 @@ impl Counters {
 
     /// Reads them all; not one instant, but each is never behind what its transfer's event said.
     pub fn snapshot(&self) -> Snapshot {
-        let read = |counter: &AtomicU64| counter.load(Relaxed);
+        let read = |counter: &AtomicU64| counter.load(Acquire);
+        // The ends first: a transfer may begin and end while this reads, and more may not have ended than began.
+        let [finished, probed, failed] = [&self.finished, &self.probed, &self.failed].map(read);
         Snapshot {
+            finished,
+            probed,
+            failed,
             begun: read(&self.begun),
-            finished: read(&self.finished),
-            probed: read(&self.probed),
-            failed: read(&self.failed),
             repeated_requests: read(&self.repeated_requests),
             resent: read(&self.resent),
             timeouts: read(&self.timeouts),
@@ -133,5 +138,6 @@ impl Counters {
 }
 
 pub(super) fn add(counter: &AtomicU64, amount: u64) {
-    counter.fetch_add(amount, Relaxed);
+    // Release: whoever sees the end of a transfer sees what was counted before it.
+    counter.fetch_add(amount, Release);
 }

@@ -50,8 +50,9 @@ const LONGEST: usize = 1024;
 /// Datagrams that the listener reads before it looks at anything else.
 const BURST: usize = 64;
 
-/// Packets that wait for a transfer of [`PortMode::Single`]; what comes on top is lost, as it would be in a socket.
-const INBOX: usize = 32;
+/// Packets that wait for a transfer of [`PortMode::Single`]; what comes on top is lost, as it would be in a socket. Some windows of acknowledgements: a
+/// client may send one for each block.
+const INBOX: usize = 256;
 
 /// From which port transfers are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -360,7 +361,7 @@ impl Server {
             incoming,
             cut: cut.clone(),
             peer: socket::canonical(key.peer),
-            local: key.local.address.to_canonical(),
+            local: key.local.address,
             asset,
             counters: Arc::clone(&self.counters),
             observer: Arc::clone(&self.config.observer),

@@ -120,7 +120,16 @@ impl Work {
                 },
                 // Errors show when it is written to.
                 _ = socket.writable(), if blocked => {}
-                () = &mut timer => self.transfer.timer(now()),
+                () = &mut timer => {
+                    // On a busy host an answer may have been waiting for us, not we for it.
+                    if own {
+                        self.receive(&socket, now(), false);
+                    }
+                    while let Ok(incoming) = self.incoming.try_recv() {
+                        self.take(incoming, now());
+                    }
+                    self.transfer.timer(now());
+                }
                 () = self.cut.cancelled() => self.transfer.end(Failure::Stopped),
             }
         }
@@ -162,23 +171,24 @@ impl Work {
     fn account(&self, duration: Time) {
         let Some(outcome) = self.transfer.outcome().cloned() else { return };
         let asset = self.counters.asset(self.asset);
-        match &outcome {
-            Outcome::Finished => {
-                add(&self.counters.finished, 1);
-                add(&asset.finished, 1);
-            }
-            Outcome::Probed => add(&self.counters.probed, 1),
-            Outcome::Failed(failure) => {
-                tracing::debug!(peer = %self.peer, %failure, "a TFTP transfer failed");
-                add(&self.counters.failed, 1);
-                add(&asset.failed, 1);
-            }
-        }
         let (bytes, resent, timeouts) = (self.transfer.delivered(), self.transfer.resent(), self.transfer.timeouts());
         add(&self.counters.bytes, bytes);
         add(&asset.bytes, bytes);
         add(&self.counters.resent, resent);
         add(&self.counters.timeouts, u64::from(timeouts));
+        // Last, so that whoever waits for an end finds all of it.
+        match &outcome {
+            Outcome::Finished => {
+                add(&asset.finished, 1);
+                add(&self.counters.finished, 1);
+            }
+            Outcome::Probed => add(&self.counters.probed, 1),
+            Outcome::Failed(failure) => {
+                tracing::debug!(peer = %self.peer, %failure, "a TFTP transfer failed");
+                add(&asset.failed, 1);
+                add(&self.counters.failed, 1);
+            }
+        }
         (self.observer)(&Event::Ended {
             peer: self.peer,
             local: self.local,

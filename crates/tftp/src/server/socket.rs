@@ -29,10 +29,11 @@ const BATCH_BYTES: usize = 65_000;
 /// Receive buffer of the listener in bytes: some hundred machines may be switched on at the same moment.
 const LISTENER_BUFFER: usize = 1 << 20;
 
-/// The address of ours that a client asked, as the listener's socket spells it (IPv4 may be mapped into IPv6).
+/// The address of ours that a client asked; IPv4 is never mapped into IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Local {
     pub(super) address: IpAddr,
+    /// Where the address means nothing without it (link-local), else 0: a client is the same one whichever card its packets take.
     interface: u32,
 }
 
@@ -49,12 +50,13 @@ pub(super) struct Arrival {
 pub(super) fn prepare(socket: &std::net::UdpSocket) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     let options = SockRef::from(socket);
-    if options.recv_buffer_size()? < LISTENER_BUFFER {
+    // The first way needs a privilege and takes no notice of the system's limit.
+    if options.recv_buffer_size()? < LISTENER_BUFFER && setsockopt(socket, sockopt::RcvBufForce, &LISTENER_BUFFER).is_err() {
         options.set_recv_buffer_size(LISTENER_BUFFER)?;
     }
-    if socket.local_addr()?.is_ipv4() {
-        setsockopt(socket, sockopt::Ipv4PacketInfo, &true)?;
-    } else {
+    // Both for IPv6: a socket for both takes IPv4, too, and only IPv4's own message tells a broadcast from an address of ours.
+    setsockopt(socket, sockopt::Ipv4PacketInfo, &true)?;
+    if socket.local_addr()?.is_ipv6() {
         setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?;
     }
     Ok(())
@@ -62,7 +64,7 @@ pub(super) fn prepare(socket: &std::net::UdpSocket) -> io::Result<()> {
 
 /// Room for what goes along with a received datagram.
 pub(super) fn control_buffer() -> Vec<u8> {
-    nix::cmsg_space!(libc::in6_pktinfo)
+    nix::cmsg_space!(libc::in6_pktinfo, libc::in_pktinfo)
 }
 
 /// Takes one datagram, if there is one.
@@ -75,17 +77,13 @@ pub(super) fn receive(socket: &UdpSocket, buffer: &mut [u8], control: &mut [u8])
             // What the kernel would answer from is the address that was asked, but for broadcasts.
             ControlMessageOwned::Ipv4PacketInfo(info) if info.ipi_addr.s_addr == info.ipi_spec_dst.s_addr => Some(Local {
                 address: IpAddr::from(info.ipi_addr.s_addr.to_ne_bytes()),
-                interface: info.ipi_ifindex as u32,
+                interface: 0,
             }),
             ControlMessageOwned::Ipv6PacketInfo(info) => {
                 let address = Ipv6Addr::from(info.ipi6_addr.s6_addr);
-                let one = match address.to_ipv4_mapped() {
-                    Some(address) => !address.is_broadcast() && !address.is_multicast(),
-                    None => !address.is_multicast(),
-                };
-                one.then_some(Local {
-                    address: IpAddr::V6(address),
-                    interface: info.ipi6_ifindex,
+                (!address.is_multicast() && address.to_ipv4_mapped().is_none()).then_some(Local {
+                    address: address.into(),
+                    interface: if address.is_unicast_link_local() { info.ipi6_ifindex } else { 0 },
                 })
             }
             _ => None,
@@ -108,8 +106,8 @@ fn address(storage: &SockaddrStorage) -> Option<SocketAddr> {
 
 /// A socket of a transfer's own: a new port at the address that was asked, open to the client only.
 pub(super) fn connected(local: Local, peer: SocketAddr) -> io::Result<UdpSocket> {
-    let bind = match local.address.to_canonical() {
-        IpAddr::V6(address) if address.is_unicast_link_local() => SocketAddr::V6(SocketAddrV6::new(address, 0, 0, local.interface)),
+    let bind = match local.address {
+        IpAddr::V6(address) => SocketAddrV6::new(address, 0, 0, local.interface).into(),
         address => SocketAddr::new(address, 0),
     };
     let socket = std::net::UdpSocket::bind(bind)?;
@@ -252,7 +250,8 @@ impl Sender {
                 Ok(()) => transfer.sent(count, now()),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Flushed::Blocked,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => return Flushed::Closed,
+                // The listener's socket speaks with many; whom it means by that it does not say.
+                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused && self.peer.is_none() => return Flushed::Closed,
                 // A packet larger than the interface takes, a card that sums nothing: the kernel refuses to cut these batches.
                 Err(_) if count > 1 => self.segments = false,
                 Err(e) => {
@@ -319,22 +318,23 @@ mod tests {
     fn control_messages_are_laid_out_as_the_kernel_reads_them() {
         let local = Local {
             address: IpAddr::from([192, 0, 2, 1]),
-            interface: 3,
+            interface: 0,
         };
         let sender = Sender::shared("192.0.2.9:1234".parse().unwrap(), local, 1468, true);
         let control = &sender.control;
         // CMSG_SPACE of 12 and of 2 bytes.
         assert_eq!(control.address, nix::cmsg_space!(libc::in_pktinfo).len());
         assert_eq!(control.all - control.address, nix::cmsg_space!(u16).len());
+        // Behind the header; the last four bytes pad it to a word.
         assert_eq!(
-            &control.bytes[control.address - 12..control.address],
-            &[0, 0, 0, 0, 192, 0, 2, 1, 0, 0, 0, 0]
+            &control.bytes[16..control.address],
+            &[0, 0, 0, 0, 192, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0]
         );
         let v6 = Sender::shared(
             "[::1]:1".parse().unwrap(),
             Local {
                 address: Ipv6Addr::LOCALHOST.into(),
-                interface: 1,
+                interface: 0,
             },
             512,
             true,
