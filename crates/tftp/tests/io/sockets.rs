@@ -453,7 +453,7 @@ fn junk_does_not_disturb_a_transfer() {
                 }
                 socket.send_to(&bytes, address).expect("sent");
                 sent += 1;
-                if sent % 16 == 0 {
+                if sent.is_multiple_of(16) {
                     std::thread::sleep(Duration::from_millis(1));
                 }
             }
