@@ -42,10 +42,13 @@ struct Run {
     now: Time,
 }
 
+/// A packet: when it arrives, a number that keeps the order of what arrives at once, where, and its bytes.
+type Underway = (Time, u64, Side, Vec<u8>);
+
 struct Network {
     faults: Faults,
     rng: StdRng,
-    queue: BinaryHeap<Reverse<(Time, u64, Side, Vec<u8>)>>,
+    queue: BinaryHeap<Reverse<Underway>>,
     serial: u64,
 }
 
