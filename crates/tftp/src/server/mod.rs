@@ -6,7 +6,8 @@
 //! Invariants:
 //! * Replies leave from the address that was asked, whatever addresses the host has.
 //! * A request that is repeated belongs to the transfer that is running; another request from the same port replaces it.
-//! * Above a limit a request stays unanswered: clients ask again, while an ERROR would end a boot.
+//! * Above a limit a request stays unanswered: clients ask again, while an ERROR would end a boot. Requests whose clients never answer do not keep others
+//!   out: their addresses may be forged.
 //! * Nothing but a request starts anything, and nothing else is answered by the listener.
 //!
 //! It opens no files and no privileged ports: the caller gives the socket.
@@ -19,7 +20,10 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -49,6 +53,9 @@ const LONGEST: usize = 1024;
 
 /// Datagrams that the listener reads before it looks at anything else.
 const BURST: usize = 64;
+
+/// How long a transfer whose client has not answered keeps its place when others need it: that of a machine takes milliseconds.
+const DOUBTFUL: Duration = Duration::from_secs(1);
 
 /// Packets that wait for a transfer of [`PortMode::Single`]; what comes on top is lost, as it would be in a socket. Some windows of acknowledgements: a
 /// client may send one for each block.
@@ -190,6 +197,8 @@ struct Route {
     inbox: mpsc::Sender<Incoming>,
     /// The request as it came.
     request: Box<[u8]>,
+    begun: Instant,
+    answered: Arc<AtomicBool>,
 }
 
 /// A server that is bound and not running yet.
@@ -329,7 +338,12 @@ impl Server {
         }
         let source = key.peer.ip().to_canonical();
         let from_there = self.sources.get(&source).copied().unwrap_or(0);
-        if self.tasks.len() >= self.config.limits.transfers || from_there >= self.config.limits.per_source {
+        let full = if from_there >= self.config.limits.per_source {
+            !self.make_room(Some(source))
+        } else {
+            self.tasks.len() >= self.config.limits.transfers && !self.make_room(None)
+        };
+        if full {
             self.busy(key, request.name);
             return;
         }
@@ -355,11 +369,13 @@ impl Server {
             },
         };
         let (inbox, incoming) = mpsc::channel(INBOX);
+        let answered = Arc::new(AtomicBool::new(false));
         let work = Work {
             link,
             transfer,
             incoming,
             cut: cut.clone(),
+            answered: Arc::clone(&answered),
             peer: socket::canonical(key.peer),
             local: key.local.address,
             asset,
@@ -375,8 +391,24 @@ impl Server {
                 task,
                 inbox,
                 request: bytes.into(),
+                begun: Instant::now(),
+                answered,
             },
         );
+    }
+
+    /// Ends the oldest transfer, of one source or of all, that is in doubt: its client has not answered for a while. False where there is none.
+    fn make_room(&mut self, source: Option<IpAddr>) -> bool {
+        let oldest = self
+            .routes
+            .iter()
+            .filter(|(key, route)| !route.answered.load(Relaxed) && source.is_none_or(|source| key.peer.ip().to_canonical() == source))
+            .min_by_key(|(_, route)| route.begun)
+            .filter(|(_, route)| route.begun.elapsed() >= DOUBTFUL)
+            .map(|(key, _)| *key);
+        oldest
+            .and_then(|key| self.routes.remove(&key))
+            .is_some_and(|route| route.inbox.try_send(Incoming::Dropped).is_ok())
     }
 
     fn forget(&mut self, ended: Result<(Id, ()), JoinError>) {

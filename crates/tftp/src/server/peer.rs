@@ -1,6 +1,14 @@
 //! One transfer's task: its packets in, its packets out, its timer, and the account of it at the end.
 
-use std::{io, net::IpAddr, net::SocketAddr, pin::pin, sync::Arc};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
 use tokio::{net::UdpSocket, sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -29,6 +37,8 @@ pub(super) enum Incoming {
     Error(ErrorCode, Box<[u8]>),
     /// The request came once more.
     Again,
+    /// Others need its place, and the client never answered.
+    Dropped,
 }
 
 /// How a transfer reaches its client.
@@ -64,6 +74,8 @@ pub(super) struct Work {
     pub(super) transfer: Transfer,
     pub(super) incoming: mpsc::Receiver<Incoming>,
     pub(super) cut: CancellationToken,
+    /// Set once the client has answered.
+    pub(super) answered: Arc<AtomicBool>,
     pub(super) peer: SocketAddr,
     pub(super) local: IpAddr,
     pub(super) asset: AssetId,
@@ -94,6 +106,7 @@ impl Work {
         // Set anew only when it is due or late: most deadlines move on long before.
         let mut timer = pin!(tokio::time::sleep_until(start + self.transfer.deadline().unwrap_or_default()));
         loop {
+            self.answered.store(self.transfer.answered(), Relaxed);
             let blocked = match self.link.sender.flush(&socket, &mut self.transfer, now) {
                 Flushed::All => false,
                 Flushed::Blocked => true,
@@ -140,6 +153,7 @@ impl Work {
             Incoming::Ack(block) => self.transfer.acknowledged(block, now),
             Incoming::Error(code, message) => self.transfer.refused(code, &message),
             Incoming::Again => self.transfer.asked_again(now),
+            Incoming::Dropped => self.transfer.end(Failure::NeverAnswered),
         }
     }
 

@@ -376,23 +376,63 @@ fn a_client_that_closes_its_port_ends_its_transfer() {
     );
 }
 
+/// Of one address, and of all.
+const LIMITS: [fn(&mut Config); 2] = [|config| config.limits.per_source = 1, |config| config.limits.transfers = 1];
+
 #[test]
 fn above_a_limit_nobody_is_answered_and_nobody_is_told_to_give_up() {
     for mode in MODES {
-        let server = Running::start("127.0.0.1:0", assets(&[("a", content(100))]), mode, |config| {
-            config.limits.per_source = 1;
-            patient(config);
-        });
-        let (first, second) = (Hand::new(server.address), Hand::new(server.address));
-        first.ask("a", Mode::Octet, &[]);
-        let (_, from) = first.next();
-        second.ask("a", Mode::Octet, &[]);
-        second.assert_silence("above the limit");
-        assert_eq!(server.snapshot().busy, 1);
-        first.send(&Packet::Ack { block: 1 }, from);
-        wait_until("room again", || server.snapshot().finished == 1);
-        second.ask("a", Mode::Octet, &[]);
-        second.next();
+        for limit in LIMITS {
+            let server = Running::start("127.0.0.1:0", assets(&[("a", content(100))]), mode, |config| {
+                limit(config);
+                patient(config);
+            });
+            let (first, second) = (Hand::new(server.address), Hand::new(server.address));
+            first.ask("a", Mode::Octet, &[(OptionKind::TransferSize, 0)]);
+            let (_, from) = first.next();
+            first.send(&Packet::Ack { block: 0 }, from);
+            first.next();
+            second.ask("a", Mode::Octet, &[]);
+            second.assert_silence("above the limit");
+            // A client that has answered keeps its place for as long as it takes.
+            std::thread::sleep(Duration::from_secs(1));
+            second.ask("a", Mode::Octet, &[]);
+            second.assert_silence("above the limit");
+            assert_eq!(server.snapshot().busy, 2);
+            first.send(&Packet::Ack { block: 1 }, from);
+            wait_until("room again", || server.snapshot().finished == 1);
+            second.ask("a", Mode::Octet, &[]);
+            second.next();
+        }
+    }
+}
+
+#[test]
+fn who_never_answers_keeps_nobody_out() {
+    for mode in MODES {
+        for limit in LIMITS {
+            let server = Running::start("127.0.0.1:0", assets(&[("a", content(100))]), mode, |config| {
+                limit(config);
+                patient(config);
+            });
+            let (forged, real) = (Hand::new(server.address), Hand::new(server.address));
+            forged.ask("a", Mode::Octet, &[]);
+            forged.next();
+            let start = Instant::now();
+            let (_, from) = loop {
+                assert!(start.elapsed() < LIMIT, "kept out");
+                real.ask("a", Mode::Octet, &[]);
+                if let Ok(packet) = real.receive(SILENCE) {
+                    break packet;
+                }
+            };
+            real.send(&Packet::Ack { block: 1 }, from);
+            wait_until("the end", || server.snapshot().active() == 0);
+            assert_eq!((server.snapshot().finished, server.snapshot().failed), (1, 1));
+            let events = server.events.lock().expect("no panic");
+            let never = |e: &Event| matches!(e, Event::Ended { outcome: Outcome::Failed(Failure::NeverAnswered), peer, .. } if *peer == forged.socket.local_addr().expect("an address"));
+            assert!(events.iter().any(never), "{events:?}");
+        }
     }
 }
 
