@@ -4,10 +4,11 @@ use std::{
     net::{SocketAddr, UdpSocket},
     sync::{Arc, Mutex},
     thread::JoinHandle,
+    time::Duration,
 };
 
 use bytes::Bytes;
-use tftp::{Assets, Event, PortMode, Server, Snapshot, server::Config};
+use tftp::{Assets, Event, Limits, PortMode, Server, Snapshot, server::Config};
 use tokio_util::sync::CancellationToken;
 
 /// A server that stops when it is dropped, and must have stopped well.
@@ -37,7 +38,7 @@ pub fn assets(list: &[(&str, Bytes)]) -> Assets {
 }
 
 impl Running {
-    /// Listens on a free port of `bind`.
+    /// Listens on a free port of `bind`; once stopped it waits for no transfer.
     pub fn start(bind: &str, assets: Assets, mode: PortMode, change: impl FnOnce(&mut Config)) -> Self {
         let socket = UdpSocket::bind(bind).expect("a free port");
         let address = socket.local_addr().expect("an address");
@@ -45,6 +46,11 @@ impl Running {
         let seen = Arc::clone(&events);
         let mut config = Config {
             port_mode: mode,
+            // Tests leave transfers behind that nobody goes on with.
+            limits: Limits {
+                grace: Duration::ZERO,
+                ..Limits::default()
+            },
             observer: Arc::new(move |event: &Event| seen.lock().expect("no panic").push(event.clone())),
             ..Config::default()
         };

@@ -461,7 +461,6 @@ fn stopping_lets_transfers_end_and_then_says_so() {
 
         // After it.
         let server = Running::start("127.0.0.1:0", assets(&[("a", content(600))]), mode, |config| {
-            config.limits.grace = Duration::ZERO;
             patient(config);
         });
         let hand = Hand::new(server.address);
