@@ -43,6 +43,8 @@ def main():
     if INSIDE not in os.environ:
         os.execvpe("unshare", ["unshare", "--net", sys.executable, *sys.argv], os.environ | {INSIDE: "1"})
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    # Where there is nothing but loopback, glibc resolves no IPv4 address for tftpd-hpa, not even a written one (AI_ADDRCONFIG).
+    subprocess.run(["ip", "address", "add", "192.0.2.1/32", "dev", "lo"], check=True)
 
     busy = machine.busy_share(2.0)
     print(f"{platform.release()}, {os.cpu_count()} processors; file of {SIZE:,} bytes, blksize {BLOCK_SIZE}, medians of {arguments.runs} rounds")
@@ -81,7 +83,7 @@ def measure(arguments, server, clients, window):
     done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, text=True, check=True)
     ended = os.times()
     said = json.loads(done.stdout)
-    said["server_processor"] = server.processor_seconds() - before
+    said["server_processor"] = None if before is None else server.processor_seconds() - before
     said["client_processor"] = ended.children_user + ended.children_system - began.children_user - began.children_system
     return said
 
@@ -95,11 +97,18 @@ def tables(results):
         ours = statistics.median(rates["kube-baremetal"])
         for name, runs in by_server.items():
             rate = statistics.median(rates[name])
-            cost = [statistics.median(run[key] * 1e9 / max(run["bytes"], 1) for run in runs) for key in ("server_processor", "client_processor")]
+            cost = [per_megabyte(runs, key) for key in ("server_processor", "client_processor")]
             ratio = f"{ours / rate:.2f}" if rate > 0 else "-"
             span = f"{min(rates[name]):.0f} to {max(rates[name]):.0f}"
             longest = max(run["longest"] for run in runs)
-            print(f"| {name} | {rate:.1f} | {span} | {ratio} | {cost[0]:.2f} | {cost[1]:.2f} | {sum(run['timeouts'] for run in runs)} | {longest:.2f} |")
+            print(f"| {name} | {rate:.1f} | {span} | {ratio} | {cost[0]} | {cost[1]} | {sum(run['timeouts'] for run in runs)} | {longest:.2f} |")
+
+
+def per_megabyte(runs, key):
+    """Median of processor time in ms per megabyte; a dash where it cannot be known."""
+    if any(run[key] is None for run in runs):
+        return "-"
+    return f"{statistics.median(run[key] * 1e9 / max(run['bytes'], 1) for run in runs):.2f}"
 
 
 if __name__ == "__main__":
