@@ -260,6 +260,12 @@ bench-sharing: setup ## Sixteen machines share one image over links of 100 Mbit/
 	$(CARGO) test --workspace --test bench_sharing --no-run
 	$(CARGO) test --workspace --test bench_sharing
 
+.PHONY: bench-tftp
+bench-tftp: setup ## TFTP throughput with windows and without, beside tftpd-hpa, dnsmasq and atftpd (root; five minutes)
+	@scripts/setup --bench
+	$(CARGO) build --release -p tftp --example tftp_bench
+	python3 benches/tftp --program $(TARGET)/release/examples/tftp_bench $(BENCH_ARGS)
+
 .PHONY: bench-pack
 bench-pack: image ## Stored size and processor time of packed images by chunk size and level, with the Debian image
 	$(CARGO) run --package image --example pack_settings -- $(IMAGE)
@@ -279,6 +285,10 @@ test-image-memory: ## Hold the image writer to 128 MiB of resident memory for a 
 .PHONY: fuzz-image
 fuzz-image: ## Give 50 million hostile inputs to the parsers of disk images, guided by coverage (a second each is part of `make test`)
 	crates/image/fuzz/run
+
+.PHONY: fuzz-tftp
+fuzz-tftp: ## Give 16 million hostile inputs to the TFTP server, guided by coverage (a second each is part of `make test`)
+	crates/tftp/fuzz/run
 
 .PHONY: clean
 clean: ## Remove everything that was built (kept downloads stay in ~/.cache/kube-baremetal)
