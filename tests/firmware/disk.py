@@ -36,12 +36,14 @@ def uefi_disk(path: Path):
         application, esp = Path(folder) / "bootx64.efi", Path(folder) / "esp.img"
         config = Path(folder) / "grub.cfg"
         config.write_text(f"serial --unit=0 --speed=115200\nterminal_output serial\necho '{LINE}'\nhalt\n")
-        subprocess.run(
+        made = subprocess.run(
             ["grub-mkstandalone", "--format=x86_64-efi", f"--output={application}", "--modules=serial echo halt", f"boot/grub/grub.cfg={config}"],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
+        if made.returncode != 0:
+            raise SystemExit(f"grub-mkstandalone failed: {made.stdout}")
         with open(esp, "wb") as file:
             file.truncate(64 * MIB)
         subprocess.run(["mkfs.vfat", "-F", "32", esp], check=True, stdout=subprocess.DEVNULL)
