@@ -54,7 +54,7 @@ demo: build bootmedia image ## Show the whole life of two machines in QEMU
 	$(KBM) --log warn lab demo --media $(MEDIA) --image $(IMAGE) --state $(TARGET)/demo
 
 .PHONY: test-all
-test-all: test test-power-cuts swarm replicas durability bench-api test-libvirt test-deploy oci-image test-oci conformance-defects conformance-long test-oldest bench-api-cost fuzz ## All of that, and the suites that take longer
+test-all: test test-firmware test-power-cuts swarm replicas durability bench-api test-libvirt test-deploy oci-image test-oci conformance-defects conformance-long test-oldest bench-api-cost fuzz ## All of that, and the suites that take longer
 
 .PHONY: test
 test: setup control-plane helm kubectl-oldest ## Everything set up, all tests that fit into an hour
@@ -77,6 +77,12 @@ test-boot: ## Boot the media in QEMU against a small server (needs `make bootmed
 test-faults: ## Pull plugs, kill the server, break downloads and swap disks of QEMU machines (needs `make bootmedia`)
 	$(CARGO) build --workspace --bin kube-baremetal
 	KBM_PROGRAM=$(KBM) KBM_BOOTMEDIA=$(MEDIA) $(CARGO) test --workspace --features lab/qemu-tests --test qemu_faults -- --nocapture --test-threads=1 --skip write_back
+
+.PHONY: test-firmware
+test-firmware: ## Boot real firmware in QEMU on a LAN with a house router and our ProxyDHCP beside it, in network namespaces (root; needs `make bootmedia`)
+	@scripts/setup --firmware
+	$(CARGO) build --workspace --bin kube-baremetal
+	python3 tests/firmware --program $(KBM) --media $(MEDIA)
 
 # POWER_CUTS: of each way of writing; IMAGE_KILLS: of each way and target, which are two each.
 .PHONY: test-power-cuts
@@ -260,6 +266,12 @@ bench-sharing: setup ## Sixteen machines share one image over links of 100 Mbit/
 	$(CARGO) test --workspace --test bench_sharing --no-run
 	$(CARGO) test --workspace --test bench_sharing
 
+.PHONY: bench-tftp
+bench-tftp: setup ## TFTP throughput with windows and without, beside tftpd-hpa, dnsmasq and atftpd (root; five minutes)
+	@scripts/setup --bench
+	$(CARGO) build --release -p tftp --example tftp_bench
+	python3 benches/tftp --program $(TARGET)/release/examples/tftp_bench $(BENCH_ARGS)
+
 .PHONY: bench-pack
 bench-pack: image ## Stored size and processor time of packed images by chunk size and level, with the Debian image
 	$(CARGO) run --package image --example pack_settings -- $(IMAGE)
@@ -279,6 +291,10 @@ test-image-memory: ## Hold the image writer to 128 MiB of resident memory for a 
 .PHONY: fuzz-image
 fuzz-image: ## Give 50 million hostile inputs to the parsers of disk images, guided by coverage (a second each is part of `make test`)
 	crates/image/fuzz/run
+
+.PHONY: fuzz-tftp
+fuzz-tftp: ## Give 16 million hostile inputs to the TFTP server, guided by coverage (a second each is part of `make test`)
+	crates/tftp/fuzz/run
 
 .PHONY: clean
 clean: ## Remove everything that was built (kept downloads stay in ~/.cache/kube-baremetal)

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     account,
     install::{self, NETBOOT, OPERATOR},
-    roles::{Decisions, NETBOOT_NAMESPACE, OPERATOR_NAMESPACE, bracketed, signalled},
+    roles::{Decisions, Lan, NETBOOT_NAMESPACE, OPERATOR_NAMESPACE, bracketed, signalled},
 };
 
 #[derive(Debug, clap::Args)]
@@ -46,6 +46,8 @@ pub struct Arguments {
     /// Most that the image store keeps, in GiB.
     #[arg(long, value_name = "GIB", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
     image_store_size: u64,
+    #[command(flatten)]
+    lan: Lan,
     /// Serve the Kubernetes API and nothing else: neither operator nor boot server. To import into it, and to look at one that is not to act.
     #[arg(long)]
     api_only: bool,
@@ -115,6 +117,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     netboot.image_store = arguments
         .image_store
         .then(|| netboot::StoreConfig::new(data_dir.join("image-store"), arguments.image_store_size << 30));
+    netboot.lan = arguments.lan.config();
     netboot.decisions = decisions.clone();
     if let Some(machines) = arguments.lab_machines {
         netboot.quotas = netboot::Quotas::for_lab(machines as usize);
@@ -153,9 +156,15 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         );
     }
     println!("\nWhat to do next:");
-    println!(
-        "  1. Let your DHCP server hand out that URL as boot file (option 67) to iPXE; UEFI and BIOS machines without iPXE get it by TFTP first."
-    );
+    match arguments.lan.config() {
+        Some(lan) => println!(
+            "  1. Let machines boot from the network on {}: your DHCP server stays as it is (ProxyDHCP).",
+            lan.interfaces.join(", ")
+        ),
+        None => println!(
+            "  1. Start again with --proxy-dhcp INTERFACE, or let your DHCP server hand out that URL as boot file (option 67) to iPXE; UEFI and BIOS machines without iPXE get it by TFTP first."
+        ),
+    }
     println!(
         "  2. Switch a machine on, then:   export KUBECONFIG={}; kubectl get bmd -w",
         kubeconfig.display()

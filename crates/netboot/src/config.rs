@@ -62,6 +62,17 @@ impl Quotas {
     }
 }
 
+/// What this replica is to machines that cannot speak HTTP yet: ProxyDHCP beside the network's own DHCP server, and TFTP with boot loaders.
+#[derive(Debug, Clone)]
+pub struct LanConfig {
+    /// Interfaces on which machines boot. Not empty.
+    pub interfaces: Vec<String>,
+    /// Folder with iPXE as a distribution's package puts it (`undionly.kpxe`, `snponly.efi`).
+    pub loaders: PathBuf,
+    /// Send all of TFTP from port 69, for firewalls that know nothing of TFTP.
+    pub tftp_single_port: bool,
+}
+
 /// How the image store is set up.
 #[derive(Debug, Clone)]
 pub struct StoreConfig {
@@ -129,6 +140,8 @@ pub struct Config {
     pub image_dir: Option<PathBuf>,
     /// The image store. Without it machines fetch images from their URLs.
     pub image_store: Option<StoreConfig>,
+    /// DHCP and TFTP. Without them somebody else's DHCP server points machines at us.
+    pub lan: Option<LanConfig>,
     /// Further words for the kernel command line, checked at start.
     pub kernel_arguments: Vec<String>,
     /// Times and choices of the decisions: what an unaccepted machine gets, whether an asserted identity is enough, ... The same as the operator's.
@@ -168,6 +181,7 @@ impl Config {
             media_dir: None,
             image_dir: None,
             image_store: None,
+            lan: None,
             kernel_arguments: Vec::new(),
             decisions: lifecycle::config::Config {
                 allow_asserted_identity: true,
@@ -271,6 +285,16 @@ impl Config {
                     "imageStore",
                     "the quota must be more than nothing, and a claim must outlast two heartbeats".to_owned(),
                 );
+            }
+        }
+        if let Some(lan) = &self.lan {
+            // IFNAMSIZ of Linux, less its NUL.
+            let usable = |name: &String| (1..=15).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic() && b != b'/');
+            if let Some(bad) = lan.interfaces.iter().find(|name| !usable(name)) {
+                return refuse("lan.interfaces", format!("{bad:?} is no name of a network interface"));
+            }
+            if lan.interfaces.is_empty() {
+                return refuse("lan.interfaces", "name the interface on which machines boot".to_owned());
             }
         }
         if self.poll.is_zero() || self.probe.is_zero() || self.api_timeout.is_zero() {

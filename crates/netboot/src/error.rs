@@ -13,6 +13,17 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// The DHCP ports of an interface could not be opened.
+    #[error(
+        "cannot listen for DHCP on interface {interface} (ports 67 and 4011): the interface must be there, this process needs root or CAP_NET_BIND_SERVICE and CAP_NET_RAW, and no DHCP server of this host may keep the ports for itself"
+    )]
+    Dhcp {
+        /// Which interface.
+        interface: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// A value in the configuration cannot be used.
     #[error("netboot configuration, {field}: {problem}")]
     Config {

@@ -3,6 +3,7 @@
 //! | room | what |
 //! |---|---|
 //! | [`boot`] | iPXE scripts over plain HTTP |
+//! | [`lan`], [`dhcp`], [`loaders`] | ProxyDHCP and TFTP, for firmware that does not speak HTTP yet |
 //! | [`agent_api`] | sessions, orders, reports, seeds, sharing, over TLS |
 //! | [`guest_api`] | the helper in an installed system, over TLS |
 //! | [`image_store`] | files over plain HTTP, with ranges |
@@ -18,17 +19,20 @@
 //! * A replica that does not reach the API tells machines to boot their own disk, and nothing else.
 //! * Everything a stranger can send is bounded: size, depth, time, rate, number.
 //!
-//! DHCP and TFTP are not here: any DHCP server that hands out the URL of `/boot/ipxe` will do.
+//! Without [`lan`] any DHCP server that hands out the URL of `/boot/ipxe` will do.
 
 mod agent_api;
 mod body;
 mod boot;
 mod config;
+mod dhcp;
 mod error;
 mod guest_api;
 mod image_store;
 pub mod keys;
+mod lan;
 pub mod limits;
+mod loaders;
 mod lost;
 pub mod metrics;
 mod netboot;
@@ -45,7 +49,7 @@ mod wake;
 #[cfg(feature = "planted-holes")]
 #[doc(hidden)]
 pub use config::PlantedHoles;
-pub use config::{Config, Quotas, StoreConfig};
+pub use config::{Config, LanConfig, Quotas, StoreConfig};
 pub use error::Error;
 pub use image_store::upload;
 pub use netboot::{Addresses, Netboot, Route, routes};

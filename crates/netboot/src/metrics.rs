@@ -40,6 +40,24 @@ pub enum Answer {
     Failed,
 }
 
+/// What a DHCP packet was answered with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum DhcpAnswer {
+    /// DHCPOFFER.
+    Offer,
+    /// DHCPACK.
+    Ack,
+    /// Nothing: it is not for us, or there is nothing to boot.
+    None,
+}
+
+/// Labels of a DHCP packet.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DhcpLabels {
+    /// How it was answered.
+    pub answer: DhcpAnswer,
+}
+
 /// Labels of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {
@@ -55,6 +73,12 @@ pub struct Metrics {
     registry: Registry,
     /// Requests by route and answer.
     pub requests: Family<RequestLabels, Counter>,
+    /// DHCP packets by answer.
+    pub dhcp: Family<DhcpLabels, Counter>,
+    /// Transfers over TFTP that ended well.
+    pub tftp_sent: Counter,
+    /// Transfers over TFTP that did not.
+    pub tftp_failed: Counter,
     /// Panics in request handlers.
     pub panics: Counter,
     /// Writes to the API.
@@ -114,6 +138,9 @@ impl Metrics {
         let requests = register!("requests", "Requests by route and answer", Family<RequestLabels, Counter>);
         Self {
             requests,
+            dhcp: register!("dhcp_packets", "DHCP packets by answer", Family<DhcpLabels, Counter>),
+            tftp_sent: register!("tftp_sent", "Boot loaders sent over TFTP", Counter),
+            tftp_failed: register!("tftp_failed", "Transfers over TFTP that did not end well", Counter),
             panics: register!("panics", "Panics caught in request handlers", Counter),
             writes: register!("api_writes", "Writes to the Kubernetes API", Counter),
             conflicts: register!("api_conflicts", "Writes that came too late and were tried again", Counter),
@@ -168,6 +195,10 @@ impl Metrics {
             // Writing to a String fails only when a metric's own encoder does.
             Err(std::fmt::Error) => String::new(),
         }
+    }
+
+    pub(crate) fn count_dhcp(&self, answer: DhcpAnswer) {
+        self.dhcp.get_or_create(&DhcpLabels { answer }).inc();
     }
 
     pub(crate) fn count(&self, route: Route, status: http::StatusCode) {

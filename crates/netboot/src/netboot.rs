@@ -30,6 +30,7 @@ use crate::{
         upload::Uploads,
     },
     keys::{self, Keys},
+    lan::Lan,
     limits::{RateLimit, Slots},
     lost,
     metrics::Metrics,
@@ -164,6 +165,11 @@ impl Netboot {
         };
         let tasks = TaskTracker::new();
         let (metrics, cache, wakes) = (Arc::new(Metrics::new()), Arc::new(Cache::default()), Arc::new(Wakes::default()));
+        let lan = config
+            .lan
+            .as_ref()
+            .map(|lan| Lan::open(lan, addresses.http.port(), &metrics))
+            .transpose()?;
         let store = Arc::new(Store::new(
             config.client.clone(),
             &config.namespace,
@@ -224,6 +230,9 @@ impl Netboot {
                 stop: stop.clone(),
             })
         });
+        if let Some(lan) = lan {
+            lan.start(&tasks, &stop);
+        }
         tasks.spawn(server::serve(http, front(plain_router(&shared, &packs)), None));
         let with_keys = shared.clone();
         let tls_config: Arc<dyn Fn() -> Option<Arc<rustls::ServerConfig>> + Send + Sync> =

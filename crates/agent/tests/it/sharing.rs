@@ -39,7 +39,6 @@ use crate::{
     },
 };
 
-const LIMIT: Duration = Duration::from_secs(60);
 const CHUNK: usize = 64 << 10;
 /// Enough to take longer than the machine is silent between two words to the server.
 const CHUNKS: usize = 768;

@@ -82,6 +82,32 @@ impl Decisions {
     }
 }
 
+/// Network boot on a LAN that has a DHCP server already.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Lan {
+    /// Answer machines that boot from the network on this interface, beside the DHCP server that is there (ProxyDHCP: never an address), and serve them a boot loader over TFTP; may
+    /// be given more than once. Needs root, or CAP_NET_BIND_SERVICE and CAP_NET_RAW.
+    #[arg(long, env = "KBM_PROXY_DHCP", value_name = "INTERFACE", value_delimiter = ',')]
+    proxy_dhcp: Vec<String>,
+    /// Folder with iPXE as the package ipxe installs it.
+    #[arg(long, env = "KBM_LOADERS", default_value = "/usr/lib/ipxe")]
+    loaders: PathBuf,
+    /// Send all of TFTP from port 69, for firewalls that know nothing of TFTP.
+    #[arg(long, env = "KBM_TFTP_SINGLE_PORT")]
+    tftp_single_port: bool,
+}
+
+impl Lan {
+    /// As netboot takes it.
+    pub fn config(&self) -> Option<::netboot::LanConfig> {
+        (!self.proxy_dhcp.is_empty()).then(|| ::netboot::LanConfig {
+            interfaces: self.proxy_dhcp.clone(),
+            loaders: self.loaders.clone(),
+            tftp_single_port: self.tftp_single_port,
+        })
+    }
+}
+
 /// A host as it stands in a URL.
 pub fn bracketed(host: &str) -> String {
     match host.parse::<IpAddr>() {

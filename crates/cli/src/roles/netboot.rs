@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use anyhow::{Context, Result};
 use tokio_util::sync::CancellationToken;
 
-use super::{Cluster, Decisions, NETBOOT_NAMESPACE, host_name, signalled};
+use super::{Cluster, Decisions, Lan, NETBOOT_NAMESPACE, host_name, signalled};
 use crate::monitor;
 
 /// How long connections may end by themselves when this replica is told to stop.
@@ -51,6 +51,8 @@ pub struct Arguments {
     /// URL (`http://host:port`) by which machines and other replicas fetch from the image store. Default: the first advertised host.
     #[arg(long, env = "KBM_IMAGE_STORE_URL")]
     image_store_url: Option<String>,
+    #[command(flatten)]
+    lan: Lan,
     /// Where health and metrics are served (plain HTTP).
     #[arg(long, env = "KBM_MONITOR_LISTEN", default_value = "0.0.0.0:9090")]
     monitor_listen: SocketAddr,
@@ -81,6 +83,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         url: arguments.image_store_url,
         ..netboot::StoreConfig::new(path, arguments.image_store_size << 30)
     });
+    config.lan = arguments.lan.config();
     config.decisions = arguments.decisions.config(arguments.allow_asserted_identity);
     if let Some(machines) = arguments.lab_machines {
         config.quotas = netboot::Quotas::for_lab(machines as usize);

@@ -1,0 +1,91 @@
+//! A UDP socket on one interface that tells by which of its addresses a datagram came, and can broadcast.
+
+use std::{
+    io::{self, IoSliceMut},
+    net::{Ipv4Addr, SocketAddrV4},
+    os::fd::AsRawFd,
+};
+
+use dhcp::v4::{Arrival, Destination};
+use nix::{
+    libc,
+    sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, setsockopt, sockopt},
+};
+use socket2::{Domain, Protocol, SockAddr, Type};
+use tokio::{io::Interest, net::UdpSocket};
+
+pub(super) struct Socket {
+    socket: UdpSocket,
+    port: u16,
+}
+
+impl Socket {
+    /// Listens at a port of all addresses of an interface. Other replicas, and a DHCP server that does the same, may do so on this host, too.
+    pub(super) fn open(interface: &str, port: u16) -> io::Result<Self> {
+        let socket = socket2::Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_broadcast(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind_device(Some(interface.as_bytes()))?;
+        setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
+        socket.bind(&SockAddr::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)))?;
+        Ok(Self {
+            socket: UdpSocket::from_std(socket.into())?,
+            port,
+        })
+    }
+
+    pub(super) async fn readable(&self) -> io::Result<()> {
+        self.socket.readable().await
+    }
+
+    /// The next datagram, if one is there and can be answered: an interface without an address cannot.
+    pub(super) fn receive(&self, buffer: &mut [u8]) -> Option<(usize, Arrival)> {
+        loop {
+            match self.socket.try_io(Interest::READABLE, || self.take(buffer)) {
+                Ok(Some(arrived)) => return Some(arrived),
+                Ok(None) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                // An ICMP message about something sent before, or memory that is short for a moment: the next readiness tells more.
+                Err(error) => {
+                    tracing::debug!(%error, "a DHCP datagram could not be read");
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn take(&self, buffer: &mut [u8]) -> io::Result<Option<(usize, Arrival)>> {
+        let mut control = nix::cmsg_space!(libc::in_pktinfo);
+        let mut slices = [IoSliceMut::new(buffer)];
+        let message = recvmsg::<SockaddrIn>(self.socket.as_raw_fd(), &mut slices, Some(&mut control), MsgFlags::empty())?;
+        let Some(source) = message.address else { return Ok(None) };
+        let info = message.cmsgs()?.find_map(|control| match control {
+            ControlMessageOwned::Ipv4PacketInfo(info) => Some(info),
+            _ => None,
+        });
+        let Some(info) = info else { return Ok(None) };
+        let address = |raw: libc::in_addr| Ipv4Addr::from(raw.s_addr.to_ne_bytes());
+        let (asked, local) = (address(info.ipi_addr), address(info.ipi_spec_dst));
+        if local.is_unspecified() {
+            return Ok(None);
+        }
+        let arrival = Arrival {
+            local,
+            port: self.port,
+            source: source.into(),
+            broadcast: asked != local,
+        };
+        Ok(Some((message.bytes, arrival)))
+    }
+
+    pub(super) fn send(&self, bytes: &[u8], destination: Destination) -> io::Result<()> {
+        let to = match destination {
+            Destination::Unicast(to) => to,
+            Destination::Broadcast(port) => SocketAddrV4::new(Ipv4Addr::BROADCAST, port),
+            // Whoever cannot send frames broadcasts.
+            Destination::Link { address, .. } => SocketAddrV4::new(Ipv4Addr::BROADCAST, address.port()),
+        };
+        self.socket.try_send_to(bytes, to.into()).map(drop)
+    }
+}

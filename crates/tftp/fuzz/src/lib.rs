@@ -1,0 +1,4 @@
+//! The targets of the TFTP server, as its own tests have them.
+
+#[path = "../../tests/hostile/targets.rs"]
+pub mod targets;
