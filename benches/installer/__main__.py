@@ -117,7 +117,7 @@ class Bench:
 
     def debian_installer(self):
         cache = os.environ.get("KBM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kube-baremetal"
-        mirror = Mirror(upstream(installer.SUITE), Path(cache) / "bench-installer", self.out / "mirror")
+        mirror = Mirror(self.arguments.mirror or upstream(installer.SUITE), Path(cache) / "bench-installer", self.out / "mirror")
         media = installer.Media(mirror, self.out / "installer", say)
         media.warm()
         self.results.data["about"][INSTALLER] = f"{media.name} (Linux {media.kernel}), installs {installer.SUITE}; parts left out: {', '.join(media.left_out) or 'none'}"
@@ -178,6 +178,7 @@ def main():
     parser.add_argument("--media", type=Path, default=REPOSITORY / "target/bootmedia", help="the boot media that `make bootmedia` builds")
     parser.add_argument("--image", type=Path, default=REPOSITORY / "target/images/debian.raw.zst", help="the Debian image that `make image` builds")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "target/bench-installer", help="folder of results, disks and logs")
+    parser.add_argument("--mirror", help="URL of the Debian archive behind the rig's own mirror; left out: the one that this host's apt uses")
     parser.add_argument("--only", action="append", choices=PARTS, help="do this part alone (may be repeated)")
     parser.add_argument("--runs", type=int, default=3, help="how often our way runs; the installer runs twice")
     parser.add_argument("--parallel", type=int, default=1, help="machines of one way that run at the same time")

@@ -42,13 +42,13 @@ class Counts:
 
 
 def upstream(suite):
-    """The archive that the host's apt has for a suite, else Debian's own."""
+    """The archive that the host's apt has for a suite."""
     said = subprocess.run(["apt-get", "indextargets", "--format", "$(SITE) $(RELEASE) $(COMPONENT)"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     for line in said.stdout.splitlines():
         site, *rest = line.split()
         if rest == [suite, "main"] and site.startswith("http"):
             return site.rstrip("/")
-    return "http://deb.debian.org/debian"
+    raise Unreachable(f"this host's apt names no archive for {suite}; name one with --mirror")
 
 
 def _opener():

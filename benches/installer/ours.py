@@ -108,17 +108,6 @@ class Server:
     def instance(self, name):
         return self._ask("GET", f"{GROUP}/namespaces/default/baremetalinstances/{name}")
 
-    def until(self, name, phase, limit):
-        """Waits until an instance is in a phase, and returns its status."""
-        deadline = time.monotonic() + limit
-        while True:
-            status = self.instance(name).get("status", {})
-            if status.get("phase") == phase:
-                return status
-            if time.monotonic() > deadline:
-                raise Failed(f"{name} is not {phase} within {limit} s: {status.get('phase')} {status.get('reason')} {status.get('message')}")
-            time.sleep(0.5)
-
 
 def image_bytes(image):
     """Size of the disk that an image (raw, zstd) describes."""
