@@ -131,10 +131,11 @@ class Bench:
                 say(f"{name}: {item}")
 
             def installed():
-                site.texts[boot_script] = installer.BOOT_DISK
+                site.scripts[boot_script] = installer.BOOT_DISK
 
             with Syslog(self.out / f"{name}.syslog", step) as log:
-                site.texts[boot_script] = installer.script(site, log.port)
+                site.scripts[boot_script] = installer.script(site, log.port)
+                site.texts[boot_script] = installer.NO_ANSWERS
                 before = mirror.counts()
                 say(f"{name}: power on")
                 began.append(time.monotonic())

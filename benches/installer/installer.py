@@ -9,6 +9,7 @@ The installer may be newer than the system: `mirror/suite` and `mirror/udeb/suit
 
 import gzip
 import hashlib
+import re
 import shutil
 import subprocess
 import tarfile
@@ -75,6 +76,7 @@ MKE2FS_PART = "e2fsprogs-udeb"
 # Without content where the mirror lacks it: partman depends on it, and needs it to shrink what is on a disk.
 RESIZE_PART = "ntfs-3g-udeb"
 
+PRESEED_FILE = "preseed.cfg"
 PRESEED = """\
 d-i debian-installer/locale string en_US.UTF-8
 d-i keyboard-configuration/xkb-keymap select us
@@ -138,7 +140,7 @@ d-i preseed/late_command string mkdir -p /target/home/debian/.ssh && wget -q -O 
   echo 'debian ALL=(ALL) NOPASSWD:ALL' > /target/etc/sudoers.d/debian
 """
 
-# The machine boots from the network first. What it is told once, and what it is told when its disk is done.
+# The machine boots from the network first: what it is told while its disk is blank, and when it is done.
 INSTALL = """\
 #!ipxe
 kernel http://{site}/linux initrd=initrd.gz auto=true priority=critical url=http://{site}/preseed.cfg locale=en_US.UTF-8 hostname=debian domain=bench interface=auto \
@@ -146,13 +148,15 @@ log_host={host} log_port={port} DEBIAN_FRONTEND=text --- console=ttyS0,115200
 initrd http://{site}/initrd.gz
 boot
 """
+# Reading a preseed file takes a slow machine half a minute, so it gets the answers once.
+NO_ANSWERS = "# All answers are in the preseed file that the kernel line names.\n"
 BOOT_DISK = "#!ipxe\nsanboot --no-describe --drive 0x80 || exit 1\n"
 
 
 def answers(site, key, codename):
     """What every machine asks for, by its path: both get the same, so that nothing of it tells their disks apart."""
     preseed = PRESEED.format(site=site.address, archive=ARCHIVE.rstrip("/"), suite=SUITE, codename=codename, kernel=KERNEL, included=" ".join(INCLUDED))
-    return {"preseed.cfg": preseed, "authorized_keys": key.public + "\n"}
+    return {PRESEED_FILE: preseed, "authorized_keys": key.public + "\n"}
 
 
 def script(site, log_port):
@@ -252,8 +256,10 @@ class Media:
         """Puts the list of parts, and a Release that names it, into the mirror."""
         index, release = self._folder / "Packages", self._folder / "Release"
         index.write_text("\n".join("".join(f"{key}: {value}\n" for key, value in fields.items()) for fields in parts))
+        # The installer crashes without a suite; the archive knows which it is.
+        suite = re.search(r"^Suite: .*$", self._mirror.need(f"dists/{codename}/Release").read_text(), re.M)[0]
         release.write_text(
-            f"Origin: Debian\nLabel: Debian\nCodename: {codename}\nArchitectures: amd64\nComponents: main\nSHA256:\n {sha256(index)} {index.stat().st_size} {INDEX}\n"
+            f"Origin: Debian\nLabel: Debian\n{suite}\nCodename: {codename}\nArchitectures: amd64\nComponents: main\nSHA256:\n {sha256(index)} {index.stat().st_size} {INDEX}\n"
         )
         self._mirror.add(f"dists/{codename}/{INDEX}", index)
         self._mirror.add(f"dists/{codename}/Release", release)

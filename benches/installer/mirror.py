@@ -139,10 +139,13 @@ def sha256(file):
 
 
 class Site:
-    """The HTTP server: the mirror below /debian/, and `files` and `texts` by their path below the root. Use it as a context."""
+    """The HTTP server: the mirror below /debian/, and `files` and `texts` by their path below the root. Use it as a context.
+
+    iPXE, and nobody else, gets `scripts`: Debian's installer asks for the boot URL that DHCP names, too, and takes it for a preseed file.
+    """
 
     def __init__(self, mirror, files):
-        self.mirror, self.files, self.texts = mirror, files, {}
+        self.mirror, self.files, self.texts, self.scripts = mirror, files, {}, {}
         site = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -186,7 +189,8 @@ class Site:
             except Unreachable:
                 absent = 502
         else:
-            file, text = self.files.get(path[1:]), self.texts.get(path[1:])
+            texts = self.scripts if request.headers.get("User-Agent", "").startswith("iPXE") and path[1:] in self.scripts else self.texts
+            file, text = self.files.get(path[1:]), texts.get(path[1:])
             body = text.encode() if text is not None else None
         length = file.stat().st_size if file else len(body or b"")
         request.send_response(200 if file or body is not None else absent)
