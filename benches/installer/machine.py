@@ -47,6 +47,8 @@ class Login:
     seconds: float
     # When the installed system was first started, by the same clock.
     installed: float
+    # Processor time that QEMU took for all of it: what is left of a figure when the host has other work, too.
+    cpu: float
     said: list = field(default_factory=list)
 
 
@@ -105,6 +107,8 @@ class Machine:
         self._uuid = uuid.UUID(bytes=digest[4:20], version=4)
         self._port = free_port()
         self._child, self._stopped = None, False
+        # Of the processes before the present one, and of it when it was last looked at, in seconds.
+        self._cpu_before = self._cpu_now = 0.0
 
     def __enter__(self):
         return self
@@ -132,7 +136,17 @@ class Machine:
         arguments += ["-device", "virtio-blk-pci,drive=d0,serial=BENCH0,bootindex=2"]
         return arguments + (["-no-reboot"] if once else [])
 
+    def _look_at_cpu(self):
+        """User and system time of QEMU, after proc(5). A process that has ended has none: so it is looked at while it runs."""
+        try:
+            with open(f"/proc/{self._child.pid}/stat", encoding="utf-8") as file:
+                fields = file.read().rpartition(")")[2].split()
+        except OSError:
+            return
+        self._cpu_now = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def _start(self, disk, form, once):
+        self._cpu_before, self._cpu_now = self._cpu_before + self._cpu_now, 0.0
         if self._stopped:
             raise Failed(f"{self.name}: it was switched off")
         with open(self.folder / "qemu.log", "ab") as log:
@@ -155,7 +169,9 @@ class Machine:
         while True:
             said, problem = self._run(key, "cat /etc/debian_version && uname -r && findmnt -no SOURCE,FSTYPE /")
             if said is not None:
-                return Login(time.monotonic() - started, installed, said.splitlines())
+                seconds = time.monotonic() - started
+                self._look_at_cpu()
+                return Login(seconds, installed, self._cpu_before + self._cpu_now, said.splitlines())
             if self._child.poll() is not None:
                 raise Failed(f"{self.name}: QEMU ended with {self._child.returncode}; see {self.folder}/qemu.log")
             if time.monotonic() - started > limit:
@@ -164,6 +180,7 @@ class Machine:
 
     def _wait_for_reboot(self, deadline):
         while (status := self._child.poll()) is None:
+            self._look_at_cpu()
             if time.monotonic() > deadline:
                 raise Failed(f"{self.name}: its disk was not written in time; see {self.folder}/console.log")
             time.sleep(0.05)

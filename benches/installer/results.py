@@ -41,11 +41,11 @@ class Results:
 
 
 def _logins(data):
-    lines = [f"  {'way':18} {'run':>3} {'power-on to SSH':>16} {'of it until the disk was done':>30}  system"]
+    lines = [f"  {'way':18} {'run':>3} {'power-on to SSH':>16} {'of it until the disk was done':>30} {'CPU of QEMU':>12}  system"]
     for way, logins in data["logins"].items():
         for number, login in enumerate(logins, 1):
             facts = f"Debian {login['said'][0]}, Linux {login['said'][1]}, {login['said'][2]}; {login['packages']} packages, {login['used_mib']} MiB used; load {' to '.join(login['load'])}"
-            lines.append(f"  {way:18} {number:3} {login['seconds']:14.1f} s {login['installed']:28.1f} s  {facts}")
+            lines.append(f"  {way:18} {number:3} {login['seconds']:14.1f} s {login['installed']:28.1f} s {login['cpu']:10.1f} s  {facts}")
             if "fetched" in login:
                 fetched = login["fetched"]
                 lines.append(f"  {'':22} the mirror fetched {fetched['files']} files while it ran ({fetched['bytes'] >> 20} MiB, {fetched['seconds']:.1f} s)")
