@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
 
@@ -86,6 +86,10 @@ class Bench:
         with ThreadPoolExecutor(self.arguments.parallel) as pool:
             try:
                 futures = [pool.submit(one, number) for number in range(1, count + 1)]
+                # With a limit, because a signal may reach another thread, and then does not wake one that waits without.
+                open_ = futures
+                while open_ and not any(future.done() and future.exception() for future in futures):
+                    open_ = wait(futures, 1, FIRST_EXCEPTION).not_done
                 self.results.data["logins"][way] = [future.result() for future in futures]
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
