@@ -260,6 +260,11 @@ bench-image: setup image ## Image writing beside its limits and its peers, held 
 	$(CARGO) build --release -p image --example decode_speed
 	python3 benches/image --program $(BENCH_PROGRAM) $(BENCH_ARGS)
 
+.PHONY: bench-installer
+bench-installer: setup bootmedia image ## Power-on to SSH with our image beside an unattended Debian installation, and two disks of each (two hours without KVM)
+	$(CARGO) build --release --bin kube-baremetal
+	python3 benches/installer --program $(BENCH_PROGRAM) --media $(MEDIA) --image $(IMAGE) --out $(TARGET)/bench-installer $(BENCH_ARGS)
+
 .PHONY: bench-sharing
 bench-sharing: setup ## Sixteen machines share one image over links of 100 Mbit/s in network namespaces, held against the bars of docs/sharing.md (root; ten minutes)
 	@scripts/setup --bench
