@@ -78,17 +78,17 @@ pub struct SharedChunks {
 /// may wait.
 pub fn chunks(manifest: &Manifest, server: HttpChunks, setting: Setting) -> Box<dyn ChunkSource> {
     let console = setting.console.clone();
-    match SharedChunks::start(manifest, server, setting) {
+    match SharedChunks::start(manifest, Box::new(server), setting) {
         Ok(shared) => Box::new(shared),
         Err((server, problem)) => {
             console.say(format!("sharing: off ({problem})"));
-            Box::new(server)
+            server
         }
     }
 }
 
 impl SharedChunks {
-    fn start(manifest: &Manifest, server: HttpChunks, setting: Setting) -> Result<Self, (HttpChunks, String)> {
+    fn start(manifest: &Manifest, server: Box<HttpChunks>, setting: Setting) -> Result<Self, (Box<HttpChunks>, String)> {
         let folder = format!("/images/{}", manifest.digest().to_hex());
         let peers = match Peers::new(setting.tls, &folder, manifest.stored_bytes()) {
             Ok(peers) => peers,
@@ -116,7 +116,7 @@ impl SharedChunks {
             return Err((server, why));
         }
         let served = Arc::new(Served::new(&folder, manifest.stored_bytes(), frames.clone()));
-        let swarm = Arc::new(Swarm::new(manifest.clone(), server, peers, frames, setting.traffic, chooser));
+        let swarm = Arc::new(Swarm::new(manifest.clone(), *server, peers, frames, setting.traffic, chooser));
         let mut tasks = Vec::new();
         if let Ok((listener, _)) = listener {
             let place = setting.place;

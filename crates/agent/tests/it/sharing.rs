@@ -190,7 +190,7 @@ fn what_a_neighbour_has_comes_from_there_and_the_server_hears_of_it() {
         .map(|said| PieceSet::from_bytes(&decode_up_to(&said.held, MAX_HELD).unwrap()).unwrap())
         .collect();
     assert!(sets.first().unwrap().is_empty());
-    assert!(sets.iter().any(|held| held.len() > 0), "it says what it has");
+    assert!(sets.iter().any(|held| !held.is_empty()), "it says what it has");
     assert!(seen.shared.iter().all(|said| said.port.is_some() && said.wrong.is_empty()));
     assert!(seen.shared.last().unwrap().leaves, "and that it leaves");
 }

@@ -17,6 +17,9 @@ use agent_protocol::{
 
 use super::tls_server::{Request, TlsServer};
 
+/// What a machine that talks about sharing is answered.
+pub type Answer = dyn Fn(&ShareRequest) -> ShareResponse + Send;
+
 /// What the machine said so far, and what it will be told.
 #[derive(Default)]
 pub struct Seen {
@@ -35,7 +38,7 @@ pub struct Seen {
     /// The newest sequence number of the session.
     pub last_sequence: u64,
     /// What is answered about sharing; without it the server is one that does not know it.
-    pub sharing: Option<Box<dyn Fn(&ShareRequest) -> ShareResponse + Send>>,
+    pub sharing: Option<Box<Answer>>,
     /// What was said about sharing.
     pub shared: Vec<ShareRequest>,
     /// Where the machine said that its image comes from, as often as it said so.
