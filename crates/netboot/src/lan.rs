@@ -1,5 +1,5 @@
 //! Starts what machines need before they speak HTTP, on the interfaces that were named: ProxyDHCP ([`crate::dhcp`]) and a TFTP server with the boot loaders
-//! ([`crate::loaders`]).
+//! ([`crate::loaders`]). TFTP is served at all addresses of the host: the loaders are anybody's.
 //!
 //! All sockets are opened before anything else of the replica starts, so that a taken port is told at once and by its number. Ports below 1024 need root or
 //! CAP_NET_BIND_SERVICE.

@@ -1,6 +1,6 @@
 //! Packets of other people's, and arbitrary ones.
 
-use std::net::Ipv4Addr;
+use std::{hint::black_box, net::Ipv4Addr};
 
 use dhcp::v4::{
     Client,
@@ -226,10 +226,11 @@ proptest! {
         prop_assert_eq!(client.mac, packet.mac());
         let total: usize = packet.options().map(|(_, v)| v.len()).sum();
         prop_assert!(total <= bytes.len());
-        let _ = (packet.message_type(), packet.requested_address(), packet.lease_time(), packet.server_id(), packet.max_size(), packet.subnet_selection());
-        let _ = (packet.architectures().count(), packet.machine_id(), packet.user_classes().count(), packet.pxe_vendor(), packet.ipxe_has_http());
-        let _ = (packet.file(), packet.server_name(), packet.seconds(), packet.hardware_address(), packet.is_truncated());
-        let _ = packet.relay().map(|r| (r.circuit_id(), r.remote_id(), r.link_selection(), r.server_id_override()));
+        // Whatever they say of such bytes, none of them panics.
+        black_box((packet.message_type(), packet.requested_address(), packet.lease_time(), packet.server_id(), packet.max_size(), packet.subnet_selection()));
+        black_box((packet.architectures().count(), packet.machine_id(), packet.user_classes().count(), packet.pxe_vendor(), packet.ipxe_has_http()));
+        black_box((packet.file(), packet.server_name(), packet.seconds(), packet.hardware_address(), packet.is_truncated()));
+        black_box(packet.relay().map(|r| (r.circuit_id(), r.remote_id(), r.link_selection(), r.server_id_override())));
         // A reply to anything can be written, and read.
         let mut out = Vec::new();
         let mut encoder = Encoder::reply(&packet, &Head::default(), MessageType::Nak, &mut out);

@@ -59,8 +59,10 @@ impl TableMaker {
 fn make_table(local: Ipv4Addr, http_port: u16, bootable: &[Firmware]) -> BootTable {
     let root = format!("http://{local}:{http_port}/boot");
     let built_in = BootTable::built_in(Loaders::Ipxe, &format!("{root}/loaders"), &format!("{root}/ipxe"));
-    // An address and a port are plain text.
-    let built_in = built_in.unwrap_or_default();
+    let built_in = built_in.unwrap_or_else(|error| {
+        tracing::error!(%local, %error, "the built-in boot table is refused; machines that reach us by this address get nothing to boot");
+        BootTable::default()
+    });
     let mut table = BootTable::default();
     for firmware in bootable {
         if let Some(boot) = built_in.get(*firmware)
