@@ -1,6 +1,7 @@
 //! Machines to try things on: QEMU machines with real firmware, a swarm of simulated ones, and the demo that shows a whole life.
 //!
 //! * [`host`]: what this host must have installed, and the one line that installs it.
+//! * [`ports`]: ports for servers that are started as processes.
 //! * [`qemu`]: one QEMU machine; its state lives in a folder, so that another process can find it again.
 //! * [`server`]: `kube-baremetal up` in a process of its own.
 //! * [`folder`]: a folder of machines (`lab up`, `lab down`, `lab console`).
@@ -12,6 +13,7 @@
 pub mod demo;
 pub mod folder;
 pub mod host;
+pub mod ports;
 pub mod qemu;
 pub mod server;
 pub mod swarm;

@@ -39,22 +39,13 @@ pub struct Server {
     pub http_port: u16,
 }
 
-/// A port of the loopback that is free now.
-///
-/// # Errors
-/// When the host has none.
-pub fn free_port() -> Result<u16> {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").context("looking for a free port")?;
-    Ok(listener.local_addr()?.port())
-}
-
 impl Server {
     /// Starts it on free ports; does not wait until it answers.
     ///
     /// # Errors
     /// When the process does not start.
     pub async fn start(options: Options) -> Result<Self> {
-        let ports = [free_port()?, free_port()?, free_port()?];
+        let ports = crate::ports::free(std::net::Ipv4Addr::LOCALHOST)?;
         let child = Self::spawn(&options, ports)?;
         Ok(Self {
             child,

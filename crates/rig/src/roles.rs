@@ -1,7 +1,7 @@
 //! The product's roles as processes: `kube-baremetal operator` and `kube-baremetal netboot`, with a kubeconfig each, on ports of the loopback.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -9,17 +9,6 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-/// Ports of the loopback that were free a moment ago, all different.
-///
-/// # Errors
-/// When there are none.
-pub fn free_ports(count: usize) -> Result<Vec<u16>> {
-    let listeners: Vec<TcpListener> = (0..count)
-        .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
-        .collect::<Result<_, _>>()?;
-    listeners.iter().map(|l| Ok(l.local_addr()?.port())).collect()
-}
 
 /// Status and body of a page of a monitor; nothing while it does not answer.
 pub async fn page(monitor: SocketAddr, path: &str) -> Option<(u16, String)> {

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -182,16 +183,23 @@ func tail(path string) string {
 	return strings.Join(lines[max(0, len(lines)-8):], "\n")
 }
 
-// Ports that were free a moment ago; taken all at once, so that they differ.
+// Ports that were free a moment ago; taken all at once, so that they differ. They are from below those that Linux gives to outgoing connections, of which one
+// could otherwise take a port before the process that it is meant for.
 func freePorts(count int) ([]int, error) {
-	ports := make([]int, count)
-	for i := range ports {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
+	const lowest, span = 30000, 2768
+	ports := make([]int, 0, count)
+	start := rand.IntN(span)
+	for i := 0; i < span && len(ports) < count; i++ {
+		port := lowest + (start+i)%span
+		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err != nil {
-			return nil, err
+			continue
 		}
 		defer listener.Close()
-		ports[i] = listener.Addr().(*net.TCPAddr).Port
+		ports = append(ports, port)
+	}
+	if len(ports) < count {
+		return nil, fmt.Errorf("%d ports of 127.0.0.1 from %d to %d are free, %d are needed", len(ports), lowest, lowest+span-1, count)
 	}
 	return ports, nil
 }

@@ -17,7 +17,7 @@ use lab::swarm::{Subject, server};
 use rig::{
     ControlPlane, Options, accounts,
     helm::Helm,
-    roles::{Plan, Process, free_ports},
+    roles::{Plan, Process},
 };
 
 /// Namespace of the release, and the operator's service account there.
@@ -53,9 +53,8 @@ pub struct Cluster {
 impl Cluster {
     /// Starts a control plane with an audit log and installs the chart with further arguments. Of the netboot replicas there will be at most `netboots`.
     pub async fn start(netboots: usize, fsync: bool, values: &[&str]) -> Result<Self> {
-        let free = free_ports(netboots * 3)?;
-        let ports = free.chunks_exact(3).map(|p| [p[0], p[1], p[2]]).collect();
-        Self::start_on(ports, fsync, values).await
+        let ports = (0..netboots).map(|_| lab::ports::free(Ipv4Addr::LOCALHOST));
+        Self::start_on(ports.collect::<Result<_>>()?, fsync, values).await
     }
 
     /// The same with netboot replicas on given ports: boot scripts, agents, monitor.
@@ -119,7 +118,8 @@ impl Cluster {
         let logs = self.dir.path();
         let account = self.kubeconfig(SYSTEM).await?;
         let mut plans = Vec::new();
-        for (index, monitor) in free_ports(operators)?.into_iter().enumerate() {
+        for index in 0..operators {
+            let [monitor] = lab::ports::free(Ipv4Addr::LOCALHOST)?;
             let name = format!("operator-{index}");
             plans.push(Plan::operator(program, &name, &account, &self.servers, monitor, logs));
         }

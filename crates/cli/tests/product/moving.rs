@@ -32,7 +32,7 @@ async fn there_and_back() -> Result<()> {
 
     // The other API, meanwhile; its netboot will answer where machines look for it.
     let [http, agent] = setup.ports();
-    let monitor = rig::roles::free_ports(1)?[0];
+    let [monitor] = lab::ports::free(std::net::Ipv4Addr::LOCALHOST)?;
     let cluster = Cluster::start_on(vec![[http, agent, monitor]], false, &[]).await?;
     let there = cluster.plane.kubeconfig();
 

@@ -54,8 +54,8 @@ async fn upgraded() -> Result<()> {
     let _turn = turn().await;
     let folder = tempfile::tempdir()?;
     let before = chart_before(&folder.path().join("kube-baremetal"))?;
-    let ports = rig::roles::free_ports(3)?;
-    let mut cluster = Cluster::start_from(before, vec![[ports[0], ports[1], ports[2]]], false, &[]).await?;
+    let ports = lab::ports::free(std::net::Ipv4Addr::LOCALHOST)?;
+    let mut cluster = Cluster::start_from(before, vec![ports], false, &[]).await?;
     ensure!(!knows_paused(&cluster).await?, "the fixture is not the revision before");
     let fleet = cluster.fleet(1, 1, MACHINES).await?;
     tenant::prepare(&cluster.client, true).await?;

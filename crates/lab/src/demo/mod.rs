@@ -374,7 +374,7 @@ async fn log_in(client: &Client, observer: &Observer, machines: &[Machine], key:
             .unwrap_or_default()
             .parse()
             .with_context(|| format!("{name}: {address}"))?;
-        let port = server::free_port()?;
+        let [port] = crate::ports::free(std::net::Ipv4Addr::LOCALHOST)?;
         machine.forward(port, std::net::SocketAddrV4::new(address, 22)).await?;
         let seen = ssh::look_around(port, key, Duration::from_secs(180))
             .await

@@ -36,18 +36,6 @@ pub struct Setup {
     agent: u16,
 }
 
-/// Ports of the loopback that are free now, all different.
-fn free_ports<const N: usize>(host: Ipv4Addr) -> Result<[u16; N]> {
-    let mut listeners = Vec::with_capacity(N);
-    let mut ports = [0; N];
-    for port in &mut ports {
-        let listener = std::net::TcpListener::bind((host, 0)).context("looking for a free port")?;
-        *port = listener.local_addr()?.port();
-        listeners.push(listener);
-    }
-    Ok(ports)
-}
-
 impl Setup {
     /// A server whose data goes below `state`, on ports of `host` (an address of the loopback) that are free now.
     ///
@@ -55,7 +43,7 @@ impl Setup {
     /// When the folder cannot be made, or there are no ports.
     pub fn new(program: PathBuf, state: PathBuf, host: Ipv4Addr, machines: usize) -> Result<Self> {
         std::fs::create_dir_all(&state).with_context(|| format!("creating {}", state.display()))?;
-        let [api, http, agent] = free_ports(host)?;
+        let [api, http, agent] = crate::ports::free(host)?;
         Ok(Self {
             program,
             state,
