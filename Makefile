@@ -268,8 +268,8 @@ bench-installer: setup bootmedia image ## Power-on to SSH with our image beside 
 .PHONY: bench-sharing
 bench-sharing: setup ## Sixteen machines share one image over links of 100 Mbit/s in network namespaces, held against the bars of docs/sharing.md (root; ten minutes)
 	@scripts/setup --bench
-	$(CARGO) test --workspace --test bench_sharing --no-run
-	$(CARGO) test --workspace --test bench_sharing
+	$(CARGO) test --release --workspace --test bench_sharing --no-run
+	$(CARGO) test --release --workspace --test bench_sharing
 
 .PHONY: bench-tftp
 bench-tftp: setup ## TFTP throughput with windows and without, beside tftpd-hpa, dnsmasq and atftpd (root; five minutes)

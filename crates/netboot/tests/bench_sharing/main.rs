@@ -2,7 +2,8 @@
 //!
 //! Every machine is a process in a network namespace of its own, with the agent's session, runner and writer, a regular file for a disk and a link that a
 //! token bucket holds to 100 Mbit/s in both directions; so has the server, a replica with its image store. The namespaces hang on a bridge in a namespace of
-//! its own, and all of them are removed at the end. In each round: one machine alone, sixteen together, sixteen of which one is killed half way, and fifteen
+//! its own, and all of them are removed at the end. `KBM_SHARING_MIB` and `KBM_SHARING_RUNS` choose size and rounds, `KBM_SHARING_UNICAST` adds sixteen
+//! that do not share. In each round: one machine alone, sixteen together, sixteen of which one is killed half way, and fifteen
 //! beside one that says to have everything and gives wrong bytes. Medians of the rounds are held against the bars of `docs/sharing.md`.
 
 #[path = "../common/mod.rs"]
@@ -31,6 +32,8 @@ use serde::{Deserialize, Serialize};
 use network::{Network, PREFIX, address, namespace};
 
 const MIB: usize = 1 << 20;
+/// Stored size of the image: about that of a Debian image of 4 GiB, the one of the simulations.
+const STORED_MIB: usize = 350;
 /// Machines of a round.
 const MACHINES: u8 = 16;
 /// How long one order may take.
@@ -125,7 +128,7 @@ fn parent() -> ExitCode {
     let network = Network::make(MACHINES).expect("namespaces, a bridge and token buckets");
     let role = Role::Server {
         folder: folder.path().to_owned(),
-        mib: number_of("KBM_SHARING_MIB", 128),
+        mib: number_of("KBM_SHARING_MIB", STORED_MIB),
         runs: u8::try_from(number_of("KBM_SHARING_RUNS", 3)).expect("few runs"),
         unicast: std::env::var_os("KBM_SHARING_UNICAST").is_some(),
     };

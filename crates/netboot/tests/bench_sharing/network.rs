@@ -1,4 +1,5 @@
-//! Network namespaces on a bridge, each behind a link that a token bucket holds to 100 Mbit/s both ways.
+//! Network namespaces on a bridge, each behind a link that a token bucket holds to 100 Mbit/s both ways. TCP is that of the boot media's kernel: CUBIC, whatever
+//! the host prefers.
 
 use std::{io, net::Ipv4Addr, process::Command};
 
@@ -6,6 +7,8 @@ use std::{io, net::Ipv4Addr, process::Command};
 pub const PREFIX: u8 = 24;
 /// Rate and size of the token bucket, and how long packets may wait in it.
 const BUCKET: [&str; 7] = ["tbf", "rate", "100mbit", "burst", "128kb", "latency", "50ms"];
+/// The default of Debian's kernel.
+const CONGESTION_CONTROL: &str = "net.ipv4.tcp_congestion_control=cubic";
 const SWITCH: &str = "kbm-share-switch";
 
 /// Namespace of a machine; 0 is the server's.
@@ -49,6 +52,7 @@ impl Network {
             ];
             call("ip", &pair)?;
             call("ip", &["-n", SWITCH, "link", "set", &port, "master", "br0", "up"])?;
+            call("ip", &["netns", "exec", &name, "sysctl", "-q", "-w", CONGESTION_CONTROL])?;
             let network = format!("{}/{PREFIX}", address(number));
             call("ip", &["-n", &name, "address", "add", &network, "dev", "eth0"])?;
             call("ip", &["-n", &name, "link", "set", "lo", "up"])?;
