@@ -10,6 +10,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::timeline::BootTimeline;
+
 /// What was seen of one machine.
 ///
 /// All of it stands in `status`, and there is no status subresource: one write can say everything, which matters when a thousand
@@ -68,6 +70,9 @@ pub struct BareMetalDiscoveryStatus {
     /// The latest boots, newest last, at most eight.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub boots: Vec<BootRecord>,
+    /// The latest boots step by step, newest last, at most four: for people who look for the place at which one stopped. A machine that never reached the agent has these and no inventory.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub timelines: Vec<BootTimeline>,
     /// The guest helper of the installed system, where it registered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest: Option<GuestReport>,

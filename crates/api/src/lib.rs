@@ -27,6 +27,7 @@ pub mod image;
 pub mod instance;
 pub mod network;
 pub mod policy;
+pub mod timeline;
 
 pub use address::{BareMetalAddress, BareMetalAddressSpec};
 pub use discovery::{BareMetalDiscovery, BareMetalDiscoverySpec, BareMetalDiscoveryStatus};

@@ -73,6 +73,14 @@ impl Identity {
         }
     }
 
+    /// What is known of a machine that asked to boot and has not said more: the MAC address that it asked from.
+    pub fn of_boot(mac: MacAddress) -> Self {
+        Self {
+            macs: Some(mac).filter(MacAddress::is_usable).into_iter().collect(),
+            ..Self::default()
+        }
+    }
+
     /// The marks of a known machine; `None` before its first inventory.
     pub fn of_discovery(discovery: &BareMetalDiscovery) -> Option<Self> {
         let status = discovery.status.as_ref()?;

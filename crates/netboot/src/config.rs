@@ -22,6 +22,8 @@ pub struct Quotas {
     pub boots_per_minute: u32,
     /// Discoveries without hardware, in all. Beyond it no unknown machine is taken in until some are accepted or deleted.
     pub unaccepted: usize,
+    /// Discoveries of machines that began to boot and never reached the agent. They count among the unaccepted, too.
+    pub unfinished: usize,
     /// Progress writes per second of this replica.
     pub progress_writes_per_second: u32,
     /// Time for one request's header, and for idle connections.
@@ -39,6 +41,7 @@ impl Default for Quotas {
             creations_per_minute: 20,
             boots_per_minute: 1_200,
             unaccepted: 2_000,
+            unfinished: 64,
             progress_writes_per_second: 20,
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(15),
@@ -71,6 +74,29 @@ pub struct LanConfig {
     pub loaders: PathBuf,
     /// Send all of TFTP from port 69, for firewalls that know nothing of TFTP.
     pub tftp_single_port: bool,
+    /// Where machines find all that: never anything but the default, but for tests that have no right to these ports.
+    pub ports: LanPorts,
+}
+
+/// UDP ports that firmware knows by heart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LanPorts {
+    /// DHCP (RFC 2131, 4.1).
+    pub dhcp: u16,
+    /// The boot server's (PXE 2.1, 2.4.2).
+    pub pxe: u16,
+    /// TFTP (RFC 1350).
+    pub tftp: u16,
+}
+
+impl Default for LanPorts {
+    fn default() -> Self {
+        Self {
+            dhcp: 67,
+            pxe: 4011,
+            tftp: 69,
+        }
+    }
 }
 
 /// How the image store is set up.
@@ -154,6 +180,8 @@ pub struct Config {
     pub lost_after: Duration,
     /// By this time a machine that was told to boot its own disk has asked for that again, or its system has reported.
     pub departed_after: Duration,
+    /// A boot of which nothing was seen for so long has stopped, unless it ended in the agent or in the machine's own disk.
+    pub boot_stopped_after: Duration,
     /// How often the API is asked whether it is there (and whether the keys changed).
     pub probe: Duration,
     /// Longest wait for one answer of the API.
@@ -191,6 +219,7 @@ impl Config {
             poll: Duration::from_secs(30),
             lost_after: Duration::from_secs(90),
             departed_after: Duration::from_secs(300),
+            boot_stopped_after: Duration::from_secs(30),
             probe: Duration::from_secs(5),
             api_timeout: Duration::from_secs(5),
             quotas: Quotas::default(),

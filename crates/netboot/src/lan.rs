@@ -1,5 +1,8 @@
-//! Starts what machines need before they speak HTTP, on the interfaces that were named: ProxyDHCP ([`crate::dhcp`]) and a TFTP server with the boot loaders
-//! ([`crate::loaders`]). TFTP is served at all addresses of the host: the loaders are anybody's.
+//! Starts what machines need before they speak HTTP, on the interfaces that were named and on no other: ProxyDHCP ([`crate::dhcp`]) and a TFTP server with the boot loaders
+//! ([`crate::loaders`]).
+//!
+//! All sockets are bound to their interface, not to an address (SO_BINDTODEVICE): an address may come after the start, change or go, and each datagram is answered from the address that it was
+//! sent to.
 //!
 //! All sockets are opened before anything else of the replica starts, so that a taken port is told at once and by its number. Ports below 1024 need root or
 //! CAP_NET_BIND_SERVICE.
@@ -8,8 +11,11 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr, UdpSocket},
     sync::Arc,
+    time::Duration,
 };
 
+use api::timeline::BootStepKind;
+use socket2::{Domain, Protocol, Type};
 use tftp::{Assets, Event, PortMode, transfer::Outcome};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -19,20 +25,21 @@ use crate::{
     error::{Error, chain},
     loaders::{self, Loader},
     metrics::Metrics,
+    timeline::{Moment, Seen, Timelines},
 };
 
-/// The TFTP server's port.
-const TFTP_PORT: u16 = 69;
+/// Where this host talks to itself.
+const LOOPBACK: &str = "lo";
 
 /// Everything opened, nothing running.
 pub(crate) struct Lan {
     proxies: Vec<Proxy>,
-    tftp: tftp::Server,
+    tftp: Vec<(String, tftp::Server)>,
 }
 
 impl Lan {
     /// Opens the ports. `http_port` is where scripts are served. Needs a tokio runtime.
-    pub(crate) fn open(config: &LanConfig, http_port: u16, metrics: &Arc<Metrics>) -> Result<Self, Error> {
+    pub(crate) fn open(config: &LanConfig, http_port: u16, metrics: &Arc<Metrics>, timelines: &Arc<Timelines>) -> Result<Self, Error> {
         let refused = |problem: String| Error::Config {
             field: "lan.loaders",
             problem,
@@ -40,15 +47,31 @@ impl Lan {
         let loaders = loaders::read(&config.loaders).map_err(|error| refused(chain(&error)))?;
         let firmware: Vec<_> = loaders.iter().map(|loader| loader.firmware).collect();
         let proxies = config.interfaces.iter().map(|interface| {
-            Proxy::open(interface, http_port, firmware.clone(), metrics.clone()).map_err(|source| Error::Dhcp {
+            let (ports, firmware) = (config.ports, firmware.clone());
+            let opened = Proxy::open(interface, ports, http_port, firmware, metrics.clone(), timelines.clone());
+            opened.map_err(|source| Error::Dhcp {
                 interface: interface.clone(),
                 source,
             })
         });
         let proxies = proxies.collect::<Result<Vec<_>, Error>>()?;
-        let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, TFTP_PORT));
-        let socket = UdpSocket::bind(address).map_err(|source| Error::Listen { address, source })?;
-        let tftp = tftp_server(socket, &loaders, config.tftp_single_port, metrics).map_err(|source| Error::Listen { address, source })?;
+        let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, config.ports.tftp));
+        let listen = |source| Error::Listen { address, source };
+        let assets = Arc::new(assets(&loaders).map_err(listen)?);
+        let tftp_config = tftp_config(&assets, config.tftp_single_port, metrics, timelines);
+        let servers = config.interfaces.iter().map(|interface| {
+            let socket = on_interface(interface, address)?;
+            Ok((interface.clone(), tftp::Server::new(socket, assets.clone(), tftp_config.clone())?))
+        });
+        let mut tftp: Vec<_> = servers.collect::<io::Result<_>>().map_err(listen)?;
+        // This host's own questions to its own addresses come by the loopback interface; `netboot doctor` asks them.
+        if config.interfaces.iter().all(|name| name != LOOPBACK) {
+            let served = on_interface(LOOPBACK, address).and_then(|socket| tftp::Server::new(socket, assets, tftp_config.clone()));
+            match served {
+                Ok(server) => tftp.push((LOOPBACK.to_owned(), server)),
+                Err(error) => tracing::info!(%error, "TFTP is not served to this host itself; machines do not notice"),
+            }
+        }
         Ok(Self { proxies, tftp })
     }
 
@@ -57,16 +80,26 @@ impl Lan {
         for proxy in self.proxies {
             tasks.spawn(proxy.run(stop.clone()));
         }
-        let stop = stop.clone();
-        tasks.spawn(async move {
-            if let Err(error) = self.tftp.run(stop).await {
-                tracing::error!(%error, "the TFTP server ended; firmware that boots by TFTP gets no loader from this replica");
-            }
-        });
+        for (interface, server) in self.tftp {
+            let stop = stop.clone();
+            tasks.spawn(async move {
+                if let Err(error) = server.run(stop).await {
+                    tracing::error!(%interface, %error, "the TFTP server ended; firmware that boots by TFTP gets no loader from this replica");
+                }
+            });
+        }
     }
 }
 
-fn tftp_server(socket: UdpSocket, loaders: &[Loader], single_port: bool, metrics: &Arc<Metrics>) -> io::Result<tftp::Server> {
+/// A socket for what comes by one interface, to whichever of its addresses. Nobody else may have the port there.
+fn on_interface(interface: &str, address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = socket2::Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.bind_device(Some(interface.as_bytes()))?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+fn assets(loaders: &[Loader]) -> io::Result<Assets> {
     let mut assets = Assets::new();
     for loader in loaders {
         // The names are constants, and each is there once.
@@ -74,28 +107,52 @@ fn tftp_server(socket: UdpSocket, loaders: &[Loader], single_port: bool, metrics
         let asset = added.map_err(io::Error::other)?;
         assets.alias_suffix(loader.name, asset).map_err(io::Error::other)?;
     }
-    let metrics = metrics.clone();
+    Ok(assets)
+}
+
+fn tftp_config(assets: &Arc<Assets>, single_port: bool, metrics: &Arc<Metrics>, timelines: &Arc<Timelines>) -> tftp::server::Config {
+    let (assets, metrics, timelines) = (assets.clone(), metrics.clone(), timelines.clone());
     let observer = move |event: &Event| match event {
         Event::Ended {
-            outcome, peer, duration, ..
-        } => match outcome {
-            Outcome::Finished | Outcome::Probed => {
-                metrics.tftp_sent.inc();
+            outcome,
+            peer,
+            duration,
+            asset,
+            bytes,
+            resent,
+            ..
+        } => {
+            let mut seen = Seen::new(BootStepKind::Tftp, assets.name(*asset).to_string());
+            (seen.took, seen.bytes, seen.resent) = (*duration, *bytes, *resent);
+            match outcome {
+                Outcome::Finished => {
+                    metrics.tftp_sent.inc();
+                }
+                Outcome::Probed => {
+                    metrics.tftp_sent.inc();
+                    // It asked for the size; the transfer comes next.
+                    (seen.counts, seen.took) = (false, Duration::ZERO);
+                }
+                Outcome::Failed(failure) => {
+                    metrics.tftp_failed.inc();
+                    seen.failed = true;
+                    seen.detail = format!("{}: {failure}", seen.detail);
+                    tracing::warn!(client = %peer.ip(), %failure, seconds = duration.as_secs_f64(), "a boot loader did not arrive over TFTP");
+                }
             }
-            Outcome::Failed(failure) => {
-                metrics.tftp_failed.inc();
-                tracing::warn!(client = %peer.ip(), %failure, seconds = duration.as_secs_f64(), "a boot loader did not arrive over TFTP");
-            }
-        },
+            timelines.seen_from(peer.ip(), seen, Moment::now());
+        }
         Event::Refused { peer, name, reason } => {
             tracing::info!(client = %peer.ip(), name, %reason, "a TFTP request was refused");
+            let mut seen = Seen::new(BootStepKind::TftpRefused, format!("{name}: {reason}"));
+            seen.failed = true;
+            timelines.seen_from(peer.ip(), seen, Moment::now());
         }
         Event::Begun { .. } => {}
     };
-    let config = tftp::server::Config {
+    tftp::server::Config {
         port_mode: if single_port { PortMode::Single } else { PortMode::PerTransfer },
         observer: Arc::new(observer),
         ..tftp::server::Config::default()
-    };
-    tftp::Server::new(socket, Arc::new(assets), config)
+    }
 }

@@ -10,6 +10,7 @@
 //! | [`objects`] | what the watches brought; writes by compare and swap |
 //! | [`keys`] | the Secret `netboot-keys` and the replica's certificate |
 //! | [`limits`], [`presence`], [`progress`], [`lost`] | quotas, who is here, hints within a budget, who fell silent |
+//! | [`timeline`] | how far machines came that boot, step by step |
 //! | [`swarms`] | who writes the same image as his neighbours, in memory |
 //!
 //! Invariants:
@@ -44,12 +45,13 @@ pub mod rotation;
 mod server;
 mod state;
 mod swarms;
+mod timeline;
 mod wake;
 
 #[cfg(feature = "planted-holes")]
 #[doc(hidden)]
 pub use config::PlantedHoles;
-pub use config::{Config, LanConfig, Quotas, StoreConfig};
+pub use config::{Config, LanConfig, LanPorts, Quotas, StoreConfig};
 pub use error::Error;
 pub use image_store::upload;
 pub use netboot::{Addresses, Netboot, Route, routes};

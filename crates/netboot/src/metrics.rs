@@ -1,8 +1,16 @@
 //! Metrics of one replica. Labels are closed lists: nothing that a stranger sends becomes a label.
 
+use std::time::Duration;
+
+use api::timeline::BootStepKind;
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, text},
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
     registry::Registry,
 };
 
@@ -67,6 +75,39 @@ pub struct RequestLabels {
     pub answer: Answer,
 }
 
+/// Labels of a step of a boot.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StepLabels {
+    /// Which step, as in a boot timeline.
+    pub step: &'static str,
+}
+
+/// The label of a step.
+const fn step_name(step: BootStepKind) -> &'static str {
+    match step {
+        BootStepKind::Offer => "Offer",
+        BootStepKind::NoOffer => "NoOffer",
+        BootStepKind::BootServer => "BootServer",
+        BootStepKind::Tftp => "Tftp",
+        BootStepKind::TftpRefused => "TftpRefused",
+        BootStepKind::Loader => "Loader",
+        BootStepKind::Script => "Script",
+        BootStepKind::Kernel => "Kernel",
+        BootStepKind::Initramfs => "Initramfs",
+        BootStepKind::Session => "Session",
+    }
+}
+
+/// From a millisecond to two minutes: a script, and an initramfs over a slow wire.
+fn step_buckets() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 2.0, 18))
+}
+
+/// From two seconds to about half an hour.
+fn boot_buckets() -> Histogram {
+    Histogram::new(exponential_buckets(2.0, 2.0, 11))
+}
+
 /// All metrics.
 #[derive(Debug)]
 pub struct Metrics {
@@ -79,6 +120,18 @@ pub struct Metrics {
     pub tftp_sent: Counter,
     /// Transfers over TFTP that did not.
     pub tftp_failed: Counter,
+    /// Steps of boots that were seen.
+    pub boot_steps: Family<StepLabels, Counter>,
+    /// Those of them that failed.
+    pub boot_steps_failed: Family<StepLabels, Counter>,
+    /// How long the steps took that take time: transfers, and the decision behind a script.
+    pub boot_step_seconds: Family<StepLabels, Histogram, fn() -> Histogram>,
+    /// From the first thing that was heard of a machine to its agent's session.
+    pub boot_seconds: Histogram,
+    /// Boot timelines that were written by themselves: boots that stopped.
+    pub timelines_written: Counter,
+    /// Steps or machines that were not followed because of a bound.
+    pub timelines_refused: Counter,
     /// Panics in request handlers.
     pub panics: Counter,
     /// Writes to the API.
@@ -135,12 +188,38 @@ impl Metrics {
                 metric
             }};
         }
+        let boot_step_seconds = Family::new_with_constructor(step_buckets as fn() -> Histogram);
+        registry.register(
+            "boot_step_seconds",
+            "How long steps of boots took: transfers, and the decision behind a script",
+            boot_step_seconds.clone(),
+        );
+        let boot_seconds = boot_buckets();
+        registry.register(
+            "boot_seconds",
+            "From the first thing that was heard of a machine to its agent's session",
+            boot_seconds.clone(),
+        );
         let requests = register!("requests", "Requests by route and answer", Family<RequestLabels, Counter>);
         Self {
             requests,
             dhcp: register!("dhcp_packets", "DHCP packets by answer", Family<DhcpLabels, Counter>),
             tftp_sent: register!("tftp_sent", "Boot loaders sent over TFTP", Counter),
             tftp_failed: register!("tftp_failed", "Transfers over TFTP that did not end well", Counter),
+            boot_steps: register!("boot_steps", "Steps of boots that were seen", Family<StepLabels, Counter>),
+            boot_steps_failed: register!(
+                "boot_steps_failed",
+                "Steps of boots that did not end well",
+                Family<StepLabels, Counter>
+            ),
+            boot_step_seconds,
+            boot_seconds,
+            timelines_written: register!("timelines_written", "Boot timelines written because the boot stopped", Counter),
+            timelines_refused: register!(
+                "timelines_refused",
+                "Steps or machines that were not followed because of a bound",
+                Counter
+            ),
             panics: register!("panics", "Panics caught in request handlers", Counter),
             writes: register!("api_writes", "Writes to the Kubernetes API", Counter),
             conflicts: register!("api_conflicts", "Writes that came too late and were tried again", Counter),
@@ -199,6 +278,17 @@ impl Metrics {
 
     pub(crate) fn count_dhcp(&self, answer: DhcpAnswer) {
         self.dhcp.get_or_create(&DhcpLabels { answer }).inc();
+    }
+
+    /// A step of a boot; those that take no time of their own have none.
+    pub(crate) fn count_step(&self, step: BootStepKind, took: Duration, failed: bool) {
+        let labels = StepLabels { step: step_name(step) };
+        self.boot_steps.get_or_create(&labels).inc();
+        if failed {
+            self.boot_steps_failed.get_or_create(&labels).inc();
+        } else if !took.is_zero() {
+            self.boot_step_seconds.get_or_create(&labels).observe(took.as_secs_f64());
+        }
     }
 
     pub(crate) fn count(&self, route: Route, status: http::StatusCode) {

@@ -12,7 +12,7 @@ use agent_protocol::{
     share::PATH_SHARE,
 };
 use axum::{
-    Router,
+    Router, middleware,
     routing::{get, post, put},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -36,10 +36,11 @@ use crate::{
     metrics::Metrics,
     objects::{cache::Cache, images::Images, networks::Networks, seeds::Seeds, store::Store, watch},
     presence::Presence,
-    progress::Hints,
+    progress::{Budget, Hints},
     server::{self, Front},
     state::Shared,
     swarms::Swarms,
+    timeline::{self, Timelines},
     wake::Wakes,
 };
 
@@ -103,6 +104,7 @@ fn packs_router(packs: &Packs) -> Router {
 fn plain_router(shared: &Arc<Shared>, packs: &Packs) -> Router {
     let media = Router::new()
         .route(PATH_MEDIA, get(image_store::serve_folder))
+        .layer(middleware::from_fn_with_state(shared.timelines.clone(), timeline::media::follow))
         .with_state(Folder::media(shared.config.media_dir.clone()));
     let images = Router::new()
         .route(PATH_IMAGES, get(image_store::serve_folder))
@@ -165,10 +167,11 @@ impl Netboot {
         };
         let tasks = TaskTracker::new();
         let (metrics, cache, wakes) = (Arc::new(Metrics::new()), Arc::new(Cache::default()), Arc::new(Wakes::default()));
+        let timelines = Arc::new(Timelines::new(&config.replica, metrics.clone()));
         let lan = config
             .lan
             .as_ref()
-            .map(|lan| Lan::open(lan, addresses.http.port(), &metrics))
+            .map(|lan| Lan::open(lan, addresses.http.port(), &metrics, &timelines))
             .transpose()?;
         let store = Arc::new(Store::new(
             config.client.clone(),
@@ -187,6 +190,7 @@ impl Netboot {
         let networks = Arc::new(Networks::default());
         let synced = watch::start(&store, &cache, &wakes, &seeds, &networks, &stop, &tasks);
         let quotas = config.quotas.clone();
+        let budget = Arc::new(Budget::new(quotas.progress_writes_per_second));
         let shared = Arc::new(Shared {
             tls_port: addresses.tls.port(),
             cache,
@@ -196,7 +200,9 @@ impl Netboot {
             swarms: Swarms::new(shelf.clone(), metrics.clone()),
             wakes,
             presence: Arc::new(Presence::default()),
-            hints: Arc::new(Hints::new(quotas.progress_writes_per_second)),
+            hints: Arc::new(Hints::new(budget.clone())),
+            budget,
+            timelines,
             metrics: metrics.clone(),
             synced,
             keys: Arc::new(RwLock::new(None)),
@@ -257,6 +263,7 @@ impl Netboot {
             shared.cache.clone(),
             metrics.clone(),
         )));
+        background(Box::pin(timeline::write::run(shared.clone())));
         background(Box::pin(adopt_then_watch(shared.clone())));
         if let Some(keeper) = keeper {
             background(Box::pin(watch::follow_images(&shared.store, &images)));

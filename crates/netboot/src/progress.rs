@@ -18,6 +18,53 @@ use crate::{
 const PER_MACHINE: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(250);
 
+/// Writes that can wait, of this replica: so many a second, and as many at once.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    per_second: f64,
+    credit: Mutex<(f64, Instant)>,
+}
+
+impl Budget {
+    pub(crate) fn new(per_second: u32) -> Self {
+        let per_second = f64::from(per_second);
+        Self {
+            per_second,
+            credit: Mutex::new((per_second * TICK.as_secs_f64(), Instant::now())),
+        }
+    }
+
+    fn credit(&self) -> MutexGuard<'_, (f64, Instant)> {
+        let mut credit = self.credit.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let passed = credit.1.elapsed().as_secs_f64();
+        *credit = ((credit.0 + passed * self.per_second).min(self.per_second.max(1.0)), Instant::now());
+        credit
+    }
+
+    /// Takes one write, if there is one.
+    pub(crate) fn take(&self) -> bool {
+        let mut credit = self.credit();
+        let enough = credit.0 >= 1.0;
+        if enough {
+            credit.0 -= 1.0;
+        }
+        enough
+    }
+
+    /// Takes all that may be written right now.
+    fn take_all(&self) -> usize {
+        let mut credit = self.credit();
+        let whole = credit.0.floor();
+        credit.0 -= whole;
+        whole as usize
+    }
+
+    /// Gives back what was taken and not needed.
+    fn give_back(&self, count: usize) {
+        self.credit().0 += count as f64;
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Hint {
     pub order_id: String,
@@ -36,14 +83,14 @@ struct Queue {
 #[derive(Debug)]
 pub(crate) struct Hints {
     queue: Mutex<Queue>,
-    per_second: u32,
+    budget: Arc<Budget>,
 }
 
 impl Hints {
-    pub(crate) fn new(per_second: u32) -> Self {
+    pub(crate) fn new(budget: Arc<Budget>) -> Self {
         Self {
             queue: Mutex::default(),
-            per_second,
+            budget,
         }
     }
 
@@ -91,16 +138,14 @@ impl Hints {
     pub(crate) async fn run(self: Arc<Self>, store: Arc<Store>, cache: Arc<Cache>, metrics: Arc<Metrics>) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut credit = 0.0_f64;
         loop {
             tick.tick().await;
-            let budget = f64::from(self.per_second);
-            credit = (credit + budget * TICK.as_secs_f64()).min(budget.max(1.0));
             if !store.is_reachable() {
                 continue;
             }
-            let batch = self.take(credit as usize, Instant::now());
-            credit -= batch.len() as f64;
+            let granted = self.budget.take_all();
+            let batch = self.take(granted, Instant::now());
+            self.budget.give_back(granted - batch.len());
             for (machine, hint) in batch {
                 write(&store, &cache, &metrics, &machine, hint).await;
             }
@@ -140,8 +185,20 @@ mod tests {
     }
 
     #[test]
+    fn a_budget_is_given_once_and_comes_back_with_time() {
+        let budget = Budget::new(40);
+        let granted = budget.take_all();
+        assert!((8..=40).contains(&granted), "what a tick brings: {granted}");
+        assert!(!budget.take());
+        budget.give_back(2);
+        assert!(budget.take() && budget.take() && !budget.take());
+        std::thread::sleep(Duration::from_millis(60));
+        assert!(budget.take(), "40 a second");
+    }
+
+    #[test]
     fn the_newest_value_wins_and_every_machine_has_its_turn() {
-        let hints = Hints::new(20);
+        let hints = Hints::new(Arc::new(Budget::new(20)));
         let now = Instant::now();
         assert!(!hints.put("a", hint(1)));
         assert!(hints.put("a", hint(2)), "replaced");

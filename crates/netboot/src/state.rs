@@ -1,7 +1,7 @@
 //! What every request handler of this replica shares.
 
 use std::{
-    sync::{Arc, RwLock},
+    sync::{Arc, RwLock, atomic::Ordering},
     time::Duration,
 };
 
@@ -12,8 +12,9 @@ use crate::{
     metrics::Metrics,
     objects::{cache::Cache, networks::Networks, seeds::Seeds, store::Store, watch::Synced},
     presence::Presence,
-    progress::Hints,
+    progress::{Budget, Hints},
     swarms::Swarms,
+    timeline::Timelines,
     wake::Wakes,
 };
 
@@ -33,6 +34,9 @@ pub(crate) struct Shared {
     pub wakes: Arc<Wakes>,
     pub presence: Arc<Presence>,
     pub hints: Arc<Hints>,
+    /// Writes that can wait: progress, and timelines of boots that stopped.
+    pub budget: Arc<Budget>,
+    pub timelines: Arc<Timelines>,
     pub metrics: Arc<Metrics>,
     pub synced: Synced,
     pub keys: Arc<RwLock<Option<Arc<Keys>>>>,
@@ -63,6 +67,23 @@ impl Shared {
     #[cfg(feature = "planted-holes")]
     pub(crate) fn hole(&self, which: impl Fn(&crate::config::PlantedHoles) -> bool) -> bool {
         which(&self.config.holes)
+    }
+}
+
+/// A place among the unaccepted, held while the object is being created.
+pub(crate) struct Creating<'a>(&'a Shared);
+
+impl<'a> Creating<'a> {
+    pub(crate) fn new(shared: &'a Shared) -> Option<Self> {
+        let before = shared.creating.fetch_add(1, Ordering::AcqRel);
+        let place = Self(shared);
+        (shared.cache.unaccepted() + before < shared.config.quotas.unaccepted).then_some(place)
+    }
+}
+
+impl Drop for Creating<'_> {
+    fn drop(&mut self) {
+        self.0.creating.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -104,6 +104,7 @@ impl Lan {
             interfaces: self.proxy_dhcp.clone(),
             loaders: self.loaders.clone(),
             tftp_single_port: self.tftp_single_port,
+            ports: ::netboot::LanPorts::default(),
         })
     }
 }

@@ -1,8 +1,9 @@
-//! DHCPv4: packets ([`wire`]), boot parameters beside another server ([`proxy`]), and a server of our own ([`server`]).
+//! DHCPv4: packets ([`wire`]), boot parameters beside another server ([`proxy`]), a server of our own ([`server`]), and questions to servers ([`probe`]).
 
 mod boot;
 mod client;
 mod destination;
+pub mod probe;
 pub mod proxy;
 pub mod server;
 pub mod wire;

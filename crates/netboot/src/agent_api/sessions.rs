@@ -6,7 +6,7 @@
 
 use std::{
     net::IpAddr,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -19,6 +19,7 @@ use agent_protocol::{
 use api::{
     BareMetalDiscovery, BareMetalDiscoverySpec, BareMetalDiscoveryStatus, conditions,
     discovery::{AgentSession, IdentityProof},
+    timeline::BootStepKind,
 };
 use axum::{
     Extension, Json,
@@ -42,7 +43,8 @@ use crate::{
     objects::store::Change,
     reply::{Refusal, Reply},
     server::Peer,
-    state::{LIVE_WINDOW, Shared, planted},
+    state::{Creating, LIVE_WINDOW, Shared, planted},
+    timeline::{Mine, Moment, Seen, write::unfinished_name},
 };
 
 /// Names that are tried for a new machine when others have taken the first ones.
@@ -54,6 +56,8 @@ struct Introduction {
     claims: BootClaims,
     thumbprint: String,
     source: IpAddr,
+    /// What was seen of this boot: written together with the session.
+    timeline: Option<Mine>,
 }
 
 /// The handler.
@@ -71,7 +75,12 @@ async fn respond(shared: &Shared, peer: Peer, request: Request<Body>) -> Reply<S
         shared.metrics.rate_limited.inc();
         return Err(Refusal::overloaded("too many sessions are asked for from this address", wait));
     }
-    let introduction = read(shared, peer, request).await?;
+    let mut introduction = read(shared, peer, request).await?;
+    let (mac, moment) = (introduction.request.boot_mac, Moment::now());
+    let step = Seen::new(BootStepKind::Session, format!("agent {}", introduction.request.agent_version));
+    shared.timelines.seen(mac, introduction.claims.uuid, &step, moment);
+    shared.timelines.learn(mac, peer.address, false, moment);
+    introduction.timeline = shared.timelines.mine(mac);
     if !shared.is_ready() || !shared.store.is_reachable() {
         return Err(Refusal::unavailable());
     }
@@ -82,6 +91,9 @@ async fn respond(shared: &Shared, peer: Peer, request: Request<Body>) -> Reply<S
         Match::New => new(shared, &introduction, &identity).await?,
     };
     let (name, session) = discovery;
+    if let Some(timeline) = &introduction.timeline {
+        shared.timelines.written(timeline);
+    }
     shared
         .presence
         .opened(&name, &session, Some(crate::limits::source_of(introduction.source)), Instant::now());
@@ -140,6 +152,7 @@ async fn read(shared: &Shared, peer: Peer, request: Request<Body>) -> Reply<Intr
         request,
         claims,
         source: peer.address,
+        timeline: None,
     })
 }
 
@@ -171,6 +184,9 @@ impl Introduction {
         status.progress = None;
         status.last_boot = Some(now.clone());
         boot::remember_agent(&mut status.boots, now.clone());
+        if let Some(timeline) = &self.timeline {
+            timeline.merge_into(status);
+        }
         conditions::set(
             &mut status.conditions,
             conditions::AGENT_CONNECTED,
@@ -202,6 +218,15 @@ fn session_id(shared: &Shared, name: &str) -> Reply<String> {
 
 /// A new machine, within quotas.
 async fn new(shared: &Shared, introduction: &Introduction, identity: &Identity) -> Reply<(String, String)> {
+    // Its earlier boots stopped before the agent, and have an object already.
+    let unfinished = unfinished_name(introduction.request.boot_mac);
+    if shared
+        .cache
+        .discovery(&unfinished)
+        .is_some_and(|d| Identity::of_discovery(&d).is_none())
+    {
+        return known(shared, introduction, &unfinished).await;
+    }
     if let Err(wait) = shared.creations.take(introduction.source, Instant::now()) {
         shared.metrics.rate_limited.inc();
         return Err(Refusal::overloaded("too many unknown machines from this address", wait));
@@ -244,23 +269,6 @@ async fn new(shared: &Shared, introduction: &Introduction, identity: &Identity) 
         }
     }
     Err(Refusal::unavailable())
-}
-
-/// A place among the unaccepted, held while the object is being created.
-struct Creating<'a>(&'a Shared);
-
-impl<'a> Creating<'a> {
-    fn new(shared: &'a Shared) -> Option<Self> {
-        let before = shared.creating.fetch_add(1, Ordering::AcqRel);
-        let place = Self(shared);
-        (shared.cache.unaccepted() + before < shared.config.quotas.unaccepted).then_some(place)
-    }
-}
-
-impl Drop for Creating<'_> {
-    fn drop(&mut self) {
-        self.0.creating.fetch_sub(1, Ordering::AcqRel);
-    }
 }
 
 /// A new session of a known machine.

@@ -4,7 +4,7 @@
 //! into types, the machine is matched against the cache, and `lifecycle` decides: agent or own disk. Nothing that a machine or a person
 //! wrote reaches a script except as such a type ([`script`]).
 //!
-//! An unknown machine causes no object here; that happens when its agent opens a session. A script holds no secret but the boot token,
+//! An unknown machine causes no object here; that happens when its agent opens a session, or when its boot stopped before that ([`crate::timeline`]). A script holds no secret but the boot token,
 //! and that is good only from the address it was given to.
 
 pub(crate) mod host;
@@ -17,6 +17,7 @@ use agent_protocol::token::BootClaims;
 use api::{
     BareMetalDiscoveryStatus,
     discovery::{BootAnswer, BootRecord},
+    timeline::BootStepKind,
 };
 use axum::{
     Extension,
@@ -42,6 +43,7 @@ use crate::{
     reply::{Refusal, Reply},
     server::Peer,
     state::Shared,
+    timeline::{Moment, Seen},
 };
 
 /// Boots that are remembered per machine.
@@ -60,7 +62,11 @@ pub(crate) async fn ipxe(
         return Refusal::overloaded("too many boot requests from this address", wait).into_response();
     }
     let script = match query.as_deref() {
-        None | Some("") => Script::ask(),
+        None | Some("") => {
+            let seen = Seen::new(BootStepKind::Loader, "fetched the first script");
+            shared.timelines.seen_from(peer.address, seen, Moment::now());
+            Script::ask()
+        }
         Some(query) => match BootRequest::parse(query) {
             Ok(request) => answer(&shared, &peer, &request, &headers).await,
             Err(error) => {
@@ -80,11 +86,22 @@ pub(crate) async fn ipxe(
 
 async fn answer(shared: &Shared, peer: &Peer, request: &BootRequest, headers: &HeaderMap) -> Script {
     let local = || Script::local_disk(Some(request));
-    let decided = decide(shared, request).await;
+    let began = Instant::now();
+    let decided = decide(shared, peer, request, began).await;
     let decision = match decided {
         Ok(Some(decision)) => decision,
         // Nothing is known, or the API does not answer: the machine's own disk.
-        Ok(None) | Err(_) => return local(),
+        Ok(None) | Err(_) => {
+            told(
+                shared,
+                peer,
+                request,
+                began,
+                BootAnswer::LocalDisk,
+                "nothing is known here at the moment",
+            );
+            return local();
+        }
     };
     tracing::info!(mac = %request.mac, address = %peer.address, answer = ?decision.answer, reason = decision.reason, "boot");
     match decision.answer {
@@ -93,8 +110,18 @@ async fn answer(shared: &Shared, peer: &Peer, request: &BootRequest, headers: &H
     }
 }
 
+/// Into the boot's timeline.
+fn told(shared: &Shared, peer: &Peer, request: &BootRequest, began: Instant, answer: BootAnswer, reason: &str) {
+    let mut seen = Seen::new(BootStepKind::Script, format!("{answer:?}: {reason}"));
+    seen.took = began.elapsed();
+    seen.ends = answer == BootAnswer::LocalDisk;
+    let moment = Moment::now();
+    shared.timelines.seen(request.mac, request.uuid, &seen, moment);
+    shared.timelines.learn(request.mac, peer.address, false, moment);
+}
+
 /// `None` while this replica knows too little to send a machine anywhere but to its own disk.
-async fn decide(shared: &Shared, request: &BootRequest) -> Reply<Option<BootDecision>> {
+async fn decide(shared: &Shared, peer: &Peer, request: &BootRequest, began: Instant) -> Reply<Option<BootDecision>> {
     if !shared.is_ready() || !shared.store.is_reachable() {
         return Ok(None);
     }
@@ -122,9 +149,11 @@ async fn decide(shared: &Shared, request: &BootRequest) -> Reply<Option<BootDeci
         })
     };
     let decision = judge(discovery.as_deref());
+    told(shared, peer, request, began, decision.answer, decision.reason);
     let (true, Some(discovery)) = (decision.record, discovery) else {
         return Ok(Some(decision));
     };
+    let timeline = shared.timelines.mine(request.mac);
     // Evidence is stored before the answer is given.
     let decision = shared
         .store
@@ -142,9 +171,15 @@ async fn decide(shared: &Shared, request: &BootRequest) -> Reply<Option<BootDeci
             };
             remember(&mut status.boots, &decision, time);
             status.last_boot = Some(now);
+            if let Some(timeline) = &timeline {
+                timeline.merge_into(status);
+            }
             Ok(Change::Write(Box::new(new), decision))
         })
         .await?;
+    if let Some(timeline) = timeline.filter(|_| decision.record) {
+        shared.timelines.written(&timeline);
+    }
     Ok(Some(decision))
 }
 

@@ -22,7 +22,11 @@ use dhcp::{
 use tokio_util::sync::CancellationToken;
 
 use self::socket::Socket;
-use crate::metrics::{DhcpAnswer, Metrics};
+use crate::{
+    config::LanPorts,
+    metrics::{DhcpAnswer, Metrics},
+    timeline::{Moment, Timelines},
+};
 
 /// Local addresses whose tables are kept; a host with more of them on one interface makes them anew.
 const MOST_TABLES: usize = 64;
@@ -35,6 +39,7 @@ pub(crate) struct Proxy {
     sockets: [Socket; 2],
     tables: TableMaker,
     metrics: Arc<Metrics>,
+    timelines: Arc<Timelines>,
 }
 
 /// Makes the table of what is booted, with the address that a machine reaches us by.
@@ -76,17 +81,28 @@ fn make_table(local: Ipv4Addr, http_port: u16, bootable: &[Firmware]) -> BootTab
 
 impl Proxy {
     /// Opens both ports on an interface.
-    pub(crate) fn open(interface: &str, http_port: u16, mut bootable: Vec<Firmware>, metrics: Arc<Metrics>) -> io::Result<Self> {
+    pub(crate) fn open(
+        interface: &str,
+        ports: LanPorts,
+        http_port: u16,
+        mut bootable: Vec<Firmware>,
+        metrics: Arc<Metrics>,
+        timelines: Arc<Timelines>,
+    ) -> io::Result<Self> {
         bootable.push(Firmware::Ipxe);
         Ok(Self {
             interface: interface.to_owned(),
-            sockets: [Socket::open(interface, SERVER_PORT)?, Socket::open(interface, PXE_PORT)?],
+            sockets: [
+                Socket::open(interface, ports.dhcp, SERVER_PORT)?,
+                Socket::open(interface, ports.pxe, PXE_PORT)?,
+            ],
             tables: TableMaker {
                 http_port,
                 bootable,
                 made: HashMap::new(),
             },
             metrics,
+            timelines,
         })
     }
 
@@ -111,7 +127,7 @@ impl Proxy {
                 }
             };
             while let Some((length, arrival)) = self.sockets[ready].receive(&mut datagram) {
-                let answer = answer(&datagram[..length], &arrival, &mut self.tables, &mut buffers);
+                let answer = answer(&datagram[..length], &arrival, &mut self.tables, &self.timelines, &mut buffers);
                 self.metrics.count_dhcp(match &answer {
                     Ok((MessageType::Offer, _)) => DhcpAnswer::Offer,
                     Ok(_) => DhcpAnswer::Ack,
@@ -130,6 +146,7 @@ fn answer(
     datagram: &[u8],
     arrival: &dhcp::v4::Arrival,
     tables: &mut TableMaker,
+    timelines: &Timelines,
     buffers: &mut Buffers,
 ) -> Result<(MessageType, dhcp::v4::Destination), Option<Ignored>> {
     let packet = Packet::parse(datagram).map_err(|error| {
@@ -148,7 +165,9 @@ fn answer(
         // Who is to boot its own disk is told so by its script.
         policy: Policy::Answer,
     };
-    let reply = proxy::answer(&packet, &client, arrival, &site, buffers).map_err(|ignored| {
+    let answered = proxy::answer(&packet, &client, arrival, &site, buffers);
+    timelines.dhcp(&packet, &client, arrival, answered.as_ref().map(|reply| reply.kind), Moment::now());
+    let reply = answered.map_err(|ignored| {
         if client.class.is_some() {
             tracing::debug!(mac = ?client.mac, firmware = ?client.firmware, %ignored, "a machine that boots from the network is not answered");
         }

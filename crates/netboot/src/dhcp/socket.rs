@@ -16,12 +16,12 @@ use tokio::{io::Interest, net::UdpSocket};
 
 pub(super) struct Socket {
     socket: UdpSocket,
-    port: u16,
+    role: u16,
 }
 
 impl Socket {
-    /// Listens at a port of all addresses of an interface. Other replicas, and a DHCP server that does the same, may do so on this host, too.
-    pub(super) fn open(interface: &str, port: u16) -> io::Result<Self> {
+    /// Listens at a port of all addresses of an interface. Other replicas, and a DHCP server that does the same, may do so on this host, too. `role` is the port that it stands for.
+    pub(super) fn open(interface: &str, port: u16, role: u16) -> io::Result<Self> {
         let socket = socket2::Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_reuse_address(true)?;
         socket.set_broadcast(true)?;
@@ -31,7 +31,7 @@ impl Socket {
         socket.bind(&SockAddr::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)))?;
         Ok(Self {
             socket: UdpSocket::from_std(socket.into())?,
-            port,
+            role,
         })
     }
 
@@ -72,7 +72,7 @@ impl Socket {
         }
         let arrival = Arrival {
             local,
-            port: self.port,
+            port: self.role,
             source: source.into(),
             broadcast: asked != local,
         };

@@ -22,6 +22,8 @@ struct Tables {
     guests: HashMap<String, String>,
     /// Discoveries with hardware.
     accepted: usize,
+    /// Discoveries without an inventory.
+    unfinished: usize,
 }
 
 /// See the module.
@@ -84,6 +86,11 @@ impl Cache {
         tables.discoveries.len().saturating_sub(tables.accepted)
     }
 
+    /// Discoveries of machines whose agent was never heard.
+    pub(crate) fn unfinished(&self) -> usize {
+        self.read().unfinished
+    }
+
     /// Whose UUID and MAC these are.
     pub(crate) fn match_boot(&self, uuid: Option<SystemUuid>, mac: MacAddress) -> Match {
         self.read().index.match_boot(uuid, mac)
@@ -111,8 +118,9 @@ impl Cache {
             return;
         }
         tables.remove_discovery(&name);
-        if let Some(identity) = Identity::of_discovery(&new) {
-            tables.index.upsert(&name, identity);
+        match Identity::of_discovery(&new) {
+            Some(identity) => tables.index.upsert(&name, identity),
+            None => tables.unfinished += 1,
         }
         if let Some(guest) = new.status.as_ref().and_then(|s| s.guest.as_ref()) {
             tables.guests.insert(guest.instance_uid.clone(), name.clone());
@@ -171,6 +179,7 @@ impl Cache {
 impl Tables {
     fn remove_discovery(&mut self, name: &str) {
         let Some(old) = self.discoveries.remove(name) else { return };
+        self.unfinished -= usize::from(Identity::of_discovery(&old).is_none());
         self.index.remove(name);
         if let Some(guest) = old.status.as_ref().and_then(|s| s.guest.as_ref())
             && self.guests.get(&guest.instance_uid).is_some_and(|n| n == name)
@@ -262,6 +271,22 @@ mod tests {
         cache.apply_discovery(discovery("a", 10, inventory(UUID, 1)));
         cache.apply_discovery(discovery("a", 9, inventory(UUID, 2)));
         assert_eq!(cache.discovery("a").unwrap().metadata.resource_version.as_deref(), Some("10"));
+    }
+
+    #[test]
+    fn machines_that_never_reached_the_agent_are_counted_and_named_by_nothing() {
+        let cache = Cache::default();
+        let mut unfinished = discovery("a", 1, inventory(UUID, 1));
+        unfinished.status.as_mut().unwrap().inventory = None;
+        cache.apply_discovery(unfinished.clone());
+        unfinished.metadata.resource_version = Some("2".to_owned());
+        cache.apply_discovery(unfinished.clone());
+        assert_eq!(cache.unfinished(), 1);
+        assert_eq!(cache.match_boot(UUID.parse().ok(), MacAddress([2, 0, 0, 0, 0, 1])), Match::New);
+        cache.apply_discovery(discovery("a", 3, inventory(UUID, 1)));
+        assert_eq!(cache.unfinished(), 0, "its agent was heard");
+        cache.remove_discovery("a");
+        assert_eq!(cache.unfinished(), 0);
     }
 
     #[test]
