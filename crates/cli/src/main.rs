@@ -2,6 +2,7 @@
 
 mod account;
 mod crds;
+mod diagnose;
 mod die;
 mod image;
 mod install;
@@ -41,7 +42,9 @@ enum Command {
     /// Run the operator against a Kubernetes API. Any number of replicas; one of them works at a time.
     Operator(Box<roles::operator::Arguments>),
     /// Run the boot server against a Kubernetes API. Any number of replicas, which all work.
-    Netboot(Box<roles::netboot::Arguments>),
+    Netboot(Box<Netboot>),
+    /// Show how far a machine came when it booted, step by step, and what it usually means that it came no further.
+    Timeline(diagnose::TimelineArguments),
     /// Stop deciding about every machine, until `resume`.
     Pause(moving::PauseArguments),
     /// Go on deciding about machines that `pause` or `import` paused.
@@ -71,10 +74,20 @@ enum Command {
     },
 }
 
+/// The boot server, and what helps with it.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+struct Netboot {
+    #[command(flatten)]
+    serve: roles::netboot::Arguments,
+    #[command(subcommand)]
+    command: Option<diagnose::Command>,
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match run(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("kube-baremetal: {error:#}");
             ExitCode::FAILURE
@@ -82,7 +95,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments) -> anyhow::Result<()> {
+fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     logging::start(&arguments.log)?;
     match arguments.command {
         Command::Crds => crds::print(),
@@ -90,14 +103,20 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Bootmedia { command } => media::run(command),
         Command::Up(up) => runtime()?.block_on(up::run(*up)),
         Command::Operator(operator) => runtime()?.block_on(roles::operator::run(*operator)),
-        Command::Netboot(netboot) => runtime()?.block_on(roles::netboot::run(*netboot)),
+        Command::Netboot(netboot) => match netboot.command {
+            // Its exit code says what was found.
+            Some(command) => return runtime()?.block_on(diagnose::run(command)),
+            None => runtime()?.block_on(roles::netboot::run(netboot.serve)),
+        },
+        Command::Timeline(arguments) => runtime()?.block_on(diagnose::timeline(arguments)),
         Command::Pause(arguments) => runtime()?.block_on(moving::pause(arguments)),
         Command::Resume(arguments) => runtime()?.block_on(moving::resume(arguments)),
         Command::Export(arguments) => runtime()?.block_on(moving::export(arguments)),
         Command::Import(arguments) => runtime()?.block_on(moving::import(arguments)),
         Command::Rotate(arguments) => runtime()?.block_on(rotate::run(arguments)),
         Command::Lab { command } => runtime()?.block_on(lab::run(command)),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {

@@ -27,6 +27,11 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// Whether somebody said which one.
+    pub fn is_named(&self) -> bool {
+        self.kubeconfig.is_some() || std::env::var_os("KUBECONFIG").is_some()
+    }
+
     /// A client of it.
     pub async fn client(&self) -> Result<Client> {
         let config = match &self.kubeconfig {

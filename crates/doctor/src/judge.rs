@@ -1,0 +1,625 @@
+//! Findings out of facts: what is wrong, and what to do. Pure.
+
+use std::{collections::BTreeMap, fmt::Write as _, net::Ipv4Addr};
+
+use api::timeline::{BootStepKind, BootTimeline};
+use dhcp::arch::BootTable;
+use serde::Serialize;
+
+use crate::{
+    probe::{Asker, BootServer, Facts, Offer, Tried},
+    timeline,
+};
+
+/// How good or bad something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Verdict {
+    /// As it should be.
+    Good,
+    /// It was not or could not be looked at.
+    Unknown,
+    /// It may be meant so, and may be the reason.
+    Warning,
+    /// Machines do not boot like this.
+    Problem,
+}
+
+/// One thing that was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Finding {
+    /// What was looked at, a word for programs.
+    pub check: &'static str,
+    /// How it is.
+    pub verdict: Verdict,
+    /// What was seen.
+    pub seen: String,
+    /// What to do; empty where there is nothing to do.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub remedy: String,
+}
+
+impl Finding {
+    fn new(check: &'static str, verdict: Verdict, seen: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            check,
+            verdict,
+            seen: seen.into(),
+            remedy: remedy.into(),
+        }
+    }
+
+    fn good(check: &'static str, seen: impl Into<String>) -> Self {
+        Self::new(check, Verdict::Good, seen, "")
+    }
+
+    fn problem(check: &'static str, seen: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::new(check, Verdict::Problem, seen, remedy)
+    }
+}
+
+/// A machine and its boots.
+pub type Machine = (String, Vec<BootTimeline>);
+
+/// All findings, in the order in which a boot would meet them. `table` is what machines should be given; `machines` is `None` where no Kubernetes API was asked.
+pub fn judge(facts: &Facts, table: &BootTable, machines: Option<&[Machine]>) -> Vec<Finding> {
+    let mut findings = vec![link(facts)];
+    findings.extend(dhcp(facts));
+    if let Some(server) = &facts.boot_server {
+        findings.extend(conflicts(facts, server, table));
+        findings.extend(boot_server(facts, server));
+    } else {
+        findings.push(Finding::new(
+            "bootServer",
+            Verdict::Unknown,
+            "no boot server was tried: this interface has no address, so it is not the boot server itself",
+            "name the boot server with --server",
+        ));
+    }
+    findings.extend(self::machines(machines));
+    findings
+}
+
+/// The worst of them.
+pub fn worst(findings: &[Finding]) -> Verdict {
+    findings.iter().map(|finding| finding.verdict).max().unwrap_or(Verdict::Unknown)
+}
+
+fn link(facts: &Facts) -> Finding {
+    let link = &facts.link;
+    let addresses = link.addresses.iter().map(|a| a.address.to_string()).collect::<Vec<_>>().join(", ");
+    if !link.up {
+        return Finding::problem(
+            "link",
+            format!("{} has no link", link.name),
+            "plug its cable in, or name another interface",
+        );
+    }
+    if link.addresses.is_empty() {
+        return Finding::problem(
+            "link",
+            format!("{} has no IPv4 address: no DHCP packet that comes by it can be answered", link.name),
+            "give it an address of the machines' network",
+        );
+    }
+    Finding::good("link", format!("{} is up with {addresses}, MTU {}", link.name, link.mtu))
+}
+
+/// Servers by their identifiers, with all that they offered.
+fn servers(facts: &Facts) -> BTreeMap<Ipv4Addr, Vec<&Offer>> {
+    let mut servers: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for offer in &facts.offers {
+        servers.entry(offer.server()).or_default().push(offer);
+    }
+    servers
+}
+
+fn named(server: Ipv4Addr, offers: &[&Offer]) -> String {
+    let macs = offers
+        .iter()
+        .filter_map(|offer| offer.mac.as_deref())
+        .collect::<std::collections::BTreeSet<_>>();
+    let mut text = server.to_string();
+    if !macs.is_empty() {
+        write!(text, " ({})", macs.into_iter().collect::<Vec<_>>().join(", ")).unwrap_or_default();
+    }
+    text
+}
+
+fn dhcp(facts: &Facts) -> Vec<Finding> {
+    let ours = facts.boot_server.as_ref().map(|server| server.address);
+    let giving: Vec<_> = servers(facts)
+        .into_iter()
+        .filter(|(_, offers)| offers.iter().any(|offer| offer.address.is_some()))
+        .collect();
+    let mut findings = vec![match giving.as_slice() {
+        [] => Finding::problem(
+            "dhcpServer",
+            "no DHCP server gave an address: machines cannot boot from this network",
+            "switch the router's DHCP server on, or let netboot give out addresses; on a network that has its DHCP server behind a router, set that router's DHCP relay",
+        ),
+        [(server, offers)] => Finding::good(
+            "dhcpServer",
+            format!("one DHCP server gives out addresses: {}", named(*server, offers)),
+        ),
+        several => {
+            let names = several
+                .iter()
+                .map(|(server, offers)| named(*server, offers))
+                .collect::<Vec<_>>()
+                .join(" and ");
+            Finding::new(
+                "dhcpServer",
+                Verdict::Warning,
+                format!("{} DHCP servers give out addresses: {names}", several.len()),
+                "leave one of them, unless they are a pair on purpose: machines take whichever answers first, and with it its boot options. The MAC address says which device it is",
+            )
+        }
+    }];
+    let mtus: Vec<_> = facts
+        .offers
+        .iter()
+        .filter_map(|offer| Some((offer.server(), offer.mtu?)))
+        .filter(|(server, mtu)| Some(*server) != ours && u32::from(*mtu) != facts.link.mtu)
+        .collect();
+    if let Some((server, mtu)) = mtus.first() {
+        findings.push(Finding::new(
+            "mtu",
+            Verdict::Warning,
+            format!(
+                "the DHCP server {server} tells machines an MTU of {mtu}; {} has {}",
+                facts.link.name, facts.link.mtu
+            ),
+            "give both the same MTU: the machines' large packets are lost otherwise",
+        ));
+    }
+    findings
+}
+
+/// What other servers say about booting, held against what we would.
+fn conflicts(facts: &Facts, ours: &BootServer, table: &BootTable) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (server, offers) in servers(facts) {
+        if server == ours.address {
+            continue;
+        }
+        let wrong = offers.iter().filter(|offer| offer.boots() && !agrees(offer, ours.address, table));
+        let wrong: Vec<_> = wrong
+            .map(|offer| {
+                let next = offer.next_server.map(|next| format!(" from {next}")).unwrap_or_default();
+                format!("{:?} {:?}{next}", offer.asker, offer.boot_file)
+            })
+            .collect();
+        let by_us: Vec<_> = offers
+            .iter()
+            .filter(|offer| offer.boots() && agrees(offer, ours.address, table))
+            .collect();
+        if !wrong.is_empty() {
+            findings.push(Finding::problem(
+                "bootOptions",
+                format!("{} tells machines to boot something else: {}", named(server, &offers), wrong.join(", ")),
+                "take the boot options (next server, file, options 43, 60, 66, 67) out of that server, or put ours in: `kube-baremetal netboot options` prints them",
+            ));
+        } else if !by_us.is_empty() {
+            findings.push(Finding::good(
+                "bootOptions",
+                format!("{} points machines at us", named(server, &offers)),
+            ));
+        }
+    }
+    if findings.is_empty() {
+        findings.push(Finding::good("bootOptions", "no other server says anything about booting"));
+    }
+    findings
+}
+
+/// Whether an offer leads to the boot server with a file of its table.
+fn agrees(offer: &Offer, ours: Ipv4Addr, table: &BootTable) -> bool {
+    use dhcp::arch::Boot;
+    let Some(firmware) = offer.asker.firmware() else {
+        // Boot options are of no concern to a system that does not ask for them.
+        return true;
+    };
+    match table.get(firmware) {
+        Some(Boot::Tftp(file)) => offer.boot_file == **file && offer.next_server == Some(ours),
+        Some(Boot::Http(url) | Boot::Script(url)) => offer.boot_file == **url,
+        Some(Boot::RaspberryPi | Boot::Nothing) | None => false,
+    }
+}
+
+fn boot_server(facts: &Facts, server: &BootServer) -> Vec<Finding> {
+    let name = server.address;
+    let mut findings = Vec::new();
+    let offered = |asker| {
+        facts
+            .offers
+            .iter()
+            .any(|offer| offer.asker == asker && offer.server() == name && offer.boots())
+    };
+    let elsewhere = |asker: Asker| {
+        facts
+            .offers
+            .iter()
+            .any(|offer| offer.asker == asker && offer.next_server == Some(name) && offer.boots())
+    };
+    let answered = [Asker::Bios, Asker::UefiX64, Asker::Ipxe]
+        .into_iter()
+        .filter(|asker| offered(*asker) || elsewhere(*asker));
+    let answered: Vec<_> = answered.map(|asker| format!("{asker:?}")).collect();
+    findings.push(if !answered.is_empty() {
+        Finding::good("port67", format!("{name} offers boot parameters to {}", answered.join(", ")))
+    } else if !server.on_link {
+        Finding::problem(
+            "relay",
+            format!("{name} is not on this network and hears no DHCPDISCOVER from it"),
+            format!("set a DHCP relay (`ip helper-address`) to {name} on the router of this network, beside the one to the DHCP server"),
+        )
+    } else {
+        Finding::problem(
+            "port67",
+            format!("{name} offers no boot parameters"),
+            "start the boot server with --proxy-dhcp INTERFACE for this network and open its UDP port 67; on a switch with DHCP snooping, trust its port",
+        )
+    });
+    findings.push(tried(
+        "port4011",
+        &server.proxy,
+        &format!("{name} answers at UDP port 4011"),
+        &format!("{name} does not answer at UDP port 4011, which UEFI firmware asks"),
+        "open UDP port 4011 on the boot server's host and on the way; without --proxy-dhcp nobody listens there, and the DHCP server has to say it all (`kube-baremetal netboot options`)",
+    ));
+    findings.push(tried(
+        "tftp",
+        &server.tftp_small,
+        &format!("{name} sends its loader over TFTP"),
+        &format!("{name} does not send its loader over TFTP"),
+        "open UDP port 69 on the boot server's host and on the way; TFTP answers from another port, so start the boot server with --tftp-single-port where a firewall knows nothing of that",
+    ));
+    let mtu = |check, tried: &Tried, size: u32, remedy: &str| match tried {
+        Tried::Worked { .. } => Some(Finding::good(check, format!("packets of {size} bytes come from {name}"))),
+        Tried::Failed { why } => Some(Finding::problem(
+            check,
+            format!("small packets come from {name}, packets of {size} bytes do not: {why}"),
+            remedy,
+        )),
+        Tried::NotTried { .. } => None,
+    };
+    let usual = facts.link.mtu.min(1500);
+    findings.extend(mtu(
+        "mtu",
+        &server.tftp_full,
+        usual,
+        "something on the way carries smaller packets and says nothing (a tunnel, a VLAN, a switch): give all interfaces of the way one MTU, and let ICMP through",
+    ));
+    findings.extend(mtu(
+        "jumboFrames",
+        &server.tftp_jumbo,
+        facts.link.mtu,
+        "this interface has a larger MTU than the way to the boot server carries: switch jumbo frames on everywhere on the way, or off here",
+    ));
+    findings.push(tried(
+        "http",
+        &server.http,
+        &format!("{name} answers with the boot script over HTTP"),
+        &format!("{name} does not answer with the boot script over HTTP"),
+        "open the TCP port that the boot server was given with --http-listen (8080) on its host and on the way; name another one with --http-port",
+    ));
+    if server.http.worked() {
+        findings.push(tried(
+            "bootMedia",
+            &server.media,
+            &format!("{name} has boot media"),
+            &format!("{name} has no boot media"),
+            "build them with `kube-baremetal bootmedia build`, and start the boot server with --media-dir",
+        ));
+    }
+    findings.push(tried(
+        "agentPort",
+        &server.tls,
+        &format!("{name} takes connections of agents"),
+        &format!("{name} takes no connections of agents"),
+        "open the TCP port that the boot server was given with --agent-listen (8443) on its host and on the way; name another one with --tls-port",
+    ));
+    let retries = [&server.proxy, &server.tftp_small, &server.tftp_full, &server.tftp_jumbo];
+    let retries: u32 = retries
+        .iter()
+        .map(|tried| if let Tried::Worked { retries, .. } = tried { *retries } else { 0 })
+        .sum();
+    if retries > 0 {
+        findings.push(Finding::new(
+            "loss",
+            Verdict::Warning,
+            format!("{retries} packets had to be asked for again: some get lost between here and {name}"),
+            "look at cables, duplex settings and the load of the switch",
+        ));
+    }
+    if server.is_here {
+        findings.push(Finding::new(
+            "firewall",
+            Verdict::Unknown,
+            "the boot server is this host: what its firewall does to other hosts was not seen",
+            "run this on another host of the machines' network, with --server",
+        ));
+    }
+    findings
+}
+
+fn tried(check: &'static str, tried: &Tried, good: &str, bad: &str, remedy: &str) -> Finding {
+    match tried {
+        Tried::Worked { milliseconds, what, .. } => Finding::good(check, format!("{good}: {what}, in {milliseconds} ms")),
+        Tried::Failed { why } => Finding::problem(check, format!("{bad}: {why}"), remedy),
+        Tried::NotTried { why } => Finding::new(check, Verdict::Unknown, format!("not tried: {why}"), ""),
+    }
+}
+
+/// What the timelines show; a machine that stopped is one finding.
+fn machines(machines: Option<&[Machine]>) -> Vec<Finding> {
+    let Some(machines) = machines else {
+        let remedy = "give --kubeconfig";
+        return vec![Finding::new(
+            "machines",
+            Verdict::Unknown,
+            "boot timelines were not looked at: no Kubernetes API was named",
+            remedy,
+        )];
+    };
+    let mut findings = Vec::new();
+    for (name, boots) in machines {
+        let Some(newest) = boots.last() else { continue };
+        if let Some(stop) = timeline::stop(boots) {
+            findings.push(Finding::problem(
+                "machine",
+                format!("{name} ({}): {} ({}); usually {}", newest.mac, stop.seen, stop.reason, stop.usually),
+                format!("{}; `kube-baremetal timeline {name}` shows each step", stop.remedy),
+            ));
+        }
+        let tftp = || newest.of_kind(BootStepKind::Tftp);
+        let (resent, bytes) = (
+            tftp().map(|step| step.resent).sum::<u64>(),
+            tftp().map(|step| step.bytes).sum::<u64>(),
+        );
+        // Blocks are 512 bytes at least, so this is one in a hundred or more.
+        if resent > 3 && resent * 512 * 100 > bytes {
+            findings.push(Finding::new(
+                "tftpRetries",
+                Verdict::Warning,
+                format!("{name} ({}): {resent} packets of its loader were sent again", newest.mac),
+                "packets get lost on the way to it: look at its cable and its switch port",
+            ));
+        }
+    }
+    if findings.is_empty() {
+        let seen = machines.iter().filter(|(_, boots)| !boots.is_empty()).count();
+        findings.push(Finding::good(
+            "machines",
+            format!("no boot of the {seen} machines that were seen booting stopped halfway"),
+        ));
+    }
+    findings
+}
+
+/// For people.
+pub fn render(findings: &[Finding]) -> String {
+    let mut text = String::new();
+    for finding in findings {
+        let mark = match finding.verdict {
+            Verdict::Good => "ok     ",
+            Verdict::Unknown => "?      ",
+            Verdict::Warning => "WARNING",
+            Verdict::Problem => "PROBLEM",
+        };
+        writeln!(text, "{mark}  {:<12}  {}", finding.check, finding.seen).unwrap_or_default();
+        if !finding.remedy.is_empty() {
+            writeln!(text, "{:23}-> {}", "", finding.remedy).unwrap_or_default();
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use dhcp::arch::{BootTable, Loaders};
+
+    use super::*;
+    use crate::probe::{Link, Offer};
+
+    const OURS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+    const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+
+    fn table() -> BootTable {
+        BootTable::built_in(
+            Loaders::Ipxe,
+            "http://10.77.0.2:8080/boot/loaders",
+            "http://10.77.0.2:8080/boot/ipxe",
+        )
+        .unwrap()
+    }
+
+    fn offer(asker: Asker, from: Ipv4Addr) -> Offer {
+        Offer {
+            asker,
+            from,
+            mac: Some(format!("52:54:00:00:00:{:02x}", from.octets()[3])),
+            server_id: Some(from),
+            address: None,
+            next_server: None,
+            boot_file: String::new(),
+            class: String::new(),
+            mtu: None,
+        }
+    }
+
+    fn lease(asker: Asker, from: Ipv4Addr) -> Offer {
+        Offer {
+            address: Some(Ipv4Addr::new(10, 77, 0, 100)),
+            ..offer(asker, from)
+        }
+    }
+
+    fn proxy(asker: Asker) -> Offer {
+        Offer {
+            class: "PXEClient".to_owned(),
+            next_server: Some(OURS),
+            ..offer(asker, OURS)
+        }
+    }
+
+    fn worked() -> Tried {
+        Tried::Worked {
+            milliseconds: 3,
+            what: "something".to_owned(),
+            retries: 0,
+        }
+    }
+
+    fn failed() -> Tried {
+        Tried::Failed {
+            why: "no answer".to_owned(),
+        }
+    }
+
+    fn healthy() -> Facts {
+        let link = Link {
+            name: "eth0".to_owned(),
+            mac: "52:54:00:00:00:03".to_owned(),
+            mtu: 1500,
+            up: true,
+            addresses: vec![address()],
+        };
+        Facts {
+            link,
+            offers: vec![
+                lease(Asker::System, ROUTER),
+                lease(Asker::UefiX64, ROUTER),
+                proxy(Asker::UefiX64),
+                proxy(Asker::Bios),
+            ],
+            boot_server: Some(BootServer {
+                address: OURS,
+                is_here: false,
+                on_link: true,
+                proxy: worked(),
+                loader: Some("ipxe-x64.efi".to_owned()),
+                tftp_small: worked(),
+                tftp_full: worked(),
+                tftp_jumbo: Tried::NotTried { why: String::new() },
+                http: worked(),
+                media: worked(),
+                tls: worked(),
+            }),
+        }
+    }
+
+    fn address() -> crate::probe::Address {
+        crate::probe::Address {
+            address: Ipv4Addr::new(10, 77, 0, 3),
+            netmask: Ipv4Addr::new(255, 255, 255, 0),
+        }
+    }
+
+    fn bad(facts: &Facts) -> Vec<(&'static str, Verdict)> {
+        let findings = judge(facts, &table(), Some(&[]));
+        assert!(
+            findings.iter().all(|f| f.verdict < Verdict::Warning || !f.remedy.is_empty()),
+            "each has a remedy"
+        );
+        findings
+            .iter()
+            .filter(|f| f.verdict != Verdict::Good)
+            .map(|f| (f.check, f.verdict))
+            .collect()
+    }
+
+    #[test]
+    fn a_healthy_network_has_nothing_to_say() {
+        assert_eq!(bad(&healthy()), []);
+        assert_eq!(worst(&judge(&healthy(), &table(), Some(&[]))), Verdict::Good);
+        assert_eq!(
+            bad(&Facts {
+                boot_server: None,
+                ..healthy()
+            }),
+            [("bootServer", Verdict::Unknown)]
+        );
+    }
+
+    #[test]
+    fn each_fault_is_found_and_only_that() {
+        let change = |change: &dyn Fn(&mut Facts)| {
+            let mut facts = healthy();
+            change(&mut facts);
+            bad(&facts)
+        };
+        let server = |change: &dyn Fn(&mut BootServer)| {
+            let mut facts = healthy();
+            change(facts.boot_server.as_mut().unwrap());
+            bad(&facts)
+        };
+        let problem = |check| vec![(check, Verdict::Problem)];
+        let other = Ipv4Addr::new(10, 77, 0, 66);
+        assert_eq!(change(&|f| f.link.up = false), problem("link"));
+        assert_eq!(change(&|f| f.offers.retain(|o| o.address.is_none())), problem("dhcpServer"));
+        assert_eq!(
+            change(&|f| f.offers.push(lease(Asker::System, other))),
+            [("dhcpServer", Verdict::Warning)]
+        );
+        assert_eq!(change(&|f| f.offers.retain(|o| o.from != OURS)), problem("port67"));
+        assert_eq!(
+            change(&|f| {
+                f.offers.retain(|o| o.from != OURS);
+                f.boot_server.as_mut().unwrap().on_link = false;
+            }),
+            problem("relay")
+        );
+        assert_eq!(
+            change(&|f| f.offers[1].boot_file = "pxelinux.0".to_owned()),
+            problem("bootOptions"),
+            "the router has boot options of its own"
+        );
+        assert_eq!(
+            change(&|f| {
+                f.offers[1].boot_file = "ipxe-x64.efi".to_owned();
+                f.offers[1].next_server = Some(OURS);
+            }),
+            [],
+            "the router points at us"
+        );
+        assert_eq!(change(&|f| f.offers[0].mtu = Some(9000)), [("mtu", Verdict::Warning)]);
+        assert_eq!(server(&|s| s.proxy = failed()), problem("port4011"));
+        assert_eq!(server(&|s| s.tftp_small = failed()), problem("tftp"));
+        assert_eq!(server(&|s| s.tftp_full = failed()), problem("mtu"));
+        assert_eq!(server(&|s| s.tftp_jumbo = failed()), problem("jumboFrames"));
+        assert_eq!(server(&|s| s.http = failed()), problem("http"));
+        assert_eq!(server(&|s| s.media = failed()), problem("bootMedia"));
+        assert_eq!(server(&|s| s.tls = failed()), problem("agentPort"));
+        assert_eq!(server(&|s| s.is_here = true), [("firewall", Verdict::Unknown)]);
+        let slow = |s: &mut BootServer| {
+            if let Tried::Worked { retries, .. } = &mut s.tftp_small {
+                *retries = 2;
+            }
+        };
+        assert_eq!(server(&slow), [("loss", Verdict::Warning)]);
+    }
+
+    #[test]
+    fn a_rogue_server_is_named_by_address_and_card() {
+        let mut facts = healthy();
+        let rogue = Ipv4Addr::new(10, 77, 0, 66);
+        facts.offers.push(Offer {
+            boot_file: "evil.efi".to_owned(),
+            next_server: Some(rogue),
+            ..lease(Asker::UefiX64, rogue)
+        });
+        let text = render(&judge(&facts, &table(), None));
+        assert!(
+            text.contains("10.77.0.66 (52:54:00:00:00:42) tells machines to boot something else: UefiX64 \"evil.efi\" from 10.77.0.66"),
+            "{text}"
+        );
+        assert!(
+            text.contains("WARNING  dhcpServer    2 DHCP servers give out addresses: 10.77.0.1 (52:54:00:00:00:01) and 10.77.0.66"),
+            "{text}"
+        );
+        assert!(text.contains("boot timelines were not looked at"), "{text}");
+    }
+}
