@@ -25,7 +25,9 @@ pub(super) fn merge<'a>(stored: &mut Vec<BootTimeline>, mine: impl Iterator<Item
         }
     }
     for boot in stored.iter_mut() {
-        boot.steps.sort_by_key(|step| (step.at.0, step.step));
+        // Steps of two replicas may have begun at the same moment; their order must not depend on who wrote last.
+        boot.steps
+            .sort_by(|a, b| (a.at.0, a.step, &a.replica).cmp(&(b.at.0, b.step, &b.replica)));
         boot.steps.truncate(MAX_STEPS);
     }
     stored.sort_by_key(|boot| boot.started_at.0);
