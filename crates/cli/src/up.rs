@@ -117,7 +117,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     netboot.image_store = arguments
         .image_store
         .then(|| netboot::StoreConfig::new(data_dir.join("image-store"), arguments.image_store_size << 30));
-    netboot.lan = arguments.lan.config();
+    arguments.lan.configure(&mut netboot);
     netboot.decisions = decisions.clone();
     if let Some(machines) = arguments.lab_machines {
         netboot.quotas = netboot::Quotas::for_lab(machines as usize);
@@ -156,13 +156,13 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         );
     }
     println!("\nWhat to do next:");
-    match arguments.lan.config() {
-        Some(lan) => println!(
-            "  1. Let machines boot from the network on {}: your DHCP server stays as it is (ProxyDHCP).",
-            lan.interfaces.join(", ")
-        ),
-        None => println!(
+    match arguments.lan.interfaces() {
+        [] => println!(
             "  1. Start again with --proxy-dhcp INTERFACE, or let your DHCP server hand out that URL as boot file (option 67) to iPXE; UEFI and BIOS machines without iPXE get it by TFTP first."
+        ),
+        interfaces => println!(
+            "  1. Let machines boot from the network on {}: your DHCP server stays as it is (ProxyDHCP).",
+            interfaces.join(", ")
         ),
     }
     println!(

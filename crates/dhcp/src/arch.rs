@@ -168,6 +168,10 @@ pub mod file {
     pub const SHIM_IA32: &str = "bootia32.efi";
     /// Shim on arm64.
     pub const SHIM_ARM64: &str = "bootaa64.efi";
+    /// The GRUB that shim loads from beside itself on x86-64; shim knows it by this name alone.
+    pub const GRUB_X64: &str = "grubx64.efi";
+    /// The GRUB that shim loads from beside itself on arm64.
+    pub const GRUB_ARM64: &str = "grubaa64.efi";
 }
 
 /// Longest URL: one option's worth.

@@ -70,8 +70,6 @@ impl Quotas {
 pub struct LanConfig {
     /// Interfaces on which machines boot. Not empty.
     pub interfaces: Vec<String>,
-    /// Folder with iPXE as a distribution's package puts it (`undionly.kpxe`, `snponly.efi`).
-    pub loaders: PathBuf,
     /// Send all of TFTP from port 69, for firewalls that know nothing of TFTP.
     pub tftp_single_port: bool,
     /// Where machines find all that: never anything but the default, but for tests that have no right to these ports.
@@ -97,6 +95,16 @@ impl Default for LanPorts {
             tftp: 69,
         }
     }
+}
+
+/// Which boot loader machines with UEFI get.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum UefiLoader {
+    /// Shim and the signed GRUB, where they are among the loaders: they start whether Secure Boot is on or off. Else iPXE.
+    #[default]
+    Signed,
+    /// iPXE, which firmware with Secure Boot on refuses.
+    Ipxe,
 }
 
 /// How the image store is set up.
@@ -166,6 +174,11 @@ pub struct Config {
     pub image_dir: Option<PathBuf>,
     /// The image store. Without it machines fetch images from their URLs.
     pub image_store: Option<StoreConfig>,
+    /// Folders with boot loaders as a distribution's packages put them: iPXE (`undionly.kpxe`, `snponly.efi`), shim (`shimx64.efi.signed`) and GRUB
+    /// (`x86_64-efi-signed/grubnetx64.efi.signed`).
+    pub loaders: Vec<PathBuf>,
+    /// Which of them machines with UEFI get.
+    pub uefi_loader: UefiLoader,
     /// DHCP and TFTP. Without them somebody else's DHCP server points machines at us.
     pub lan: Option<LanConfig>,
     /// Further words for the kernel command line, checked at start.
@@ -209,6 +222,8 @@ impl Config {
             media_dir: None,
             image_dir: None,
             image_store: None,
+            loaders: Vec::new(),
+            uefi_loader: UefiLoader::default(),
             lan: None,
             kernel_arguments: Vec::new(),
             decisions: lifecycle::config::Config {

@@ -20,10 +20,11 @@ use tftp::{Assets, Event, PortMode, transfer::Outcome};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    boot::grub,
     config::LanConfig,
     dhcp::Proxy,
-    error::{Error, chain},
-    loaders::{self, Loader},
+    error::Error,
+    loaders::Loaders,
     metrics::Metrics,
     timeline::{Moment, Seen, Timelines},
 };
@@ -39,16 +40,16 @@ pub(crate) struct Lan {
 
 impl Lan {
     /// Opens the ports. `http_port` is where scripts are served. Needs a tokio runtime.
-    pub(crate) fn open(config: &LanConfig, http_port: u16, metrics: &Arc<Metrics>, timelines: &Arc<Timelines>) -> Result<Self, Error> {
-        let refused = |problem: String| Error::Config {
-            field: "lan.loaders",
-            problem,
-        };
-        let loaders = loaders::read(&config.loaders).map_err(|error| refused(chain(&error)))?;
-        let firmware: Vec<_> = loaders.iter().map(|loader| loader.firmware).collect();
+    pub(crate) fn open(
+        config: &LanConfig,
+        loaders: &Loaders,
+        http_port: u16,
+        metrics: &Arc<Metrics>,
+        timelines: &Arc<Timelines>,
+    ) -> Result<Self, Error> {
         let proxies = config.interfaces.iter().map(|interface| {
-            let (ports, firmware) = (config.ports, firmware.clone());
-            let opened = Proxy::open(interface, ports, http_port, firmware, metrics.clone(), timelines.clone());
+            let (ports, offers) = (config.ports, loaders.offers.clone());
+            let opened = Proxy::open(interface, ports, http_port, offers, metrics.clone(), timelines.clone());
             opened.map_err(|source| Error::Dhcp {
                 interface: interface.clone(),
                 source,
@@ -57,7 +58,7 @@ impl Lan {
         let proxies = proxies.collect::<Result<Vec<_>, Error>>()?;
         let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, config.ports.tftp));
         let listen = |source| Error::Listen { address, source };
-        let assets = Arc::new(assets(&loaders).map_err(listen)?);
+        let assets = Arc::new(assets(loaders, http_port).map_err(listen)?);
         let tftp_config = tftp_config(&assets, config.tftp_single_port, metrics, timelines);
         let servers = config.interfaces.iter().map(|interface| {
             let socket = on_interface(interface, address)?;
@@ -99,13 +100,14 @@ fn on_interface(interface: &str, address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-fn assets(loaders: &[Loader]) -> io::Result<Assets> {
+fn assets(loaders: &Loaders, http_port: u16) -> io::Result<Assets> {
     let mut assets = Assets::new();
-    for loader in loaders {
+    let files = loaders.files.iter().map(|loader| (loader.name, loader.content.clone()));
+    let first_config = (grub::FIRST_CONFIG, grub::ask_by_tftp(http_port).into());
+    for (name, content) in files.chain([first_config]) {
         // The names are constants, and each is there once.
-        let added = assets.add(loader.name, loader.content.clone());
-        let asset = added.map_err(io::Error::other)?;
-        assets.alias_suffix(loader.name, asset).map_err(io::Error::other)?;
+        let asset = assets.add(name, content).map_err(io::Error::other)?;
+        assets.alias_suffix(name, asset).map_err(io::Error::other)?;
     }
     Ok(assets)
 }
@@ -141,6 +143,10 @@ fn tftp_config(assets: &Arc<Assets>, single_port: bool, metrics: &Arc<Metrics>, 
                 }
             }
             timelines.seen_from(peer.ip(), seen, Moment::now());
+        }
+        // GRUB asks for a dozen files that nobody has to have before and after its configuration.
+        Event::Refused { peer, name, reason } if name.contains("grub/") => {
+            tracing::debug!(client = %peer.ip(), name, %reason, "a TFTP request was refused");
         }
         Event::Refused { peer, name, reason } => {
             tracing::info!(client = %peer.ip(), name, %reason, "a TFTP request was refused");

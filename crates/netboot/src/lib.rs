@@ -2,8 +2,9 @@
 //!
 //! | room | what |
 //! |---|---|
-//! | [`boot`] | iPXE scripts over plain HTTP |
-//! | [`lan`], [`dhcp`], [`loaders`] | ProxyDHCP and TFTP, for firmware that does not speak HTTP yet |
+//! | [`boot`] | iPXE scripts and GRUB configurations over plain HTTP |
+//! | [`lan`], [`dhcp`] | ProxyDHCP and TFTP, for firmware that does not speak HTTP yet |
+//! | [`loaders`] | iPXE, shim and GRUB, over TFTP and plain HTTP |
 //! | [`agent_api`] | sessions, orders, reports, seeds, sharing, over TLS |
 //! | [`guest_api`] | the helper in an installed system, over TLS |
 //! | [`image_store`] | files over plain HTTP, with ranges |
@@ -51,7 +52,7 @@ mod wake;
 #[cfg(feature = "planted-holes")]
 #[doc(hidden)]
 pub use config::PlantedHoles;
-pub use config::{Config, LanConfig, LanPorts, Quotas, StoreConfig};
+pub use config::{Config, LanConfig, LanPorts, Quotas, StoreConfig, UefiLoader};
 pub use error::Error;
 pub use image_store::upload;
 pub use netboot::{Addresses, Netboot, Route, routes};

@@ -32,6 +32,7 @@ use crate::{
     keys::{self, Keys},
     lan::Lan,
     limits::{RateLimit, Slots},
+    loaders::{self, Loaders},
     lost,
     metrics::Metrics,
     objects::{cache::Cache, images::Images, networks::Networks, seeds::Seeds, store::Store, watch},
@@ -67,6 +68,10 @@ pub struct Route {
 }
 
 const PATH_IPXE: &str = "/boot/ipxe";
+const PATH_GRUB: &str = "/boot/grub";
+/// Where GRUB looks for its first configuration: `(http,...)/grub/grub.cfg`.
+const PATH_FIRST_GRUB: &str = "/grub/grub.cfg";
+const PATH_LOADERS: &str = "/boot/loaders/{name}";
 const PATH_MEDIA: &str = "/boot/media/{name}";
 const PATH_IMAGES: &str = "/images/{name}";
 const PATH_PACKS: &str = "/images/{digest}/{part}";
@@ -79,6 +84,9 @@ pub fn routes() -> Vec<Route> {
     let route = |method, path, tls, public| Route { method, path, tls, public };
     vec![
         route("GET", PATH_IPXE, false, true),
+        route("GET", PATH_GRUB, false, true),
+        route("GET", PATH_FIRST_GRUB, false, true),
+        route("GET", PATH_LOADERS, false, true),
         route("GET", PATH_MEDIA, false, true),
         route("GET", PATH_IMAGES, false, true),
         route("GET", PATH_PACKS, false, true),
@@ -101,7 +109,7 @@ fn packs_router(packs: &Packs) -> Router {
         .with_state(packs.clone())
 }
 
-fn plain_router(shared: &Arc<Shared>, packs: &Packs) -> Router {
+fn plain_router(shared: &Arc<Shared>, packs: &Packs, loaders: Arc<Loaders>) -> Router {
     let media = Router::new()
         .route(PATH_MEDIA, get(image_store::serve_folder))
         .layer(middleware::from_fn_with_state(shared.timelines.clone(), timeline::media::follow))
@@ -109,8 +117,16 @@ fn plain_router(shared: &Arc<Shared>, packs: &Packs) -> Router {
     let images = Router::new()
         .route(PATH_IMAGES, get(image_store::serve_folder))
         .with_state(Folder::images(shared.config.image_dir.clone()));
-    let boot = Router::new().route(PATH_IPXE, get(boot::ipxe)).with_state(shared.clone());
-    server::guarded(boot.merge(media).merge(images).merge(packs_router(packs)), shared.metrics.clone())
+    let loaders = Router::new().route(PATH_LOADERS, get(loaders::serve)).with_state(loaders);
+    let boot = Router::new()
+        .route(PATH_IPXE, get(boot::ipxe))
+        .route(PATH_GRUB, get(boot::grub))
+        .route(PATH_FIRST_GRUB, get(boot::grub))
+        .with_state(shared.clone());
+    server::guarded(
+        boot.merge(loaders).merge(media).merge(images).merge(packs_router(packs)),
+        shared.metrics.clone(),
+    )
 }
 
 fn tls_router(shared: &Arc<Shared>, packs: &Packs, keeper: Option<Arc<Keeper>>) -> Router {
@@ -168,10 +184,11 @@ impl Netboot {
         let tasks = TaskTracker::new();
         let (metrics, cache, wakes) = (Arc::new(Metrics::new()), Arc::new(Cache::default()), Arc::new(Wakes::default()));
         let timelines = Arc::new(Timelines::new(&config.replica, metrics.clone()));
+        let loaders = Arc::new(read_loaders(&config)?);
         let lan = config
             .lan
             .as_ref()
-            .map(|lan| Lan::open(lan, addresses.http.port(), &metrics, &timelines))
+            .map(|lan| Lan::open(lan, &loaders, addresses.http.port(), &metrics, &timelines))
             .transpose()?;
         let store = Arc::new(Store::new(
             config.client.clone(),
@@ -239,7 +256,7 @@ impl Netboot {
         if let Some(lan) = lan {
             lan.start(&tasks, &stop);
         }
-        tasks.spawn(server::serve(http, front(plain_router(&shared, &packs)), None));
+        tasks.spawn(server::serve(http, front(plain_router(&shared, &packs, loaders)), None));
         let with_keys = shared.clone();
         let tls_config: Arc<dyn Fn() -> Option<Arc<rustls::ServerConfig>> + Send + Sync> =
             Arc::new(move || with_keys.keys().map(|k| k.tls()));
@@ -325,6 +342,20 @@ impl Netboot {
             tracing::warn!("connections were cut off at the end of the grace period");
         }
     }
+}
+
+/// All loaders that are there. Who answers machines by DHCP must have one.
+fn read_loaders(config: &Config) -> Result<Loaders, Error> {
+    let read = Loaders::read(&config.loaders, config.uefi_loader).and_then(|loaders| {
+        if config.lan.is_some() {
+            loaders.found(&config.loaders)?;
+        }
+        Ok(loaders)
+    });
+    read.map_err(|error| Error::Config {
+        field: "loaders",
+        problem: chain(&error),
+    })
 }
 
 /// Takes the image store's folder, where there is one.

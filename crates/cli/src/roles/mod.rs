@@ -94,23 +94,51 @@ pub struct Lan {
     /// be given more than once. Needs root, or CAP_NET_BIND_SERVICE and CAP_NET_RAW.
     #[arg(long, env = "KBM_PROXY_DHCP", value_name = "INTERFACE", value_delimiter = ',')]
     proxy_dhcp: Vec<String>,
-    /// Folder with iPXE as the package ipxe installs it.
-    #[arg(long, env = "KBM_LOADERS", default_value = "/usr/lib/ipxe")]
-    loaders: PathBuf,
+    /// Folders with boot loaders as the packages ipxe, shim-signed and grub-efi-*-signed install them.
+    #[arg(
+        long,
+        env = "KBM_LOADERS",
+        value_name = "FOLDER",
+        value_delimiter = ',',
+        default_value = "/usr/lib/ipxe,/usr/lib/shim,/usr/lib/grub"
+    )]
+    loaders: Vec<PathBuf>,
+    /// What machines with UEFI load: shim and the signed GRUB, which start whether Secure Boot is on or off, or iPXE, which Secure Boot refuses. Where the signed ones are not among
+    /// the loaders, it is iPXE.
+    #[arg(long, env = "KBM_UEFI_LOADER", value_enum, default_value_t = UefiLoader::Signed)]
+    uefi_loader: UefiLoader,
     /// Send all of TFTP from port 69, for firewalls that know nothing of TFTP.
     #[arg(long, env = "KBM_TFTP_SINGLE_PORT")]
     tftp_single_port: bool,
 }
 
+/// Names of [`::netboot::UefiLoader`].
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum UefiLoader {
+    /// Shim and the signed GRUB.
+    Signed,
+    /// iPXE.
+    Ipxe,
+}
+
 impl Lan {
     /// As netboot takes it.
-    pub fn config(&self) -> Option<::netboot::LanConfig> {
-        (!self.proxy_dhcp.is_empty()).then(|| ::netboot::LanConfig {
+    pub fn configure(&self, netboot: &mut ::netboot::Config) {
+        netboot.loaders = self.loaders.clone();
+        netboot.uefi_loader = match self.uefi_loader {
+            UefiLoader::Signed => ::netboot::UefiLoader::Signed,
+            UefiLoader::Ipxe => ::netboot::UefiLoader::Ipxe,
+        };
+        netboot.lan = (!self.proxy_dhcp.is_empty()).then(|| ::netboot::LanConfig {
             interfaces: self.proxy_dhcp.clone(),
-            loaders: self.loaders.clone(),
             tftp_single_port: self.tftp_single_port,
             ports: ::netboot::LanPorts::default(),
-        })
+        });
+    }
+
+    /// Interfaces on which machines are answered by DHCP.
+    pub fn interfaces(&self) -> &[String] {
+        &self.proxy_dhcp
     }
 }
 

@@ -83,7 +83,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         url: arguments.image_store_url,
         ..netboot::StoreConfig::new(path, arguments.image_store_size << 30)
     });
-    config.lan = arguments.lan.config();
+    arguments.lan.configure(&mut config);
     config.decisions = arguments.decisions.config(arguments.allow_asserted_identity);
     if let Some(machines) = arguments.lab_machines {
         config.quotas = netboot::Quotas::for_lab(machines as usize);

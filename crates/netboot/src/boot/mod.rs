@@ -1,12 +1,14 @@
-//! What a machine that boots from the network is given, over plain HTTP: an iPXE script, then kernel and initramfs.
+//! What a machine that boots from the network is given, over plain HTTP: an iPXE script or a GRUB configuration, then kernel and initramfs.
 //!
-//! `GET /boot/ipxe` without parameters answers a script that asks again with what only the machine knows. With parameters they are parsed
+//! `GET /boot/ipxe` and `GET /boot/grub` without parameters answer a script that asks again with what only the machine knows. With parameters they are parsed
 //! into types, the machine is matched against the cache, and `lifecycle` decides: agent or own disk. Nothing that a machine or a person
-//! wrote reaches a script except as such a type ([`script`]).
+//! wrote reaches a script except as such a type ([`script`], [`grub`]).
 //!
 //! An unknown machine causes no object here; that happens when its agent opens a session, or when its boot stopped before that ([`crate::timeline`]). A script holds no secret but the boot token,
 //! and that is good only from the address it was given to.
 
+pub(crate) mod command_line;
+pub(crate) mod grub;
 pub(crate) mod host;
 pub(crate) mod query;
 pub(crate) mod script;
@@ -32,11 +34,7 @@ use lifecycle::{
     identity::Match,
 };
 
-use self::{
-    host::Host,
-    query::BootRequest,
-    script::{AgentBoot, Script},
-};
+use self::{command_line::AgentBoot, host::Host, query::BootRequest, script::Script};
 use crate::{
     metrics::Route,
     objects::store::Change,
@@ -49,6 +47,47 @@ use crate::{
 /// Boots that are remembered per machine.
 const MAX_BOOTS: usize = 8;
 
+/// Seconds until a machine that found nothing to boot asks again.
+const RETRY_SECONDS: u32 = 60;
+
+/// Whose language an answer is written in.
+#[derive(Debug, Clone, Copy)]
+enum Loader {
+    Ipxe,
+    Grub,
+}
+
+impl Loader {
+    fn ask(self) -> String {
+        match self {
+            Self::Ipxe => Script::ask().into_text(),
+            Self::Grub => grub::ask(),
+        }
+    }
+
+    /// What the boot timeline says of the first question.
+    fn first_step(self) -> &'static str {
+        match self {
+            Self::Ipxe => "iPXE fetched the first script",
+            Self::Grub => "GRUB fetched the first configuration",
+        }
+    }
+
+    fn agent(self, boot: &AgentBoot<'_>) -> String {
+        match self {
+            Self::Ipxe => Script::agent(boot).into_text(),
+            Self::Grub => grub::agent(boot),
+        }
+    }
+
+    fn local_disk(self, request: Option<&BootRequest>) -> String {
+        match self {
+            Self::Ipxe => Script::local_disk(request).into_text(),
+            Self::Grub => grub::local_disk(request),
+        }
+    }
+}
+
 /// `GET /boot/ipxe`.
 pub(crate) async fn ipxe(
     State(shared): State<Arc<Shared>>,
@@ -56,27 +95,41 @@ pub(crate) async fn ipxe(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
+    respond(Loader::Ipxe, &shared, &peer, query.as_deref(), &headers).await
+}
+
+/// `GET /boot/grub`, and `GET /grub/grub.cfg`, where a GRUB that came over HTTP looks first.
+pub(crate) async fn grub(
+    State(shared): State<Arc<Shared>>,
+    Extension(peer): Extension<Peer>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    respond(Loader::Grub, &shared, &peer, query.as_deref(), &headers).await
+}
+
+async fn respond(loader: Loader, shared: &Shared, peer: &Peer, query: Option<&str>, headers: &HeaderMap) -> Response {
     if let Err(wait) = shared.boots.take(peer.address, Instant::now()) {
         shared.metrics.rate_limited.inc();
         shared.metrics.count(Route::Boot, StatusCode::SERVICE_UNAVAILABLE);
         return Refusal::overloaded("too many boot requests from this address", wait).into_response();
     }
-    let script = match query.as_deref() {
+    let script = match query {
         None | Some("") => {
-            let seen = Seen::new(BootStepKind::Loader, "fetched the first script");
+            let seen = Seen::new(BootStepKind::Loader, loader.first_step());
             shared.timelines.seen_from(peer.address, seen, Moment::now());
-            Script::ask()
+            loader.ask()
         }
         Some(query) => match BootRequest::parse(query) {
-            Ok(request) => answer(&shared, &peer, &request, &headers).await,
+            Ok(request) => answer(loader, shared, peer, &request, headers).await,
             Err(error) => {
                 tracing::debug!(address = %peer.address, %error, "a boot request is malformed; answered with the local disk");
-                Script::local_disk(None)
+                loader.local_disk(None)
             }
         },
     };
     shared.metrics.count(Route::Boot, StatusCode::OK);
-    let mut response = script.into_text().into_response();
+    let mut response = script.into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=us-ascii"));
     // A token must not come out of anybody's cache.
@@ -84,8 +137,8 @@ pub(crate) async fn ipxe(
     response
 }
 
-async fn answer(shared: &Shared, peer: &Peer, request: &BootRequest, headers: &HeaderMap) -> Script {
-    let local = || Script::local_disk(Some(request));
+async fn answer(loader: Loader, shared: &Shared, peer: &Peer, request: &BootRequest, headers: &HeaderMap) -> String {
+    let local = || loader.local_disk(Some(request));
     let began = Instant::now();
     let decided = decide(shared, peer, request, began).await;
     let decision = match decided {
@@ -103,10 +156,10 @@ async fn answer(shared: &Shared, peer: &Peer, request: &BootRequest, headers: &H
             return local();
         }
     };
-    tracing::info!(mac = %request.mac, address = %peer.address, answer = ?decision.answer, reason = decision.reason, "boot");
+    tracing::info!(mac = %request.mac, address = %peer.address, ?loader, answer = ?decision.answer, reason = decision.reason, "boot");
     match decision.answer {
         BootAnswer::LocalDisk => local(),
-        BootAnswer::Agent => agent(shared, peer, request, headers).unwrap_or_else(local),
+        BootAnswer::Agent => agent(loader, shared, peer, request, headers).unwrap_or_else(local),
     }
 }
 
@@ -238,7 +291,7 @@ pub(crate) fn remember_system(status: &mut BareMetalDiscoveryStatus, instance_ui
     }
 }
 
-fn agent(shared: &Shared, peer: &Peer, request: &BootRequest, headers: &HeaderMap) -> Option<Script> {
+fn agent(loader: Loader, shared: &Shared, peer: &Peer, request: &BootRequest, headers: &HeaderMap) -> Option<String> {
     let keys = shared.keys()?;
     let claims = BootClaims {
         uuid: request.uuid,
@@ -248,7 +301,7 @@ fn agent(shared: &Shared, peer: &Peer, request: &BootRequest, headers: &HeaderMa
         issued_at: issue_time(shared, request),
     };
     let host = host(shared, peer, headers)?;
-    Some(Script::agent(&AgentBoot {
+    Some(loader.agent(&AgentBoot {
         host: &host,
         tls_port: shared.config.advertise_tls_port.unwrap_or(shared.tls_port),
         servers: &shared.config.servers,

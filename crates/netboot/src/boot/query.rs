@@ -31,6 +31,16 @@ impl BuildArch {
             Self::Other => "",
         }
     }
+
+    /// How UEFI loaders of this architecture end (UEFI 2.10, table 3-2). Who does not say what it is is taken for the most common.
+    pub(crate) fn efi_suffix(self) -> &'static str {
+        match self {
+            Self::Arm64 => "aa64",
+            Self::Arm32 => "arm",
+            Self::I386 => "ia32",
+            Self::X86_64 | Self::Other => "x64",
+        }
+    }
 }
 
 impl Platform {

@@ -6,31 +6,14 @@
 use std::fmt::Write;
 
 use super::{
-    host::Host,
-    query::{BootRequest, Platform},
+    RETRY_SECONDS,
+    command_line::AgentBoot,
+    query::{BootRequest, BuildArch, Platform},
 };
 
 /// An iPXE script.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Script(String);
-
-/// What a script that loads the agent is made of.
-pub(crate) struct AgentBoot<'a> {
-    pub host: &'a Host,
-    pub tls_port: u16,
-    /// URLs of all replicas. Checked when the configuration was read.
-    pub servers: &'a [String],
-    /// 64 hexadecimal digits, made by us.
-    pub pin: &'a str,
-    /// Base64url and dots, made by us.
-    pub token: &'a str,
-    pub request: &'a BootRequest,
-    /// Checked when the configuration was read.
-    pub arguments: &'a [String],
-}
-
-/// Seconds until a machine that found nothing to boot asks again.
-const RETRY_SECONDS: u32 = 60;
 
 impl Script {
     /// Asks again with what only the machine knows. `netX` is the interface that was opened last: the one it boots from.
@@ -52,22 +35,10 @@ impl Script {
 
     /// Loads the agent.
     pub(crate) fn agent(boot: &AgentBoot<'_>) -> Self {
-        let mac = boot.request.mac.to_string().replace(':', "-");
-        let own = format!("https://{}:{}", boot.host, boot.tls_port);
-        let others = boot.servers.iter().filter(|s| **s != own).map(|s| plain(s));
-        let servers: Vec<String> = std::iter::once(own.clone()).chain(others).collect();
-        let mut line = format!(
-            "kernel /boot/media/vmlinuz kbm.server={} kbm.ca={} kbm.token={} BOOTIF=01-{mac} initrd=initramfs console=tty0 console=ttyS0,115200 quiet",
-            servers.join(","),
-            plain(boot.pin),
-            plain(boot.token),
-        );
-        for argument in boot.arguments {
-            line.push(' ');
-            line.push_str(&plain(argument));
-        }
         let mut text = String::from("#!ipxe\necho Kube BareMetal: loading the agent\n");
-        text.push_str(&line);
+        // The UEFI build of old iPXE hands an initramfs over only where the kernel line names it.
+        text.push_str("kernel /boot/media/vmlinuz initrd=initramfs ");
+        text.push_str(&boot.words().join(" "));
         text.push_str(" || goto failed\ninitrd --name initramfs /boot/media/initramfs || goto failed\nboot || goto failed\n:failed\n");
         text.push_str("echo Kube BareMetal: the agent could not be loaded\n");
         text.push_str("imgfree\n");
@@ -84,8 +55,7 @@ impl Script {
                 text.push_str("echo Kube BareMetal: there is nothing to boot on the first disk\n");
                 retry(&mut text, request);
             }
-            // UEFI firmware goes on to its next boot entry when one fails; success would lead to its menu.
-            Some((_, Platform::Efi)) => text.push_str("exit 1\n"),
+            Some((request, Platform::Efi)) => local_loader(&mut text, request.buildarch),
             Some((_, Platform::Other)) | None => text.push_str("sanboot --no-describe --drive 0x80 || exit 1\n"),
         }
         Self(text)
@@ -94,6 +64,39 @@ impl Script {
     pub(crate) fn into_text(self) -> String {
         self.0
     }
+}
+
+/// Drives that are looked at by their number, one after the other, before any drive will do.
+const DRIVES: [&str; 4] = ["0x80", "0x81", "0x82", "0x83"];
+/// Folders of the vendors whose fallback loader is a shim that restarts machines with a TPM: their own loader comes first.
+const VENDORS: [&str; 9] = [
+    "debian",
+    "ubuntu",
+    "fedora",
+    "redhat",
+    "centos",
+    "rocky",
+    "almalinux",
+    "opensuse",
+    "sles",
+];
+
+/// Starts the loader on a local disk, which iPXE does since 2024. One that is older, or finds none, says no at once and leaves it to the firmware, which goes on to its next
+/// boot entry when one fails (success would lead to its menu); that may take it minutes.
+fn local_loader(text: &mut String, arch: BuildArch) {
+    let end = arch.efi_suffix();
+    for drive in DRIVES {
+        for vendor in VENDORS {
+            let written = writeln!(
+                text,
+                "sanboot --no-describe --drive {drive} --filename \\EFI\\{vendor}\\shim{end}.efi ||"
+            );
+            debug_assert!(written.is_ok(), "writing to a String does not fail");
+        }
+        let written = writeln!(text, "sanboot --no-describe --drive {drive} ||");
+        debug_assert!(written.is_ok(), "writing to a String does not fail");
+    }
+    text.push_str("sanboot --no-describe --drive 0 ||\nexit 1\n");
 }
 
 /// Waits and asks again, with the same typed values.
@@ -108,17 +111,11 @@ fn retry(text: &mut String, request: &BootRequest) {
     debug_assert!(written.is_ok(), "writing to a String does not fail");
 }
 
-/// The last line of defence for values that were made or checked elsewhere: whatever is not plain is left out.
-fn plain(text: &str) -> String {
-    text.chars()
-        .filter(|c| c.is_ascii_alphanumeric() || "-_.,:=/@+[]".contains(*c))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::{super::host::Host, *};
 
     fn agent_with(request: &BootRequest, host: &Host, arguments: &[String]) -> String {
         Script::agent(&AgentBoot {
@@ -140,7 +137,7 @@ mod tests {
         let text = agent_with(&request, &Host::parse("10.0.2.2").unwrap(), &["debug=1".to_owned()]);
         assert!(text.starts_with("#!ipxe\n"));
         assert!(text.contains(
-            "kernel /boot/media/vmlinuz kbm.server=https://10.0.2.2:8443,https://10.0.2.3:8443 kbm.ca=00 kbm.token=kbm1.a.b BOOTIF=01-52-54-00-12-34-56 initrd=initramfs console=tty0 console=ttyS0,115200 quiet debug=1 ||"
+            "kernel /boot/media/vmlinuz initrd=initramfs kbm.server=https://10.0.2.2:8443,https://10.0.2.3:8443 kbm.ca=00 kbm.token=kbm1.a.b BOOTIF=01-52-54-00-12-34-56 console=tty0 console=ttyS0,115200 quiet debug=1 ||"
         ));
         assert!(text.contains("initrd --name initramfs /boot/media/initramfs"));
     }
@@ -150,7 +147,9 @@ mod tests {
         let text = |query: &str| Script::local_disk(Some(&BootRequest::parse(query).unwrap())).into_text();
         let bios = text("mac=52-54-00-12-34-56&platform=pcbios");
         assert!(bios.contains("sanboot --no-describe --drive 0x80 ||") && bios.contains("sleep 60"));
-        assert!(text("mac=52-54-00-12-34-56&platform=efi").ends_with("\nexit 1\n"));
+        let uefi = text("mac=52-54-00-12-34-56&platform=efi&buildarch=arm64");
+        assert!(uefi.contains("disk\nsanboot --no-describe --drive 0x80 --filename \\EFI\\debian\\shimaa64.efi ||\n"));
+        assert!(uefi.ends_with("\nsanboot --no-describe --drive 0 ||\nexit 1\n"));
         assert!(Script::local_disk(None).into_text().contains("|| exit"));
     }
 
@@ -163,10 +162,11 @@ mod tests {
                 Err(_) => vec![Script::local_disk(None).into_text()],
             };
             for text in scripts {
-                let plain = !text.contains("${") && !text.contains(['"', '\'', '\\', '\r']);
+                let without_paths = text.replace("\\EFI\\", "").replace("\\shim", "");
+                let plain = !text.contains("${") && !without_paths.contains(['"', '\'', '\\', '\r']);
                 prop_assert!(plain, "{}", text);
                 prop_assert!(text.is_ascii() && !text.contains('\0'));
-                prop_assert!(text.lines().count() <= 12);
+                prop_assert!(text.lines().count() <= 12 + DRIVES.len() * (VENDORS.len() + 1));
                 for line in text.lines().skip(1) {
                     let first = line.split(' ').next().unwrap_or_default();
                     prop_assert!(["echo", "kernel", "initrd", "boot", ":failed", "imgfree", ":retry", "sleep", "chain", "sanboot", "exit"].contains(&first), "{line}");

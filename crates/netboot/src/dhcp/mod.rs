@@ -45,8 +45,8 @@ pub(crate) struct Proxy {
 /// Makes the table of what is booted, with the address that a machine reaches us by.
 struct TableMaker {
     http_port: u16,
-    /// Firmware for which there is a loader.
-    bootable: Vec<Firmware>,
+    /// Firmware for which there is a loader, and which.
+    offers: Vec<(Firmware, Loaders)>,
     made: HashMap<Ipv4Addr, BootTable>,
 }
 
@@ -55,21 +55,27 @@ impl TableMaker {
         if self.made.len() >= MOST_TABLES && !self.made.contains_key(&local) {
             self.made.clear();
         }
-        let (port, bootable) = (self.http_port, &self.bootable);
-        self.made.entry(local).or_insert_with(|| make_table(local, port, bootable))
+        let (port, offers) = (self.http_port, &self.offers);
+        self.made.entry(local).or_insert_with(|| make_table(local, port, offers))
     }
 }
 
 /// Rows for which there is no loader say nothing, so that firmware goes on to what else it can boot.
-fn make_table(local: Ipv4Addr, http_port: u16, bootable: &[Firmware]) -> BootTable {
+fn make_table(local: Ipv4Addr, http_port: u16, offers: &[(Firmware, Loaders)]) -> BootTable {
     let root = format!("http://{local}:{http_port}/boot");
-    let built_in = BootTable::built_in(Loaders::Ipxe, &format!("{root}/loaders"), &format!("{root}/ipxe"));
-    let built_in = built_in.unwrap_or_else(|error| {
-        tracing::error!(%local, %error, "the built-in boot table is refused; machines that reach us by this address get nothing to boot");
-        BootTable::default()
-    });
+    let built_in = |loaders| {
+        BootTable::built_in(loaders, &format!("{root}/loaders"), &format!("{root}/ipxe")).unwrap_or_else(|error| {
+            tracing::error!(%local, %error, "the built-in boot table is refused; machines that reach us by this address get nothing to boot");
+            BootTable::default()
+        })
+    };
+    let (ipxe, signed) = (built_in(Loaders::Ipxe), built_in(Loaders::SecureBoot));
     let mut table = BootTable::default();
-    for firmware in bootable {
+    for (firmware, loaders) in offers {
+        let built_in = match loaders {
+            Loaders::Ipxe => &ipxe,
+            Loaders::SecureBoot => &signed,
+        };
         if let Some(boot) = built_in.get(*firmware)
             && let Err(error) = table.set(*firmware, boot.clone())
         {
@@ -85,11 +91,11 @@ impl Proxy {
         interface: &str,
         ports: LanPorts,
         http_port: u16,
-        mut bootable: Vec<Firmware>,
+        mut offers: Vec<(Firmware, Loaders)>,
         metrics: Arc<Metrics>,
         timelines: Arc<Timelines>,
     ) -> io::Result<Self> {
-        bootable.push(Firmware::Ipxe);
+        offers.push((Firmware::Ipxe, Loaders::Ipxe));
         Ok(Self {
             interface: interface.to_owned(),
             sockets: [
@@ -98,7 +104,7 @@ impl Proxy {
             ],
             tables: TableMaker {
                 http_port,
-                bootable,
+                offers,
                 made: HashMap::new(),
             },
             metrics,

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, StatusCode, header, response::Builder};
 use super::range::{self, Wanted};
 
 /// What to answer.
-pub(super) enum Head {
+pub(crate) enum Head {
     /// All of it: there is no body.
     Whole(Response),
     /// Bytes are to follow (unless it is HEAD that asked).
@@ -14,7 +14,7 @@ pub(super) enum Head {
 }
 
 /// Judges the request's conditions and range for a file of `size` bytes. `etag` is quoted.
-pub(super) fn head(size: u64, etag: &str, headers: &HeaderMap) -> Head {
+pub(crate) fn head(size: u64, etag: &str, headers: &HeaderMap) -> Head {
     let text = |name: HeaderName| headers.get(name).and_then(|v| v.to_str().ok());
     let response = http::Response::builder()
         .header(header::ETAG, etag)

@@ -7,7 +7,7 @@
 //!
 //! Replicas have a shelf each. One prepares an image, the others copy what it made; whoever fetches, replica or machine, trusts digests alone.
 
-mod answer;
+pub(crate) mod answer;
 mod decide;
 mod folder;
 pub(crate) mod keeper;
