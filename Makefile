@@ -78,11 +78,27 @@ test-faults: ## Pull plugs, kill the server, break downloads and swap disks of Q
 	$(CARGO) build --workspace --bin kube-baremetal
 	KBM_PROGRAM=$(KBM) KBM_BOOTMEDIA=$(MEDIA) $(CARGO) test --workspace --features lab/qemu-tests --test qemu_faults -- --nocapture --test-threads=1 --skip write_back
 
+# iPXE, shim and GRUB of the Debian whose GRUB knows ProxyDHCP, whatever the host's release is.
+LOADERS := $(TARGET)/loaders
+LOADERS_SUITE := trixie
+
+.PHONY: loaders
+loaders: setup ## Fetch boot loaders for `kube-baremetal up --loaders`, among them those for Secure Boot (Debian packages, not installed)
+	@[ -e $(LOADERS)/usr/lib/shim ] || scripts/debian-packages $(LOADERS_SUITE) $(LOADERS) ipxe shim-signed grub-efi-amd64-signed ovmf
+
 .PHONY: test-firmware
-test-firmware: ## Boot real firmware in QEMU on a LAN with a house router and our ProxyDHCP beside it, in network namespaces (root; needs `make bootmedia`)
-	@scripts/setup --firmware
+test-firmware: loaders ## Boot real firmware in QEMU on a LAN with a house router and our ProxyDHCP beside it, in network namespaces (root; needs `make bootmedia`)
 	$(CARGO) build --workspace --bin kube-baremetal
-	python3 tests/firmware --program $(KBM) --media $(MEDIA)
+	python3 tests/firmware --program $(KBM) --media $(MEDIA) --loaders $(LOADERS)/usr/lib
+	@echo "firmware: once more with OVMF of Debian $(LOADERS_SUITE)"
+	python3 tests/firmware --program $(KBM) --media $(MEDIA) --loaders $(LOADERS)/usr/lib --ovmf $(LOADERS)/usr/share/OVMF --short
+
+.PHONY: test-firmware-short
+test-firmware-short: loaders ## Four of its cells, one of each way to boot (root; needs `make bootmedia`)
+	@# Taps and the DHCP ports are not for an ordinary user.
+	@if [ "$$(id -u)" != 0 ]; then echo "firmware: NOT RUN: it needs root, for network namespaces: sudo make test-firmware-short"; exit 0; fi; \
+	$(CARGO) build --workspace --bin kube-baremetal && \
+	python3 tests/firmware --program $(KBM) --media $(MEDIA) --loaders $(LOADERS)/usr/lib --short
 
 .PHONY: test-doctor
 test-doctor: ## Let the doctor find what is wrong with networks in namespaces (root; ip and dnsmasq)

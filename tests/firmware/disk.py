@@ -1,4 +1,4 @@
-"""Disks that say one line when they boot: a boot sector for BIOS; for UEFI an EFI system partition with a GRUB whose only command is to say it."""
+"""Disks that say one line when they boot: a boot sector for BIOS; for UEFI an EFI system partition with a GRUB that says it."""
 
 import subprocess
 import tempfile
@@ -29,12 +29,9 @@ def bios_disk(path: Path):
 
 
 def uefi_disk(path: Path):
-    """GPT with an EFI system partition; what boots from it is an application without anything beside it."""
-    blank_disk(path)
-    subprocess.run(["sgdisk", "--new=1:2048:+64M", "--typecode=1:ef00", path], check=True, stdout=subprocess.DEVNULL)
+    """What boots is an application without anything beside it, at the fallback path."""
     with tempfile.TemporaryDirectory() as folder:
-        application, esp = Path(folder) / "bootx64.efi", Path(folder) / "esp.img"
-        config = Path(folder) / "grub.cfg"
+        application, config = Path(folder) / "bootx64.efi", Path(folder) / "grub.cfg"
         config.write_text(f"serial --unit=0 --speed=115200\nterminal_output serial\necho '{LINE}'\nhalt\n")
         made = subprocess.run(
             ["grub-mkstandalone", "--format=x86_64-efi", f"--output={application}", "--modules=serial echo halt", f"boot/grub/grub.cfg={config}"],
@@ -44,11 +41,42 @@ def uefi_disk(path: Path):
         )
         if made.returncode != 0:
             raise SystemExit(f"grub-mkstandalone failed: {made.stdout}")
-        with open(esp, "wb") as file:
-            file.truncate(64 * MIB)
-        subprocess.run(["mkfs.vfat", "-F", "32", esp], check=True, stdout=subprocess.DEVNULL)
-        subprocess.run(["mmd", "-i", esp, "::/EFI", "::/EFI/BOOT"], check=True)
-        subprocess.run(["mcopy", "-i", esp, application, "::/EFI/BOOT/BOOTX64.EFI"], check=True)
-        with open(path, "r+b") as disk:
-            disk.seek(MIB)
-            disk.write(esp.read_bytes())
+        _system_partition(path, {"EFI/BOOT/BOOTX64.EFI": application})
+
+
+def signed_disk(path: Path, loaders: Path, ending="halt"):
+    """What boots is a vendor's shim and GRUB, as an installed Debian has them. The fallback path has something that is no program: nobody may take it."""
+    with tempfile.TemporaryDirectory() as folder:
+        config, trap = Path(folder) / "grub.cfg", Path(folder) / "trap"
+        config.write_text(f"echo '{LINE}'\nsleep 1\n{ending}\n")
+        trap.write_text("no program\n")
+        _system_partition(
+            path,
+            {
+                "EFI/debian/shimx64.efi": loaders / "shim/shimx64.efi.signed",
+                "EFI/debian/grubx64.efi": loaders / "grub/x86_64-efi-signed/grubx64.efi.signed",
+                "EFI/debian/grub.cfg": config,
+                "EFI/BOOT/BOOTX64.EFI": trap,
+            },
+        )
+
+
+def _system_partition(path: Path, files):
+    """GPT with an EFI system partition with these files."""
+    blank_disk(path)
+    subprocess.run(["sgdisk", "--new=1:2048:+64M", "--typecode=1:ef00", path], check=True, stdout=subprocess.DEVNULL)
+    esp = path.with_suffix(".esp")
+    with open(esp, "wb") as file:
+        file.truncate(64 * MIB)
+    subprocess.run(["mkfs.vfat", "-F", "32", esp], check=True, stdout=subprocess.DEVNULL)
+    made = set()
+    for name, content in files.items():
+        for folder in reversed(Path(name).parents[:-1]):
+            if folder not in made:
+                subprocess.run(["mmd", "-i", esp, f"::/{folder}"], check=True)
+                made.add(folder)
+        subprocess.run(["mcopy", "-i", esp, content, f"::/{name}"], check=True)
+    with open(path, "r+b") as disk:
+        disk.seek(MIB)
+        disk.write(esp.read_bytes())
+    esp.unlink()

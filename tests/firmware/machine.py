@@ -5,30 +5,42 @@ import subprocess
 import time
 from pathlib import Path
 
-OVMF = Path("/usr/share/OVMF")
+# What OVMF is told to leave out of its boot options, so that a cell tries the way that it is about.
+NO_PXE = [word for version in (4, 6) for word in ("-fw_cfg", f"name=opt/org.tianocore/IPv{version}PXESupport,string=n")]
 
 
 class Machine:
-    """Use it as a context: it is switched on inside, and off behind."""
+    """Use it as a context: it is switched on inside, and off behind.
 
-    def __init__(self, lan, name, firmware, disk: Path):
-        self.lan, self.name, self.firmware, self.disk = lan, name, firmware, disk
+    firmware: bios (SeaBIOS and the card's iPXE), pxe (OVMF over IPv4), http (OVMF's HTTP boot), secure (pxe with Microsoft's keys enforced), secure-http.
+    """
+
+    def __init__(self, lan, name, firmware, disk: Path, ovmf: Path, reboots=False):
+        self.lan, self.name, self.firmware, self.disk, self.ovmf, self.reboots = lan, name, firmware, disk, ovmf, reboots
         self.console = lan.folder / f"{name}.console"
         self.mac = f"52:54:00:77:00:{lan.taps + 1:02x}"
         self.process = None
 
     def _arguments(self):
+        secure = self.firmware.startswith("secure")
         nic = f"virtio-net-pci,netdev=n0,mac={self.mac}"
-        yield from ("qemu-system-x86_64", "-name", self.name, "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", "1024", "-smp", "1")
-        yield from ("-display", "none", "-nodefaults", "-vga", "std", "-serial", f"file:{self.console}", "-no-reboot")
+        yield from ("qemu-system-x86_64", "-name", self.name, "-machine", "q35,smm=on" if secure else "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", "1024")
+        yield from ("-smp", "1", "-display", "none", "-nodefaults", "-vga", "std", "-serial", f"file:{self.console}")
+        yield from () if self.reboots else ("-no-reboot",)
         yield from ("-object", "rng-random,id=rng0,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng0")
         yield from ("-drive", f"if=none,id=d0,format=raw,file={self.disk}", "-netdev", f"tap,id=n0,ifname={self.lan.tap()},script=no,downscript=no")
-        if self.firmware == "uefi":
-            variables = self.lan.folder / f"{self.name}.vars"
-            shutil.copy(OVMF / "OVMF_VARS_4M.fd", variables)
-            yield from ("-drive", f"if=pflash,format=raw,readonly=on,file={OVMF}/OVMF_CODE_4M.fd", "-drive", f"if=pflash,format=raw,file={variables}")
+        if self.firmware != "bios":
+            code, variables = ("OVMF_CODE_4M.secboot.fd", "OVMF_VARS_4M.ms.fd") if secure else ("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd")
+            own = self.lan.folder / f"{self.name}.vars"
+            shutil.copy(self.ovmf / variables, own)
+            yield from ("-drive", f"if=pflash,format=raw,readonly=on,file={self.ovmf}/{code}", "-drive", f"if=pflash,format=raw,file={own}")
             # Its own PXE, not that of iPXE in the card's ROM.
             nic += ",romfile="
+            if secure:
+                # Nothing but firmware itself may write its variables.
+                yield from ("-global", "driver=cfi.pflash01,property=secure,value=on")
+            if self.firmware.endswith("http"):
+                yield from NO_PXE
         yield from ("-device", f"{nic},bootindex=0", "-device", "virtio-blk-pci,drive=d0,serial=DISK0,bootindex=1")
 
     def __enter__(self):
@@ -43,13 +55,13 @@ class Machine:
     def said(self):
         return self.console.read_text(errors="replace") if self.console.exists() else ""
 
-    def until(self, text, limit):
-        """Seconds until the console shows it."""
+    def until(self, what, seen, limit):
+        """Seconds until `seen` is true."""
         started = time.monotonic()
         while time.monotonic() - started < limit:
-            if text in self.said():
+            if seen():
                 return time.monotonic() - started
             if self.process.poll() is not None:
-                raise SystemExit(f"{self.name}: QEMU ended with {self.process.returncode}: {(self.lan.folder / f'{self.name}.qemu').read_text()[-500:]}")
-            time.sleep(0.25)
-        raise SystemExit(f"{self.name}: its console did not show {text!r} within {limit} s; it ends with:\n{self.said()[-1500:]}")
+                raise SystemExit(f"QEMU ended with {self.process.returncode}: {(self.lan.folder / f'{self.name}.qemu').read_text()[-500:]}")
+            time.sleep(0.1)
+        raise SystemExit(f"{what}: not within {limit} s; the console ends with:\n{self.said()[-1500:]}")

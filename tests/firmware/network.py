@@ -51,7 +51,7 @@ class Lan:
 
     def house_router(self):
         """The DHCP server of a router bought in a shop: addresses, itself as gateway, and nothing about booting."""
-        log = open(self.folder / "dnsmasq.log", "w")
+        log = open(self.folder / "dnsmasq.log", "a")
         command = [
             *("dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0", "--interface=eth0", "--bind-interfaces", "--user=root"),
             *("--dhcp-range=10.77.0.100,10.77.0.200,1h", f"--dhcp-option=3,{ROUTER}", "--log-dhcp", f"--dhcp-leasefile={self.folder}/leases"),
