@@ -468,7 +468,8 @@ mod tests {
         );
         let due = all.due(QUIET, 20, after(start, 40).instant);
         assert_eq!(due.len(), 20);
-        for mac in all.machines().keys().copied().collect::<Vec<_>>() {
+        let followed: Vec<_> = all.machines().keys().copied().collect();
+        for mac in followed {
             all.written(&all.mine(mac).unwrap());
         }
         all.due(QUIET, 20, after(start, 3600).instant);
