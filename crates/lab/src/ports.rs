@@ -49,7 +49,10 @@ mod tests {
     #[test]
     fn free_ports_are_different_bindable_and_not_the_kernels() {
         let first: [u16; 40] = free(Ipv4Addr::LOCALHOST).unwrap();
-        let held: Vec<TcpListener> = first.iter().map(|p| TcpListener::bind((Ipv4Addr::LOCALHOST, *p)).unwrap()).collect();
+        let held: Vec<TcpListener> = first
+            .iter()
+            .map(|p| TcpListener::bind((Ipv4Addr::LOCALHOST, *p)).unwrap())
+            .collect();
         let second: [u16; 40] = free(Ipv4Addr::LOCALHOST).unwrap();
         let all: BTreeSet<u16> = first.into_iter().chain(second).collect();
         assert_eq!(all.len(), 80);
@@ -61,7 +64,9 @@ mod tests {
     fn a_port_that_is_taken_is_passed_over() {
         let [next] = free(Ipv4Addr::LOCALHOST).unwrap();
         // Others look at the same time, so several are taken.
-        let taken: Vec<TcpListener> = (next + 1..next + 50).filter_map(|p| TcpListener::bind((Ipv4Addr::LOCALHOST, p)).ok()).collect();
+        let taken: Vec<TcpListener> = (next + 1..next + 50)
+            .filter_map(|p| TcpListener::bind((Ipv4Addr::LOCALHOST, p)).ok())
+            .collect();
         let given: [u16; 30] = free(Ipv4Addr::LOCALHOST).unwrap();
         for listener in &taken {
             assert!(!given.contains(&listener.local_addr().unwrap().port()));
