@@ -72,6 +72,8 @@ const PATH_GRUB: &str = "/boot/grub";
 /// Where GRUB looks for its first configuration: `(http,...)/grub/grub.cfg`.
 const PATH_FIRST_GRUB: &str = "/grub/grub.cfg";
 const PATH_LOADERS: &str = "/boot/loaders/{name}";
+/// How shim asks for the GRUB beside itself: it puts `/grubx64.efi` behind the folder of its own URL, which ends in a slash already.
+const PATH_LOADERS_OF_SHIM: &str = "/boot/loaders//{name}";
 const PATH_MEDIA: &str = "/boot/media/{name}";
 const PATH_IMAGES: &str = "/images/{name}";
 const PATH_PACKS: &str = "/images/{digest}/{part}";
@@ -87,6 +89,7 @@ pub fn routes() -> Vec<Route> {
         route("GET", PATH_GRUB, false, true),
         route("GET", PATH_FIRST_GRUB, false, true),
         route("GET", PATH_LOADERS, false, true),
+        route("GET", PATH_LOADERS_OF_SHIM, false, true),
         route("GET", PATH_MEDIA, false, true),
         route("GET", PATH_IMAGES, false, true),
         route("GET", PATH_PACKS, false, true),
@@ -117,7 +120,10 @@ fn plain_router(shared: &Arc<Shared>, packs: &Packs, loaders: Arc<Loaders>) -> R
     let images = Router::new()
         .route(PATH_IMAGES, get(image_store::serve_folder))
         .with_state(Folder::images(shared.config.image_dir.clone()));
-    let loaders = Router::new().route(PATH_LOADERS, get(loaders::serve)).with_state(loaders);
+    let loaders = Router::new()
+        .route(PATH_LOADERS, get(loaders::serve))
+        .route(PATH_LOADERS_OF_SHIM, get(loaders::serve))
+        .with_state(loaders);
     let boot = Router::new()
         .route(PATH_IPXE, get(boot::ipxe))
         .route(PATH_GRUB, get(boot::grub))

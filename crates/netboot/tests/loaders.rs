@@ -63,7 +63,12 @@ async fn loaders_are_served_by_name_in_parts_with_an_etag_and_to_head() {
     std::fs::write(folder.path().join("secret.efi"), "secret").unwrap();
     let rig = Rig::with(|config| config.loaders = vec![folder.path().to_owned()]).await;
     let mut plain = connect_plain(HONEST, rig.netboot.addresses().http).await.unwrap();
-    for (name, want) in [("bootx64.efi", "this is shim"), ("grubx64.efi", "this is GRUB")] {
+    // The last one as shim asks for it.
+    for (name, want) in [
+        ("bootx64.efi", "this is shim"),
+        ("grubx64.efi", "this is GRUB"),
+        ("/grubx64.efi", "this is GRUB"),
+    ] {
         let (status, body) = send(&mut plain, get(&format!("/boot/loaders/{name}"))).await;
         assert_eq!((status, body.as_ref()), (StatusCode::OK, want.as_bytes()), "{name}");
     }

@@ -76,9 +76,9 @@ impl Lan {
         let rig = Rig::beside(api, replica, |config| {
             config.boot_stopped_after = STOPPED_AFTER;
             config.media_dir = Some(files.path().to_owned());
+            config.loaders = vec![files.path().to_owned()];
             config.lan = Some(LanConfig {
                 interfaces: vec!["lo".to_owned()],
-                loaders: files.path().to_owned(),
                 tftp_single_port: false,
                 ports,
             });
