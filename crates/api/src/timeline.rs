@@ -58,6 +58,22 @@ pub enum BootStepKind {
     Session,
 }
 
+impl BootStepKind {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Offer,
+        Self::NoOffer,
+        Self::BootServer,
+        Self::Tftp,
+        Self::TftpRefused,
+        Self::Loader,
+        Self::Script,
+        Self::Kernel,
+        Self::Initramfs,
+        Self::Session,
+    ];
+}
+
 /// One step, as one replica saw it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -200,18 +200,26 @@ impl Metrics {
             "From the first thing that was heard of a machine to its agent's session",
             boot_seconds.clone(),
         );
+        let boot_steps = register!("boot_steps", "Steps of boots that were seen", Family<StepLabels, Counter>);
+        let boot_steps_failed = register!(
+            "boot_steps_failed",
+            "Steps of boots that did not end well",
+            Family<StepLabels, Counter>
+        );
+        // From nought on: a rate needs a value from before the first failure.
+        for step in BootStepKind::ALL {
+            let labels = StepLabels { step: step_name(step) };
+            drop(boot_steps.get_or_create(&labels));
+            drop(boot_steps_failed.get_or_create(&labels));
+        }
         let requests = register!("requests", "Requests by route and answer", Family<RequestLabels, Counter>);
         Self {
             requests,
             dhcp: register!("dhcp_packets", "DHCP packets by answer", Family<DhcpLabels, Counter>),
             tftp_sent: register!("tftp_sent", "Boot loaders sent over TFTP", Counter),
             tftp_failed: register!("tftp_failed", "Transfers over TFTP that did not end well", Counter),
-            boot_steps: register!("boot_steps", "Steps of boots that were seen", Family<StepLabels, Counter>),
-            boot_steps_failed: register!(
-                "boot_steps_failed",
-                "Steps of boots that did not end well",
-                Family<StepLabels, Counter>
-            ),
+            boot_steps,
+            boot_steps_failed,
             boot_step_seconds,
             boot_seconds,
             timelines_written: register!("timelines_written", "Boot timelines written because the boot stopped", Counter),

@@ -226,7 +226,7 @@ async fn a_machine_that_never_reaches_the_agent_is_seen_and_its_session_takes_th
         assert!(lan.load(&file).await);
         lan.noted("Tftp", times).await;
     }
-    assert!(!lan.load("grub/grub.cfg").await);
+    assert!(!lan.load("pxelinux.0").await);
     let boots = lan
         .boots("two boots that stopped", |boots| {
             boots.len() == 2 && boots[1].steps.iter().any(|s| s.step == TftpRefused)
@@ -234,7 +234,7 @@ async fn a_machine_that_never_reaches_the_agent_is_seen_and_its_session_takes_th
         .await;
     assert_eq!(kinds(&boots[0]), [Offer, BootServer, Tftp]);
     assert_eq!(kinds(&boots[1]), [Offer, BootServer, Tftp, TftpRefused]);
-    assert!(boots[1].steps[3].detail.starts_with("grub/grub.cfg: "));
+    assert!(boots[1].steps[3].detail.starts_with("pxelinux.0: "));
     let name = lan.all().await[0].name_any();
     assert!(lan.all().await[0].status.as_ref().unwrap().inventory.is_none());
     // Secure Boot was switched off.
