@@ -22,8 +22,11 @@ pub(crate) const FIRST_CONFIG: &str = "grub/grub.cfg";
 /// fallback path last, as the agent chooses when it sets the boot entry. The fallback's folder is no vendor: its shim would start `fbx64.efi`, which restarts machines with a TPM
 /// for ever. FAT knows no case, patterns do.
 ///
+/// `$root` is the partition meanwhile: Debian's chainloader looks at it whatever the file's own device is, and fails where it is a server that the firmware told by HTTP boot.
+///
 /// Disks beyond the sixteenth and partitions beyond the sixteenth are not looked at.
 const LOCAL_DISK: &str = r#"echo "Kube BareMetal: booting the local disk"
+set server=$root
 set ours=
 set first=
 search --no-floppy --set=ours --label config-2
@@ -32,6 +35,7 @@ for disk in $first hd0 hd1 hd2 hd3 hd4 hd5 hd6 hd7 hd8 hd9 hd10 hd11 hd12 hd13 h
   for part in gpt1 gpt2 gpt3 gpt4 gpt5 gpt6 gpt7 gpt8 gpt9 gpt10 gpt11 gpt12 gpt13 gpt14 gpt15 gpt16 msdos1 msdos2 msdos3 msdos4; do
     esp="($disk,$part)"
     if [ -d "$esp/EFI" ]; then
+      set root="$disk,$part"
       for file in $esp/EFI/*/shim$efi.efi $esp/EFI/*/grub$efi.efi $esp/EFI/*/systemd-boot$efi.efi; do
         if [ -f "$file" ]; then
           if regexp '/EFI/[Bb][Oo][Oo][Tt]/' "$file"; then true; else
@@ -46,6 +50,7 @@ for disk in $first hd0 hd1 hd2 hd3 hd4 hd5 hd6 hd7 hd8 hd9 hd10 hd11 hd12 hd13 h
           if chainloader "$file"; then boot; fi
         fi
       done
+      set root=$server
     fi
   done
 done

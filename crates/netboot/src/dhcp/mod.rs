@@ -11,6 +11,7 @@ mod socket;
 
 use std::{collections::HashMap, io, net::Ipv4Addr, sync::Arc};
 
+use agent_protocol::identity::MacAddress;
 use dhcp::{
     arch::{BootTable, Firmware, Loaders, Tables},
     v4::{
@@ -175,10 +176,15 @@ fn answer(
     timelines.dhcp(&packet, &client, arrival, answered.as_ref().map(|reply| reply.kind), Moment::now());
     let reply = answered.map_err(|ignored| {
         if client.class.is_some() {
-            tracing::debug!(mac = ?client.mac, firmware = ?client.firmware, %ignored, "a machine that boots from the network is not answered");
+            tracing::debug!(mac = mac(&client), firmware = ?client.firmware, %ignored, "a machine that boots from the network is not answered");
         }
         Some(ignored)
     })?;
-    tracing::info!(mac = ?client.mac, firmware = ?client.firmware, kind = ?reply.kind, port = arrival.port, "DHCP boot parameters");
+    tracing::info!(mac = mac(&client), firmware = ?client.firmware, kind = ?reply.kind, port = arrival.port, "DHCP boot parameters");
     Ok((reply.kind, reply.destination))
+}
+
+/// As logs have it.
+fn mac(client: &Client) -> String {
+    client.mac.map(|mac| MacAddress(mac).to_string()).unwrap_or_default()
 }
