@@ -116,7 +116,8 @@ impl Gpt {
                 "its GPT header contradicts itself (usable from LBA {first_usable} to {last_usable}, backup at LBA {alternate})"
             ));
         }
-        if alternate >= 1 << 54 {
+        // Places are counted in bytes from here on, whatever a sector has.
+        if alternate >= (1 << 63) / sector {
             return Err(format!("its GPT spans {alternate} sectors, which no disk has"));
         }
         let start = (entries_lba * sector) as usize;
