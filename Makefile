@@ -102,8 +102,7 @@ test-firmware-short: loaders ## Four of its cells, one of each way to boot (root
 	python3 tests/firmware --program $(KBM) --media $(MEDIA) --loaders $(LOADERS)/usr/lib --short
 
 .PHONY: test-doctor
-test-doctor: ## Let the doctor find what is wrong with networks in namespaces (root; ip and dnsmasq)
-	@scripts/setup --firmware
+test-doctor: setup ## Let the doctor find what is wrong with networks in namespaces (root; ip and dnsmasq)
 	$(CARGO) build --workspace --bin kube-baremetal
 	python3 tests/doctor --program $(KBM)
 
