@@ -164,7 +164,7 @@ mod tests {
         ));
         assert!(local_disk(Some(&request)).contains("set efi=aa64\n"));
         assert!(ask_by_tftp(8080).contains("set root=\"http,$net_default_server:8080\"\n"));
-        assert!(!ask().contains("set root"));
+        assert!(!ask().contains("set root=\"http"));
     }
 
     proptest! {
