@@ -141,7 +141,7 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: 
         .header_read_timeout(front.header_timeout)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEADER_BYTES)
-        // GRUB (2.06, 2.12) finds `Content-Length` in no other spelling, and waits half a minute for the connection's end without it.
+        // GRUB (2.12 was seen) finds `Content-Length` in no other spelling, and waits half a minute for the connection's end without it.
         .title_case_headers(true);
     let served = builder.serve_connection(TokioIo::new(Stalling::new(stream)), TowerToHyperService::new(router));
     let mut served = std::pin::pin!(served);
