@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
     Api, Client, ResourceExt,
+    config::Kubeconfig,
     runtime::{conditions, wait::await_condition},
 };
 use lab::swarm::{Subject, server};
@@ -47,6 +48,8 @@ pub struct Cluster {
     pub chart: PathBuf,
     /// Whether the roles have an image store.
     pub image_store: bool,
+    /// Where the roles reach the API server, if not where it is.
+    pub api: Option<SocketAddr>,
     ports: Vec<[u16; 3]>,
 }
 
@@ -81,6 +84,7 @@ impl Cluster {
             servers,
             chart,
             image_store: false,
+            api: None,
             ports,
         };
         this.helm_release("install", values)?;
@@ -108,7 +112,16 @@ impl Cluster {
 
     async fn kubeconfig(&self, (namespace, name): (&str, &str)) -> Result<PathBuf> {
         let path = self.dir.path().join(format!("{name}.kubeconfig"));
-        accounts::kubeconfig(&self.client, &self.plane.kubeconfig(), namespace, name, &path).await?;
+        let mut admin = self.plane.kubeconfig();
+        if let Some(api) = self.api {
+            let mut config = Kubeconfig::read_from(&admin)?;
+            for cluster in config.clusters.iter_mut().filter_map(|c| c.cluster.as_mut()) {
+                cluster.server = Some(format!("https://{api}"));
+            }
+            admin = self.dir.path().join("elsewhere.kubeconfig");
+            std::fs::write(&admin, serde_json::to_string(&config)?)?;
+        }
+        accounts::kubeconfig(&self.client, &admin, namespace, name, &path).await?;
         Ok(path)
     }
 

@@ -1,7 +1,7 @@
 //! What the tests here share: a few simulated machines, and ways to wait for what they come to.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -42,7 +42,7 @@ pub async fn embedded(folder: &Path, machines: usize, seed: u64) -> Result<(Setu
     let mut server = setup.start(&[])?;
     let client = server.ready().await?;
     tenant::prepare(&client, true).await?;
-    let herd = Herd::start(machines, seed, setup.boot());
+    let herd = Herd::start(machines, seed, vec![setup.boot()]);
     Ok((setup, server, client, herd))
 }
 
@@ -118,13 +118,13 @@ pub struct Herd {
 }
 
 impl Herd {
-    /// Switches so many on; they ask at `boot` what to boot.
-    pub fn start(size: usize, seed: u64, boot: SocketAddr) -> Self {
+    /// Switches so many on; they ask at one of `boot` what to boot.
+    pub fn start(size: usize, seed: u64, boot: Vec<SocketAddr>) -> Self {
         let (ledger, plan) = (Arc::new(Ledger::new(Instant::now())), Plan::none(seed));
         let machines = (0..size)
             .map(|i| Machine::new(i, seed, plan.of_machine(i), Timing::default()))
             .collect();
-        let network = Arc::new(Network::new(vec![boot], None));
+        let network = Arc::new(Network::new(boot, None));
         Self {
             swarm: Swarm::start(machines, Duration::ZERO, network.clone(), ledger.clone()),
             network,
@@ -288,6 +288,21 @@ impl Since {
             }
         }
         begun
+    }
+
+    /// Machines whose installed system was started.
+    pub fn ran(&self) -> BTreeSet<usize> {
+        self.machines(|fact| matches!(fact, Fact::Runs { .. }))
+    }
+
+    /// Machines whose agent opened a session.
+    pub fn in_agent(&self) -> BTreeSet<usize> {
+        self.machines(|fact| matches!(fact, Fact::Session { .. }))
+    }
+
+    fn machines(&self, which: impl Fn(&Fact) -> bool) -> BTreeSet<usize> {
+        let since = self.ledger.entries().into_iter().skip(self.from);
+        since.filter(|e| which(&e.fact)).map(|e| e.machine).collect()
     }
 
     /// How often helpers registered.

@@ -44,7 +44,7 @@ async fn prepared() -> Result<()> {
     };
     images.create(&PostParams::default(), &BareMetalImage::new("disk", spec)).await?;
     uploaded(&setup, folder.path(), &images).await?;
-    let herd = Herd::start(2, 21, setup.boot());
+    let herd = Herd::start(2, 21, vec![setup.boot()]);
     // The first instance takes an image that is streamed, the second one waits for the store.
     tenant::create(&client, 2).await?;
     let change = json!({"spec": {"image": "disk"}});

@@ -59,7 +59,7 @@ async fn upgraded() -> Result<()> {
     ensure!(!knows_paused(&cluster).await?, "the fixture is not the revision before");
     let fleet = cluster.fleet(1, 1, MACHINES).await?;
     tenant::prepare(&cluster.client, true).await?;
-    let herd = Herd::start(MACHINES, 13, cluster.boot(1)[0]);
+    let herd = Herd::start(MACHINES, 13, cluster.boot(1));
     tenant::create(&cluster.client, 3).await?;
     herd.running(&cluster.client, 3).await?;
 
