@@ -54,7 +54,7 @@ demo: build bootmedia image ## Show the whole life of two machines in QEMU
 	$(KBM) --log warn lab demo --media $(MEDIA) --image $(IMAGE) --state $(TARGET)/demo
 
 .PHONY: test-all
-test-all: test test-firmware test-doctor test-power-cuts swarm replicas durability bench-api test-libvirt test-deploy oci-image test-oci conformance-defects conformance-long test-oldest bench-api-cost fuzz ## All of that, and the suites that take longer
+test-all: test test-firmware test-doctor test-outage test-power-cuts swarm replicas durability bench-api test-libvirt test-deploy oci-image test-oci conformance-defects conformance-long test-oldest bench-api-cost fuzz ## All of that, and the suites that take longer
 
 .PHONY: test
 test: setup control-plane helm kubectl-oldest ## Everything set up, all tests that fit into an hour
@@ -113,6 +113,10 @@ test-power-cuts: ## Cut the power of image writes 2000 times, kill the writer 10
 	IMAGE_KILLS=25 $(CARGO) test --workspace --features cli/long-tests --test image_kills -- --nocapture --test-threads=1
 	$(CARGO) build --workspace --bin kube-baremetal
 	KBM_PROGRAM=$(KBM) KBM_BOOTMEDIA=$(MEDIA) $(CARGO) test --workspace --features lab/qemu-tests --test qemu_faults write_back -- --nocapture
+
+.PHONY: test-outage
+test-outage: control-plane helm ## Restart fifty machines in use while the API server is away for five minutes (a short version is part of `make test`)
+	KBM_OUTAGE_SECONDS=300 KBM_OUTAGE_MACHINES=50 $(CARGO) test --workspace --test product outage -- --nocapture
 
 .PHONY: bench-boot
 bench-boot: bootmedia ## Size of the boot media, and time from kernel start to the agent's session (TCG, 512 MiB)
@@ -298,6 +302,12 @@ bench-tftp: setup ## TFTP throughput with windows and without, beside tftpd-hpa,
 	@scripts/setup --bench
 	$(CARGO) build --release -p tftp --example tftp_bench
 	python3 benches/tftp --program $(TARGET)/release/examples/tftp_bench $(BENCH_ARGS)
+
+.PHONY: bench-http
+bench-http: setup bootmedia ## Boot media over HTTP to 200 clients beside nginx with sendfile (root; three minutes)
+	@scripts/setup --bench
+	$(CARGO) build --release --workspace --bin kube-baremetal
+	python3 benches/http --program $(BENCH_PROGRAM) --media $(MEDIA) $(BENCH_ARGS)
 
 .PHONY: bench-pack
 bench-pack: image ## Stored size and processor time of packed images by chunk size and level, with the Debian image

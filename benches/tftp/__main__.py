@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 sys.dont_write_bytecode = True
+sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 import contenders  # noqa: E402
 import machine  # noqa: E402
