@@ -67,6 +67,16 @@ pub(super) struct Held {
     pub(super) destination: Destination,
 }
 
+/// A packet, and what is known about it.
+#[derive(Clone, Copy)]
+pub(super) struct Question<'q> {
+    pub(super) packet: &'q Packet<'q>,
+    pub(super) client: &'q Client,
+    pub(super) arrival: &'q Arrival,
+    /// What there is to boot.
+    pub(super) site: &'q BootSite<'q>,
+}
+
 /// What to do about a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
@@ -191,18 +201,14 @@ impl Full {
         self.changed.notify_one();
     }
 
-    /// Decides about a packet from a network. The answer is in `out`.
-    #[expect(clippy::too_many_arguments, reason = "what `Server::handle` takes, and where the answer goes")]
-    pub(super) fn handle(
-        &self,
-        name: &str,
-        packet: &Packet<'_>,
-        client: &Client,
-        arrival: &Arrival,
-        site: &BootSite<'_>,
-        socket: &Arc<Socket>,
-        out: &mut Vec<u8>,
-    ) -> Result<Step, Ignored> {
+    /// Decides about a packet from a network. The answer is in `out`; one that has to wait goes out by `socket`.
+    pub(super) fn handle(&self, name: &str, question: &Question<'_>, socket: &Arc<Socket>, out: &mut Vec<u8>) -> Result<Step, Ignored> {
+        let Question {
+            packet,
+            client,
+            arrival,
+            site,
+        } = *question;
         if !self.is_loaded() {
             return Err(Ignored::NotKept);
         }

@@ -269,9 +269,11 @@ impl<T> Ledger<T> {
         }
     }
 
-    /// An answer waits for its lease to be written.
+    /// An answer waits for its lease to be written: the latest one to each address, so that whoever asks again and again fills no memory.
     pub(super) fn wait(&mut self, waiting: Waiting<T>) {
-        self.block(waiting.address).waiting.push(waiting);
+        let block = self.block(waiting.address);
+        block.waiting.retain(|other| other.address != waiting.address);
+        block.waiting.push(waiting);
     }
 
     /// Forgets answers that waited for too long, and says how many.

@@ -49,7 +49,13 @@ use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use self::full::Full;
-use self::{full::Step, others::Others, socket::Socket, tables::TableMaker, wire::Prober};
+use self::{
+    full::{Question, Step},
+    others::Others,
+    socket::Socket,
+    tables::TableMaker,
+    wire::Prober,
+};
 use crate::{
     config::{LanInterface, LanPorts},
     metrics::{DhcpAnswer, DhcpMessage, Metrics},
@@ -299,8 +305,16 @@ impl Service {
             hardware: None,
             built_in: self.tables.table(arrival.local),
         };
-        let full = &giver.giving.full;
-        let step = full.handle(network, packet, client, arrival, &site, &self.sockets[socket], &mut buffers.reply);
+        let question = Question {
+            packet,
+            client,
+            arrival,
+            site: &site,
+        };
+        let step = giver
+            .giving
+            .full
+            .handle(network, &question, &self.sockets[socket], &mut buffers.reply);
         if let (Err(Ignored::OtherServer), Some(server), true) = (&step, packet.server_id(), arrival.broadcast) {
             giver.giving.others.seen(network, server, None);
         }

@@ -4,14 +4,13 @@
 //! start and again and again. One that offers no address (ProxyDHCP) is none.
 
 use std::{
-    collections::BTreeMap,
-    fmt::Write,
+    collections::{BTreeMap, HashMap},
     net::Ipv4Addr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use agent_protocol::{identity::MacAddress, limits::clip};
+use agent_protocol::identity::MacAddress;
 use api::{BareMetalNetworkStatus, conditions};
 use dhcp::v4::{
     Destination,
@@ -34,6 +33,8 @@ const ASK_AT_FIRST: Duration = Duration::from_secs(10);
 const GONE: Duration = Duration::from_secs(300);
 /// How often conditions are compared with what was seen.
 const LOOK: Duration = Duration::from_secs(2);
+/// A condition is written no more often than that.
+const REST: Duration = Duration::from_secs(30);
 /// Servers that are named on one network: more than any has.
 const MOST: usize = 8;
 
@@ -148,36 +149,37 @@ impl Others {
     pub(crate) async fn run(self: Arc<Self>) {
         let started = Instant::now();
         let mut tick = tokio::time::interval(LOOK);
+        let mut written: HashMap<String, Instant> = HashMap::new();
         loop {
             tick.tick().await;
             for network in self.full.networks.full() {
-                let message = self.message(&network.name_any());
-                // Another replica may have seen what we did not: nothing is taken back before we would have seen it.
-                if message.is_none() && started.elapsed() < GONE {
+                let name = network.name_any();
+                // Replicas that see different things are not to argue.
+                if written.get(&name).is_some_and(|at| at.elapsed() < REST) {
                     continue;
                 }
-                let mut wanted = network.status.clone().unwrap_or_default();
-                let before = wanted.conditions.iter().find(|c| c.type_ == conditions::OTHER_DHCP_SERVER).cloned();
-                if message.is_none() && before.is_none() {
-                    continue;
-                }
+                let mut status = network.status.clone().unwrap_or_default();
+                let before = status.conditions.iter().find(|c| c.type_ == conditions::OTHER_DHCP_SERVER);
+                let told = before.filter(|c| c.status == "True").map_or(BTreeMap::new(), |c| read(&c.message));
+                let seen = self.present(&name);
+                let (is_there, reason, message) = if seen.is_empty() {
+                    // Nothing is taken back before we would have seen it ourselves.
+                    if told.is_empty() || started.elapsed() < GONE {
+                        continue;
+                    }
+                    (false, "NotSeen", "No other DHCP server was heard for some minutes".to_owned())
+                } else {
+                    if seen.keys().all(|server| told.contains_key(server)) {
+                        continue;
+                    }
+                    // What another replica saw stays.
+                    (true, "Seen", write(told.into_iter().chain(seen)))
+                };
                 let now = Time(Timestamp::now());
-                let (status, reason) = (message.is_some(), if message.is_some() { "Seen" } else { "NotSeen" });
-                let text = message.unwrap_or_else(|| "No other DHCP server was heard for some minutes".to_owned());
-                let generation = network.metadata.generation;
-                conditions::set(
-                    &mut wanted.conditions,
-                    conditions::OTHER_DHCP_SERVER,
-                    status,
-                    reason,
-                    &text,
-                    generation,
-                    &now,
-                );
-                if Some(&wanted) == network.status.as_ref() {
-                    continue;
-                }
-                self.write(&network, wanted).await;
+                let (kind, generation) = (conditions::OTHER_DHCP_SERVER, network.metadata.generation);
+                conditions::set(&mut status.conditions, kind, is_there, reason, &message, generation, &now);
+                self.write(&network, status).await;
+                written.insert(name, Instant::now());
             }
         }
     }
@@ -195,24 +197,57 @@ impl Others {
         }
     }
 
-    /// The servers that are there, for people.
-    fn message(&self, network: &str) -> Option<String> {
+    /// The servers that are there, each with its MAC address as far as it is known.
+    fn present(&self, network: &str) -> BTreeMap<Ipv4Addr, String> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let servers = seen.get_mut(network)?;
+        let Some(servers) = seen.get_mut(network) else {
+            return BTreeMap::new();
+        };
         servers.retain(|_, server| server.at.elapsed() < GONE);
-        if servers.is_empty() {
-            return None;
-        }
-        let mut text = "Addresses are also given out by ".to_owned();
-        for (index, (address, server)) in servers.iter().enumerate() {
-            let comma = if index > 0 { ", " } else { "" };
-            // Writing to a String does not fail.
-            let _ok = match server.mac {
-                Some(mac) => write!(text, "{comma}{address} ({mac})"),
-                None => write!(text, "{comma}{address}"),
-            };
-        }
-        text.push_str(": switch that server off there, or set spec.dhcp to Proxy");
-        Some(clip(&text, 1024))
+        let mac = |server: &Server| server.mac.map(|mac| mac.to_string()).unwrap_or_default();
+        servers.iter().map(|(address, server)| (*address, mac(server))).collect()
+    }
+}
+
+const BEGIN: &str = "Addresses are also given out by ";
+const END: &str = ": switch that server off there, or set spec.dhcp to Proxy";
+
+/// The condition's message, for people.
+fn write(servers: impl Iterator<Item = (Ipv4Addr, String)>) -> String {
+    let servers: BTreeMap<Ipv4Addr, String> = servers.collect();
+    let named = servers.iter().take(MOST).map(|(address, mac)| match mac.as_str() {
+        "" => address.to_string(),
+        mac => format!("{address} ({mac})"),
+    });
+    format!("{BEGIN}{}{END}", named.collect::<Vec<_>>().join(", "))
+}
+
+/// Which servers a message names.
+fn read(message: &str) -> BTreeMap<Ipv4Addr, String> {
+    let list = message
+        .strip_prefix(BEGIN)
+        .and_then(|rest| rest.strip_suffix(END))
+        .unwrap_or_default();
+    let servers = list.split(", ").filter_map(|server| {
+        let (address, mac) = server.split_once(' ').unwrap_or((server, ""));
+        Some((address.parse().ok()?, mac.trim_matches(['(', ')']).to_owned()))
+    });
+    servers.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_names_servers_and_can_be_read_again() {
+        let servers = BTreeMap::from([
+            (Ipv4Addr::new(10, 0, 0, 1), String::new()),
+            (Ipv4Addr::new(10, 0, 0, 66), "02:00:00:00:00:01".to_owned()),
+        ]);
+        let message = write(servers.clone().into_iter());
+        assert!(message.contains("by 10.0.0.1, 10.0.0.66 (02:00:00:00:00:01): switch"), "{message}");
+        assert_eq!(read(&message), servers);
+        assert!(read("No other DHCP server was heard").is_empty());
     }
 }

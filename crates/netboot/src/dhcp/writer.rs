@@ -110,7 +110,10 @@ async fn write_one(full: &Full, store: &Store, job: Job) {
 }
 
 fn not_written(full: &Full, network: &str, block: u32, error: &Error) {
-    tracing::warn!(network, block = %Ipv4Addr::from(block), error = %chain(error), "leases could not be written and are tried again; clients with new ones are not answered until then");
+    // That the API is away was said once already.
+    if full.store.is_reachable() {
+        tracing::warn!(network, block = %Ipv4Addr::from(block), error = %chain(error), "leases could not be written and are tried again; clients with new ones are not answered until then");
+    }
     full.failed(network, block);
 }
 
