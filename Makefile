@@ -305,6 +305,11 @@ bench-tftp: setup ## TFTP throughput with windows and without, beside tftpd-hpa,
 	$(CARGO) build --release -p tftp --example tftp_bench
 	python3 benches/tftp --program $(TARGET)/release/examples/tftp_bench $(BENCH_ARGS)
 
+.PHONY: bench-dhcp
+bench-dhcp: setup ## DHCP exchanges per second and their cost, beside Kea and dnsmasq (root; ten minutes on a quiet machine)
+	$(CARGO) build --release --workspace --bin kube-baremetal
+	python3 benches/dhcp --program $(TARGET)/release/kube-baremetal --peers $(TARGET)/bench-dhcp $(BENCH_ARGS)
+
 .PHONY: bench-pack
 bench-pack: image ## Stored size and processor time of packed images by chunk size and level, with the Debian image
 	$(CARGO) run --package image --example pack_settings -- $(IMAGE)

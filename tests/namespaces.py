@@ -55,12 +55,12 @@ class Namespaces:
             ip("-n", self.name(host), "addr", "add", f"{address}/24", "brd", "+", "dev", link)
         ip("-n", self.name(host), "link", "set", link, "up")
 
-    def direct(self, host, link, address, other, other_link, other_address=None):
+    def direct(self, host, link, address, other, other_link, other_address=None, length=24):
         """A cable between two hosts."""
         ip("-n", self.name(host), "link", "add", link, "type", "veth", "peer", "name", other_link, "netns", self.name(other))
         for who, name, addr in ((host, link, address), (other, other_link, other_address)):
             if addr:
-                ip("-n", self.name(who), "addr", "add", f"{addr}/24", "brd", "+", "dev", name)
+                ip("-n", self.name(who), "addr", "add", f"{addr}/{length}", "brd", "+", "dev", name)
             ip("-n", self.name(who), "link", "set", name, "up")
 
     def inside(self, host, *command):

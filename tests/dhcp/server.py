@@ -12,8 +12,9 @@ KUBECONFIG_FIELDS = (("--cacert", "certificate-authority-data"), ("--cert", "cli
 
 
 class Server:
-    def __init__(self, program, network, folder, loaders):
+    def __init__(self, program, network, folder, loaders, address="10.78.0.2", log="info,netboot=debug"):
         self.program, self.network, self.folder, self.loaders = program, network, folder, loaders
+        self.own, self.verbosity = address, log
         self.process = self.second = None
         (folder / "media").mkdir()
         for name in ("vmlinuz", "initramfs.zst"):
@@ -23,8 +24,8 @@ class Server:
         """Until everything is there; `dhcp` is the flag's value."""
         kubeconfig = self.folder / "kubeconfig"
         kubeconfig.unlink(missing_ok=True)
-        command = [self.program, "--log", "info,netboot=debug", "up", "--data-dir", self.folder / "data", "--kubeconfig", kubeconfig]
-        command += ["--api-listen", "10.78.0.2:6443", "--media-dir", self.folder / "media", "--advertise", "10.78.0.2"]
+        command = [self.program, "--log", self.verbosity, "up", "--data-dir", self.folder / "data", "--kubeconfig", kubeconfig]
+        command += ["--api-listen", f"{self.own}:6443", "--media-dir", self.folder / "media", "--advertise", self.own]
         self.log = self.folder / f"up-{int(time.monotonic() * 1000)}.log"
         self.process = self.network.start("server", self.log, *command, "--loaders", self.loaders, "--dhcp", dhcp, cwd=self.folder)
         deadline = time.monotonic() + 60
@@ -47,8 +48,8 @@ class Server:
 
     def start_second(self, address):
         """A replica on another host."""
-        command = [self.program, "--log", "info,netboot=debug", "netboot", "--kubeconfig", self.folder / "kubeconfig", "--replica", "second"]
-        command += ["--media-dir", self.folder / "media", "--advertise", address, "--server", "https://10.78.0.2:8443", "--loaders", self.loaders]
+        command = [self.program, "--log", self.verbosity, "netboot", "--kubeconfig", self.folder / "kubeconfig", "--replica", "second"]
+        command += ["--media-dir", self.folder / "media", "--advertise", address, "--server", f"https://{self.own}:8443", "--loaders", self.loaders]
         self.second = self.network.start("second", self.folder / "second.log", *command, "--allow-asserted-identity", "--dhcp", "lan0=full")
 
     def stop_second(self):

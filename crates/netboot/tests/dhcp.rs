@@ -13,7 +13,7 @@ use ::api::{
     network::{AddressPlan, AddressRange},
 };
 use agent_protocol::identity::MacAddress;
-use common::{Rig, until};
+use common::{Rig, lan_ports, until};
 use dhcp::v4::{
     probe::Probe,
     wire::{MessageType, Packet, code::option},
@@ -123,10 +123,6 @@ fn network() -> BareMetalNetwork {
     BareMetalNetwork::new("lab", spec)
 }
 
-fn free_port() -> u16 {
-    std::net::UdpSocket::bind((SERVER, 0)).unwrap().local_addr().unwrap().port()
-}
-
 async fn start(api: Arc<common::api::Api>, ports: LanPorts, loaders: &std::path::Path) -> Rig {
     Rig::beside(api, "replica-0", |config| {
         config.loaders = vec![loaders.to_owned()];
@@ -155,12 +151,7 @@ fn written(api: &common::api::Api, address: Ipv4Addr) -> Option<serde_json::Valu
 async fn leases_are_written_before_they_are_told_and_outlive_the_replica_and_the_api() {
     let loaders = tempfile::tempdir().unwrap();
     std::fs::write(loaders.path().join("undionly.kpxe"), "this is iPXE").unwrap();
-    let ports = LanPorts {
-        dhcp: free_port(),
-        client: free_port(),
-        pxe: free_port(),
-        tftp: free_port(),
-    };
+    let ports = lan_ports();
     let api = common::api::Api::new();
     let rig = start(api.clone(), ports, loaders.path()).await;
     let networks: Api<BareMetalNetwork> = Api::all(rig.client.clone());

@@ -19,6 +19,9 @@ use tokio::{io::Interest, net::UdpSocket};
 
 use crate::config::LanPorts;
 
+/// Bytes of packets that may wait: those of a rack of machines that is switched on at once, each of which otherwise asks again only after seconds.
+const QUEUE: usize = 8 << 20;
+
 pub(super) struct Socket {
     socket: UdpSocket,
     role: u16,
@@ -34,6 +37,10 @@ impl Socket {
         socket.set_broadcast(true)?;
         socket.set_nonblocking(true)?;
         socket.bind_device(Some(interface.as_bytes()))?;
+        // As much as is allowed: beyond what is set for all only with CAP_NET_ADMIN.
+        if setsockopt(&socket, sockopt::RcvBufForce, &QUEUE).is_err() {
+            socket.set_recv_buffer_size(QUEUE)?;
+        }
         setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
         socket.bind(&SockAddr::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)))?;
         Ok(Self {

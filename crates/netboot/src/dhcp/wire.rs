@@ -60,12 +60,15 @@ fn watched(socket: Socket) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket.into())
 }
 
+/// The client that an address is for, and who waits for an answer.
+type Question = (Option<[u8; 6]>, oneshot::Sender<()>);
+
 /// Questions that wait for an answer, by the address.
 #[derive(Default)]
-struct Asked(Mutex<HashMap<Ipv4Addr, (Option<[u8; 6]>, oneshot::Sender<()>)>>);
+struct Asked(Mutex<HashMap<Ipv4Addr, Question>>);
 
 impl Asked {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Ipv4Addr, (Option<[u8; 6]>, oneshot::Sender<()>)>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Ipv4Addr, Question>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
