@@ -54,7 +54,7 @@ demo: build bootmedia image ## Show the whole life of two machines in QEMU
 	$(KBM) --log warn lab demo --media $(MEDIA) --image $(IMAGE) --state $(TARGET)/demo
 
 .PHONY: test-all
-test-all: test test-firmware test-doctor test-outage test-power-cuts swarm replicas durability bench-api test-libvirt test-deploy oci-image test-oci conformance-defects conformance-long test-oldest bench-api-cost fuzz ## All of that, and the suites that take longer
+test-all: test test-firmware test-doctor test-dhcp test-outage test-power-cuts swarm replicas durability bench-api test-libvirt test-deploy oci-image test-oci conformance-defects conformance-long test-oldest bench-api-cost fuzz ## All of that, and the suites that take longer
 
 .PHONY: test
 test: setup control-plane helm kubectl-oldest ## Everything set up, all tests that fit into an hour
@@ -105,6 +105,12 @@ test-firmware-short: loaders ## Four of its cells, one of each way to boot (root
 test-doctor: setup ## Let the doctor find what is wrong with networks in namespaces (root; ip and dnsmasq)
 	$(CARGO) build --workspace --bin kube-baremetal
 	python3 tests/doctor --program $(KBM)
+
+.PHONY: test-dhcp
+test-dhcp: ## Give real DHCP clients their addresses, with a relay, a rogue server and restarts, in namespaces (root)
+	scripts/setup --dhcp
+	$(CARGO) build --workspace --bin kube-baremetal
+	python3 tests/dhcp --program $(KBM)
 
 # POWER_CUTS: of each way of writing; IMAGE_KILLS: of each way and target, which are two each.
 .PHONY: test-power-cuts
@@ -308,6 +314,11 @@ bench-http: setup bootmedia ## Boot media over HTTP to 200 clients beside nginx 
 	@scripts/setup --bench
 	$(CARGO) build --release --workspace --bin kube-baremetal
 	python3 benches/http --program $(BENCH_PROGRAM) --media $(MEDIA) $(BENCH_ARGS)
+
+.PHONY: bench-dhcp
+bench-dhcp: setup ## DHCP exchanges per second and their cost, beside Kea and dnsmasq (root; ten minutes on a quiet machine)
+	$(CARGO) build --release --workspace --bin kube-baremetal
+	python3 benches/dhcp --program $(TARGET)/release/kube-baremetal --peers $(TARGET)/bench-dhcp $(BENCH_ARGS)
 
 .PHONY: bench-pack
 bench-pack: image ## Stored size and processor time of packed images by chunk size and level, with the Debian image

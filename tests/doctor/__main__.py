@@ -17,93 +17,33 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from namespaces import Namespaces, ip  # noqa: E402
+
 HOUSE, SERVER, DESK, ROGUE, FAR = "10.79.0.1", "10.79.0.2", "10.79.0.3", "10.79.0.66", "10.80.0.3"
 
 
-def ip(*words):
-    subprocess.run(["ip", *words], check=True)
-
-
-class Network:
-    """Use it as a context."""
-
+class Network(Namespaces):
     def __init__(self):
-        self.prefix = f"kbm-doctor-{os.getpid()}"
-        self.running = []
+        super().__init__("doctor")
 
-    def name(self, host):
-        return f"{self.prefix}-{host}"
+    def build(self):
+        self.switch()
+        for host, address in (("house", HOUSE), ("server", SERVER), ("desk", DESK), ("rogue", ROGUE)):
+            self.add(host)
+            self.cable(host, "eth0", address)
+        self.add("side")
+        self.direct("server", "eth1", "10.81.0.2", "side", "eth0", "10.81.0.3")
+        ip("-n", self.name("side"), "route", "add", "default", "via", "10.81.0.2")
+        self.add("far")
+        self.direct("house", "eth1", "10.80.0.1", "far", "eth0", FAR)
+        self.run("house", "sysctl", "-qw", "net.ipv4.ip_forward=1")
+        ip("-n", self.name("far"), "route", "add", "default", "via", "10.80.0.1")
+        ip("-n", self.name("server"), "route", "add", "default", "via", HOUSE)
 
-    def __enter__(self):
-        try:
-            self.add("switch")
-            ip("-n", self.name("switch"), "link", "add", "br0", "type", "bridge")
-            ip("-n", self.name("switch"), "link", "set", "br0", "up")
-            for host, address in (("house", HOUSE), ("server", SERVER), ("desk", DESK), ("rogue", ROGUE)):
-                self.add(host)
-                self.cable(host, "eth0", address)
-            self.add("side")
-            ip("-n", self.name("server"), "link", "add", "eth1", "type", "veth", "peer", "name", "eth0", "netns", self.name("side"))
-            for host, link, address in (("server", "eth1", "10.81.0.2"), ("side", "eth0", "10.81.0.3")):
-                ip("-n", self.name(host), "addr", "add", f"{address}/24", "dev", link)
-                ip("-n", self.name(host), "link", "set", link, "up")
-            ip("-n", self.name("side"), "route", "add", "default", "via", "10.81.0.2")
-            self.add("far")
-            ip("-n", self.name("house"), "link", "add", "eth1", "type", "veth", "peer", "name", "eth0", "netns", self.name("far"))
-            for host, link, address in (("house", "eth1", "10.80.0.1"), ("far", "eth0", FAR)):
-                ip("-n", self.name(host), "addr", "add", f"{address}/24", "dev", link)
-                ip("-n", self.name(host), "link", "set", link, "up")
-            self.run("house", "sysctl", "-qw", "net.ipv4.ip_forward=1")
-            ip("-n", self.name("far"), "route", "add", "default", "via", "10.80.0.1")
-            ip("-n", self.name("server"), "route", "add", "default", "via", HOUSE)
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_):
-        for process in reversed(self.running):
-            self.stop(process)
-        for host in ("side", "far", "rogue", "desk", "server", "house", "switch"):
-            subprocess.run(["ip", "netns", "delete", self.name(host)], stderr=subprocess.DEVNULL, check=False)
-
-    def add(self, host):
-        ip("netns", "add", self.name(host))
-        ip("-n", self.name(host), "link", "set", "lo", "up")
-
-    def cable(self, host, link, address):
-        ip("-n", self.name("switch"), "link", "add", host, "type", "veth", "peer", "name", link, "netns", self.name(host))
-        ip("-n", self.name("switch"), "link", "set", host, "master", "br0", "up")
-        ip("-n", self.name(host), "addr", "add", f"{address}/24", "brd", "+", "dev", link)
-        ip("-n", self.name(host), "link", "set", link, "up")
-
-    def inside(self, host, *command):
-        return ["ip", "netns", "exec", self.name(host), *map(str, command)]
-
-    def run(self, host, *command, **options):
-        return subprocess.run(self.inside(host, *command), check=True, **options)
-
-    def start(self, host, log, *command, **options):
-        process = subprocess.Popen(self.inside(host, *command), stdout=open(log, "w"), stderr=subprocess.STDOUT, **options)
-        self.running.append(process)
-        return process
-
-    def stop(self, process):
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self.running = [other for other in self.running if other is not process]
-
-    def dnsmasq(self, host, folder, first, last, *further, configuration="/dev/null"):
-        command = [
-            *("dnsmasq", "--no-daemon", f"--conf-file={configuration}", "--port=0", "--interface=eth0", "--bind-interfaces", "--user=root", "--no-ping"),
-            *(f"--dhcp-range={first},{last},1h", f"--dhcp-leasefile={folder}/leases-{host}", *further),
-        ]
-        return self.start(host, folder / f"dnsmasq-{host}.log", *command)
+    def dhcp_server(self, host, folder, first, last, *further, **options):
+        listen = ("--interface=eth0", "--bind-interfaces")
+        return self.dnsmasq(host, folder, *listen, f"--dhcp-range={first},{last},1h", f"--dhcp-leasefile={folder}/leases-{host}", *further, **options)
 
 
 # Asks for a loader over TFTP; whether anything comes back.
@@ -189,12 +129,12 @@ class Scene:
 
 def play(scene):
     network, folder = scene.network, scene.folder
-    mac = lambda host: json.loads(subprocess.check_output(network.inside(host, "ip", "-j", "link", "show", "eth0")))[0]["address"]
+    mac = lambda host: network.mac(host, "eth0")
     unknown = {"machines": "unknown"}
     to_server = ("--server", SERVER)
 
-    house = network.dnsmasq("house", folder, "10.79.0.100", "10.79.0.150")
-    server = scene.up("--proxy-dhcp", "eth0")
+    house = network.dhcp_server("house", folder, "10.79.0.100", "10.79.0.150")
+    server = scene.up("--dhcp", "eth0")
     network.run("desk", "python3", "-c", MACHINE, STOPPED)
     asked = time.monotonic()
     scene.expect("nothing is wrong, seen from another host", scene.doctor("desk", *to_server), (0, unknown))
@@ -205,12 +145,12 @@ def play(scene):
     scene.expect("TFTP on the interface that was named, and to this host itself", (scene.tftp("desk", SERVER), scene.tftp("server", SERVER)), (True, True))
     scene.expect("no TFTP by another interface", (scene.tftp("side", "10.81.0.2"), scene.tftp("side", SERVER)), (False, False))
 
-    rogue = network.dnsmasq("rogue", folder, "10.79.0.200", "10.79.0.220")
+    rogue = network.dhcp_server("rogue", folder, "10.79.0.200", "10.79.0.220")
     scene.expect("a second DHCP server", scene.doctor("desk", *to_server), (0, unknown | {"dhcpServer": "warning"}))
     named = f"{ROGUE} ({mac('rogue')})" in scene.seen("dhcpServer") and f"{HOUSE} ({mac('house')})" in scene.seen("dhcpServer")
     scene.expect("both are named by address and card", named, True)
     network.stop(rogue)
-    rogue = network.dnsmasq("rogue", folder, "10.79.0.200", "10.79.0.220", f"--dhcp-boot=pxelinux.0,,{ROGUE}")
+    rogue = network.dhcp_server("rogue", folder, "10.79.0.200", "10.79.0.220", f"--dhcp-boot=pxelinux.0,,{ROGUE}")
     got = scene.doctor("desk", *to_server)
     scene.expect("a second one with boot options of its own", got, (1, unknown | {"dhcpServer": "warning", "bootOptions": "problem"}))
     scene.expect("its file is named", "pxelinux.0" in scene.seen("bootOptions") and mac("rogue") in scene.seen("bootOptions"), True)
@@ -244,7 +184,7 @@ def play(scene):
 
     network.stop(house)
     scene.expect("no DHCP server at all", scene.doctor("desk", *to_server), (1, unknown | {"dhcpServer": "problem"}))
-    house = network.dnsmasq("house", folder, "10.79.0.100", "10.79.0.150")
+    house = network.dhcp_server("house", folder, "10.79.0.100", "10.79.0.150")
 
     network.stop(server)
     (folder / "media" / "vmlinuz").unlink()
@@ -265,9 +205,9 @@ def recipes(scene, house):
     network.stop(house)
     recipe = subprocess.check_output([scene.program, "--log", "warn", "netboot", "options", "--server", SERVER, "--format", "dnsmasq"], text=True)
     (folder / "recipe.conf").write_text(recipe)
-    network.dnsmasq("house", folder, "10.79.0.100", "10.79.0.150", configuration=folder / "recipe.conf")
+    network.dhcp_server("house", folder, "10.79.0.100", "10.79.0.150", configuration=folder / "recipe.conf")
     (folder / "media" / "vmlinuz").write_bytes(bytes(100_000))
-    server = scene.up("--proxy-dhcp", "eth0")
+    server = scene.up("--dhcp", "eth0")
     scene.expect("the house's DHCP server with our recipe", scene.doctor("desk", "--server", SERVER), (0, {"machines": "unknown"}))
     scene.expect("it points machines at us", f"{HOUSE} " in scene.seen("bootOptions") and "points machines at us" in scene.seen("bootOptions"), True)
     files = {o["asker"]: o["bootFile"] for o in scene.last["facts"]["offers"] if o["serverId"] == HOUSE}

@@ -17,7 +17,7 @@ class Server:
         self.log = lan.folder / f"{name}.server"
         loaders = ",".join(str(arguments.loaders / folder) for folder in ("ipxe", "shim", "grub"))
         command = [
-            *(arguments.program, "--log", "info", "up", "--data-dir", self.data, "--media-dir", arguments.media, "--proxy-dhcp", BRIDGE),
+            *(arguments.program, "--log", "info", "up", "--data-dir", self.data, "--media-dir", arguments.media, "--dhcp", BRIDGE),
             *("--advertise", SERVER, "--loaders", loaders, *further),
         ]
         with open(self.log, "w") as log:

@@ -34,6 +34,8 @@ pub const IMAGED: &str = "Imaged";
 pub const RUNNING: &str = "Running";
 /// The disk was erased with evidence after the release (instance).
 pub const RELEASED: &str = "Released";
+/// A DHCP server that is none of netboot's gives out addresses beside it (network).
+pub const OTHER_DHCP_SERVER: &str = "OtherDHCPServer";
 
 /// Sets one condition: adds it, or changes it and moves `lastTransitionTime` only when the status changes.
 pub fn set(conditions: &mut Vec<Condition>, kind: &str, status: bool, reason: &str, message: &str, generation: Option<i64>, now: &Time) {

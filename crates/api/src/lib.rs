@@ -35,7 +35,7 @@ pub use endpoint::{BareMetalEndpoint, BareMetalEndpointSpec, BareMetalEndpointSt
 pub use hardware::{BareMetalHardware, BareMetalHardwareSpec, BareMetalHardwareStatus, HardwarePhase};
 pub use image::{BareMetalImage, BareMetalImageSpec, BareMetalImageStatus, ImageDelivery};
 pub use instance::{BareMetalInstance, BareMetalInstanceSpec, BareMetalInstanceStatus, InstancePhase};
-pub use network::{BareMetalNetwork, BareMetalNetworkSpec, ImageSharing};
+pub use network::{BareMetalNetwork, BareMetalNetworkSpec, BareMetalNetworkStatus, DhcpMode, ImageSharing};
 pub use policy::{BareMetalDiscoveryPolicy, BareMetalDiscoveryPolicySpec};
 
 /// API group of every kind here.
@@ -48,3 +48,5 @@ pub const FINALIZER_RELEASE: &str = "kube-baremetal.io/release";
 pub const FINALIZER_CLAIM: &str = "kube-baremetal.io/claim";
 /// Label of a Secret that holds a sealed seed, by which netboot watches them; its value says nothing.
 pub const LABEL_SEED: &str = "kube-baremetal.io/sealed-seed";
+/// Label of netboot's ConfigMaps about DHCP, by which its replicas watch them: `leases` or `replica`.
+pub const LABEL_DHCP: &str = "kube-baremetal.io/dhcp";

@@ -1,11 +1,60 @@
 //! BareMetalNetwork: one layer-2 network with its address plan.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// A CEL expression: an IPv4 address as a number. The list of one stands for a variable, which CEL of Kubernetes has none of.
+macro_rules! number {
+    ($address:literal) => {
+        concat!(
+            "[",
+            $address,
+            ".split('.').map(p, int(p))].map(b, b[0] * 16777216 + b[1] * 65536 + b[2] * 256 + b[3])[0]"
+        )
+    };
+}
+
+/// Each dynamic range lies within the prefix and does not run backwards.
+const DYNAMIC_RANGES_FIT: &str = concat!(
+    "!has(self.dynamicRanges) || self.dynamicRanges.all(d, isIP(d.first) && isIP(d.last) && cidr(self.prefix).containsIP(ip(d.first)) ",
+    "&& cidr(self.prefix).containsIP(ip(d.last)) && ",
+    number!("d.first"),
+    " <= ",
+    number!("d.last"),
+    ")"
+);
+
+/// No dynamic range has an address in common with the ranges for instances.
+const DYNAMIC_RANGES_APART: &str = concat!(
+    "!has(self.dynamicRanges) || !has(self.ranges) || self.dynamicRanges.all(d, self.ranges.all(r, ",
+    "isIP(d.first) && isIP(d.last) && isIP(r.first) && isIP(r.last) && (",
+    number!("d.last"),
+    " < ",
+    number!("r.first"),
+    " || ",
+    number!("r.last"),
+    " < ",
+    number!("d.first"),
+    ")))"
+);
+
+/// Nor has one the gateway.
+const DYNAMIC_RANGES_WITHOUT_GATEWAY: &str = concat!(
+    "!has(self.dynamicRanges) || !has(self.gateway) || (isIP(self.gateway) && self.dynamicRanges.all(d, isIP(d.first) && isIP(d.last) && (",
+    number!("self.gateway"),
+    " < ",
+    number!("d.first"),
+    " || ",
+    number!("d.last"),
+    " < ",
+    number!("self.gateway"),
+    ")))"
+);
+
 /// One layer-2 network.
-#[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "kube-baremetal.io",
     version = "v1alpha1",
@@ -14,24 +63,31 @@ use serde::{Deserialize, Serialize};
     singular = "baremetalnetwork",
     shortname = "bmn",
     category = "baremetal",
+    status = "BareMetalNetworkStatus",
     derive = "PartialEq",
     doc = "One layer-2 network: prefixes, ranges for instances, gateway, DNS, VLAN, MTU, and which DHCP service netboot offers there.",
     printcolumn = r#"{"name":"IPv4","type":"string","jsonPath":".spec.ipv4.prefix"}"#,
     printcolumn = r#"{"name":"IPv6","type":"string","jsonPath":".spec.ipv6.prefix"}"#,
     printcolumn = r#"{"name":"VLAN","type":"integer","jsonPath":".spec.vlan","priority":1}"#,
     printcolumn = r#"{"name":"DHCP","type":"string","jsonPath":".spec.dhcp"}"#,
+    printcolumn = r#"{"name":"Other DHCP","type":"string","jsonPath":".status.conditions[?(@.type=='OtherDHCPServer')].status","priority":1}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.ipv4) || has(self.ipv6)").message("at least one of ipv4 and ipv6 is needed"))]
+#[x_kube(validation = Rule::new("!has(self.dhcp) || self.dhcp != 'Full' || (has(self.ipv4) && ((has(self.ipv4.dynamicRanges) && size(self.ipv4.dynamicRanges) > 0) || (has(self.ipv4.ranges) && size(self.ipv4.ranges) > 0)))").message("dhcp Full has nothing to give out: add a range to spec.ipv4.dynamicRanges, for whoever comes, or to spec.ipv4.ranges, for instances"))]
 pub struct BareMetalNetworkSpec {
     /// IPv4 plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self.prefix.contains('.')").message("ipv4.prefix must be an IPv4 prefix such as 192.168.1.0/24"))]
+    #[x_kube(validation = Rule::new(DYNAMIC_RANGES_FIT).message("each of ipv4.dynamicRanges must lie within ipv4.prefix, its first address not after its last"))]
+    #[x_kube(validation = Rule::new(DYNAMIC_RANGES_APART).message("ipv4.dynamicRanges and ipv4.ranges must have no address in common: what instances get, no other machine may lease"))]
+    #[x_kube(validation = Rule::new(DYNAMIC_RANGES_WITHOUT_GATEWAY).message("ipv4.dynamicRanges must not contain ipv4.gateway"))]
     pub ipv4: Option<AddressPlan>,
     /// IPv6 plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self.prefix.contains(':')").message("ipv6.prefix must be an IPv6 prefix such as 2001:db8::/64"))]
+    #[x_kube(validation = Rule::new("!has(self.dynamicRanges)").message("dynamicRanges are for IPv4: netboot gives out no IPv6 addresses"))]
     pub ipv6: Option<AddressPlan>,
     /// VLAN id of tagged frames; left out: untagged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -44,9 +100,42 @@ pub struct BareMetalNetworkSpec {
     /// Which DHCP service netboot offers there.
     #[serde(default)]
     pub dhcp: DhcpMode,
+    /// For how long netboot leases addresses there, in seconds. A machine renews at half of it.
+    #[serde(default = "default_lease_seconds")]
+    #[schemars(range(min = 120, max = 604_800))]
+    pub lease_seconds: u32,
     /// Whether machines that write the same packed image at the same time give each other parts of it.
     #[serde(default)]
     pub image_sharing: ImageSharing,
+}
+
+/// An hour, as most routers have it.
+fn default_lease_seconds() -> u32 {
+    3600
+}
+
+impl Default for BareMetalNetworkSpec {
+    fn default() -> Self {
+        Self {
+            ipv4: None,
+            ipv6: None,
+            vlan: None,
+            mtu: None,
+            dhcp: DhcpMode::default(),
+            lease_seconds: default_lease_seconds(),
+            image_sharing: ImageSharing::default(),
+        }
+    }
+}
+
+/// What netboot sees there.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BareMetalNetworkStatus {
+    /// `OtherDHCPServer`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
 }
 
 /// Addresses of one family.
@@ -60,6 +149,10 @@ pub struct AddressPlan {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub ranges: Vec<AddressRange>,
+    /// From which netboot leases addresses to machines without a reservation, where `dhcp` is `Full`. IPv4 only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub dynamic_ranges: Vec<AddressRange>,
     /// Default gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 45))]
@@ -96,6 +189,11 @@ pub enum ImageSharing {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum DhcpMode {
     /// None: somebody else's DHCP points machines at the boot URL.
-    #[default]
     Off,
+    /// Boot parameters beside somebody else's DHCP server (ProxyDHCP), and never an address.
+    #[default]
+    Proxy,
+    /// Addresses too: those reserved for a MAC address by a BareMetalAddress, and leases from `ipv4.dynamicRanges`. The only DHCP server there, and one that says so: what it does
+    /// not know it refuses.
+    Full,
 }

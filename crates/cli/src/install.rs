@@ -20,10 +20,11 @@ pub const OPERATOR: &str = "kube-baremetal-operator";
 pub const NETBOOT: &str = "kube-baremetal-netboot";
 
 /// In this order: a namespace before what lies in it.
-const RIGHTS: [&str; 4] = [
+const RIGHTS: [&str; 5] = [
     include_str!("../../../deploy/rbac/namespaces.yaml"),
     include_str!("../../../deploy/rbac/operator.yaml"),
     include_str!("../../../deploy/rbac/netboot.yaml"),
+    include_str!("../../../deploy/rbac/dhcp.yaml"),
     include_str!("../../../deploy/rbac/tenants.yaml"),
 ];
 

@@ -158,11 +158,15 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     println!("\nWhat to do next:");
     match arguments.lan.interfaces() {
         [] => println!(
-            "  1. Start again with --proxy-dhcp INTERFACE, or let your DHCP server hand out that URL as boot file (option 67) to iPXE; UEFI and BIOS machines without iPXE get it by TFTP first."
+            "  1. Start again with --dhcp INTERFACE, or let your DHCP server hand out that URL as boot file (option 67) to iPXE; UEFI and BIOS machines without iPXE get it by TFTP first."
         ),
         interfaces => println!(
-            "  1. Let machines boot from the network on {}: your DHCP server stays as it is (ProxyDHCP).",
-            interfaces.join(", ")
+            "  1. Let machines boot from the network on {}: your DHCP server stays as it is, unless a BareMetalNetwork says dhcp: Full.",
+            interfaces
+                .iter()
+                .map(|interface| interface.name.as_str())
+                .collect::<Vec<_>>()
+                .join(", ")
         ),
     }
     println!(

@@ -26,7 +26,7 @@ use cluster::{Cluster, NETBOOT, SYSTEM, chart, deploy};
 const SERVERS: &str = "servers={https://192.0.2.10:8443}";
 
 /// Ways to set values, each of which must give something that an API server takes.
-const CHOICES: [&[&str]; 6] = [
+const CHOICES: [&[&str]; 7] = [
     &[],
     &[
         "netboot.kind=Deployment",
@@ -40,6 +40,7 @@ const CHOICES: [&[&str]; 6] = [
         "image.digest=sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
     ],
     &["deletionProtection=false"],
+    &["netboot.dhcp.interfaces={eth0=full,eth1}"],
     &["imageStore.enabled=true", "netboot.hostNetwork=false"],
     &[
         "monitoring.serviceMonitor=true",
@@ -141,6 +142,7 @@ fn wrong_values_are_refused_by_name() {
         ("unaccepted=capture", "unaccepted"),
         ("netboot.hostNetwrok=true", "hostNetwrok"),
         ("netboot.agentPort=70000", "agentPort"),
+        ("netboot.dhcp.interfaces={eth0=both}", "interfaces"),
         ("image.digest=latest", "digest"),
     ] {
         let mut arguments = vec!["template", "x", chart.to_str().unwrap()];

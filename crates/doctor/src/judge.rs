@@ -259,7 +259,7 @@ fn boot_server(facts: &Facts, server: &BootServer) -> Vec<Finding> {
         Finding::problem(
             "port67",
             format!("{name} offers no boot parameters"),
-            "start the boot server with --proxy-dhcp INTERFACE for this network and open its UDP port 67; on a switch with DHCP snooping, trust its port",
+            "start the boot server with --dhcp INTERFACE for this network and open its UDP port 67; on a switch with DHCP snooping, trust its port",
         )
     });
     findings.push(tried(
@@ -267,7 +267,7 @@ fn boot_server(facts: &Facts, server: &BootServer) -> Vec<Finding> {
         &server.proxy,
         &format!("{name} answers at UDP port 4011"),
         &format!("{name} does not answer at UDP port 4011, which UEFI firmware asks"),
-        "open UDP port 4011 on the boot server's host and on the way; without --proxy-dhcp nobody listens there, and the DHCP server has to say it all (`kube-baremetal netboot options`)",
+        "open UDP port 4011 on the boot server's host and on the way; without --dhcp nobody listens there, and the DHCP server has to say it all (`kube-baremetal netboot options`)",
     ));
     findings.push(tried(
         "tftp",

@@ -343,6 +343,8 @@ pub fn object(
         spec: BareMetalAddressSpec {
             address: ip.to_string(),
             network_name,
+            // So that a system that asks DHCP all the same, and the machine's firmware, get this address.
+            mac: Some(endpoint.spec.mac),
             hardware_name: endpoint.spec.hardware_name.clone(),
             instance: format!("{namespace}/{}", endpoint.spec.instance_name),
             instance_uid: instance_uid.to_owned(),

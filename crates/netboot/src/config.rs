@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use api::DhcpMode;
+
 use crate::error::Error;
 
 /// Most URLs that an agent is told besides that of the replica which booted it.
@@ -65,15 +67,32 @@ impl Quotas {
     }
 }
 
-/// What this replica is to machines that cannot speak HTTP yet: ProxyDHCP beside the network's own DHCP server, and TFTP with boot loaders.
+/// What this replica is to machines that cannot speak HTTP yet: DHCP, beside the network's own server or as that server, and TFTP with boot loaders.
 #[derive(Debug, Clone)]
 pub struct LanConfig {
     /// Interfaces on which machines boot. Not empty.
-    pub interfaces: Vec<String>,
+    pub interfaces: Vec<LanInterface>,
     /// Send all of TFTP from port 69, for firewalls that know nothing of TFTP.
     pub tftp_single_port: bool,
     /// Where machines find all that: never anything but the default, but for tests that have no right to these ports.
     pub ports: LanPorts,
+}
+
+/// An interface on which machines boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LanInterface {
+    /// Its name.
+    pub name: String,
+    /// Which DHCP service machines get there. Left out: what the BareMetalNetwork of their address says, and `Proxy` where there is none. `Full` is what a network has to say too: on one that
+    /// does not, nobody is answered then.
+    pub dhcp: Option<DhcpMode>,
+}
+
+impl LanInterface {
+    /// Whether addresses may be given out there, if a network says so.
+    pub(crate) fn may_give(&self) -> bool {
+        matches!(self.dhcp, None | Some(DhcpMode::Full))
+    }
 }
 
 /// UDP ports that firmware knows by heart.
@@ -81,6 +100,8 @@ pub struct LanConfig {
 pub struct LanPorts {
     /// DHCP (RFC 2131, 4.1).
     pub dhcp: u16,
+    /// The DHCP client's (RFC 2131, 4.1).
+    pub client: u16,
     /// The boot server's (PXE 2.1, 2.4.2).
     pub pxe: u16,
     /// TFTP (RFC 1350).
@@ -91,6 +112,7 @@ impl Default for LanPorts {
     fn default() -> Self {
         Self {
             dhcp: 67,
+            client: 68,
             pxe: 4011,
             tftp: 69,
         }
@@ -334,7 +356,7 @@ impl Config {
         if let Some(lan) = &self.lan {
             // IFNAMSIZ of Linux, less its NUL.
             let usable = |name: &String| (1..=15).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic() && b != b'/');
-            if let Some(bad) = lan.interfaces.iter().find(|name| !usable(name)) {
+            if let Some(bad) = lan.interfaces.iter().map(|i| &i.name).find(|name| !usable(name)) {
                 return refuse("lan.interfaces", format!("{bad:?} is no name of a network interface"));
             }
             if lan.interfaces.is_empty() {

@@ -1,4 +1,4 @@
-//! Starts what machines need before they speak HTTP, on the interfaces that were named and on no other: ProxyDHCP ([`crate::dhcp`]) and a TFTP server with the boot loaders
+//! Starts what machines need before they speak HTTP, on the interfaces that were named and on no other: DHCP ([`crate::dhcp`]) and a TFTP server with the boot loaders
 //! ([`crate::loaders`]).
 //!
 //! All sockets are bound to their interface, not to an address (SO_BINDTODEVICE): an address may come after the start, change or go, and each datagram is answered from the address that it was
@@ -22,10 +22,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     boot::grub,
     config::LanConfig,
-    dhcp::Proxy,
+    dhcp::{Again, Giving, Parts, Service},
     error::Error,
     loaders::Loaders,
     metrics::Metrics,
+    objects::networks::Networks,
     timeline::{Moment, Seen, Timelines},
 };
 
@@ -34,52 +35,64 @@ const LOOPBACK: &str = "lo";
 
 /// Everything opened, nothing running.
 pub(crate) struct Lan {
-    proxies: Vec<Proxy>,
+    services: Vec<(Service, Again)>,
     tftp: Vec<(String, tftp::Server)>,
 }
 
 impl Lan {
-    /// Opens the ports. `http_port` is where scripts are served. Needs a tokio runtime.
+    /// Opens the ports. `http_port` is where scripts are served; `giving`: what it takes to give out addresses, where that may come to pass. Needs a tokio runtime.
     pub(crate) fn open(
         config: &LanConfig,
         loaders: &Loaders,
         http_port: u16,
+        networks: &Arc<Networks>,
+        giving: Option<&Giving>,
         metrics: &Arc<Metrics>,
         timelines: &Arc<Timelines>,
     ) -> Result<Self, Error> {
-        let proxies = config.interfaces.iter().map(|interface| {
-            let (ports, offers) = (config.ports, loaders.offers.clone());
-            let opened = Proxy::open(interface, ports, http_port, offers, metrics.clone(), timelines.clone());
-            opened.map_err(|source| Error::Dhcp {
-                interface: interface.clone(),
+        let services = config.interfaces.iter().map(|interface| {
+            let parts = Parts {
+                ports: config.ports,
+                http_port,
+                offers: loaders.offers.clone(),
+                networks: networks.clone(),
+                giving: giving.cloned(),
+                metrics: metrics.clone(),
+                timelines: timelines.clone(),
+            };
+            Service::open(interface.clone(), parts).map_err(|source| Error::Dhcp {
+                interface: interface.name.clone(),
                 source,
             })
         });
-        let proxies = proxies.collect::<Result<Vec<_>, Error>>()?;
+        let services = services.collect::<Result<Vec<_>, Error>>()?;
         let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, config.ports.tftp));
         let listen = |source| Error::Listen { address, source };
         let assets = Arc::new(assets(loaders, http_port).map_err(listen)?);
         let tftp_config = tftp_config(&assets, config.tftp_single_port, metrics, timelines);
         let servers = config.interfaces.iter().map(|interface| {
-            let socket = on_interface(interface, address)?;
-            Ok((interface.clone(), tftp::Server::new(socket, assets.clone(), tftp_config.clone())?))
+            let socket = on_interface(&interface.name, address)?;
+            Ok((
+                interface.name.clone(),
+                tftp::Server::new(socket, assets.clone(), tftp_config.clone())?,
+            ))
         });
         let mut tftp: Vec<_> = servers.collect::<io::Result<_>>().map_err(listen)?;
         // This host's own questions to its own addresses come by the loopback interface; `netboot doctor` asks them.
-        if config.interfaces.iter().all(|name| name != LOOPBACK) {
+        if config.interfaces.iter().all(|interface| interface.name != LOOPBACK) {
             let served = on_interface(LOOPBACK, address).and_then(|socket| tftp::Server::new(socket, assets, tftp_config.clone()));
             match served {
                 Ok(server) => tftp.push((LOOPBACK.to_owned(), server)),
                 Err(error) => tracing::info!(%error, "TFTP is not served to this host itself; machines do not notice"),
             }
         }
-        Ok(Self { proxies, tftp })
+        Ok(Self { services, tftp })
     }
 
     /// Serves until the token is cancelled.
     pub(crate) fn start(self, tasks: &TaskTracker, stop: &CancellationToken) {
-        for proxy in self.proxies {
-            tasks.spawn(proxy.run(stop.clone()));
+        for (service, again) in self.services {
+            tasks.spawn(service.run(again, tasks.clone(), stop.clone()));
         }
         for (interface, server) in self.tftp {
             let stop = stop.clone();

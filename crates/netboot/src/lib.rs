@@ -3,7 +3,7 @@
 //! | room | what |
 //! |---|---|
 //! | [`boot`] | iPXE scripts and GRUB configurations over plain HTTP |
-//! | [`lan`], [`dhcp`] | ProxyDHCP and TFTP, for firmware that does not speak HTTP yet |
+//! | [`lan`], [`dhcp`] | DHCP (ProxyDHCP, or addresses too) and TFTP, for firmware that does not speak HTTP yet |
 //! | [`loaders`] | iPXE, shim and GRUB, over TFTP and plain HTTP |
 //! | [`agent_api`] | sessions, orders, reports, seeds, sharing, over TLS |
 //! | [`guest_api`] | the helper in an installed system, over TLS |
@@ -52,7 +52,7 @@ mod wake;
 #[cfg(feature = "planted-holes")]
 #[doc(hidden)]
 pub use config::PlantedHoles;
-pub use config::{Config, LanConfig, LanPorts, Quotas, StoreConfig, UefiLoader};
+pub use config::{Config, LanConfig, LanInterface, LanPorts, Quotas, StoreConfig, UefiLoader};
 pub use error::Error;
 pub use image_store::upload;
 pub use netboot::{Addresses, Netboot, Route, routes};

@@ -55,15 +55,56 @@ pub enum DhcpAnswer {
     Offer,
     /// DHCPACK.
     Ack,
-    /// Nothing: it is not for us, or there is nothing to boot.
+    /// DHCPNAK.
+    Nak,
+    /// Nothing: it is not for us, there is nothing to boot, it needs no answer, or it has to wait for one.
     None,
+}
+
+/// What kind of DHCP packet came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum DhcpMessage {
+    /// DHCPDISCOVER.
+    Discover,
+    /// DHCPREQUEST.
+    Request,
+    /// DHCPDECLINE.
+    Decline,
+    /// DHCPRELEASE.
+    Release,
+    /// DHCPINFORM.
+    Inform,
+    /// Anything else.
+    Other,
 }
 
 /// Labels of a DHCP packet.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct DhcpLabels {
+    /// What came in.
+    pub message: DhcpMessage,
     /// How it was answered.
     pub answer: DhcpAnswer,
+}
+
+/// What an address of a network is at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum LeaseState {
+    /// For whoever comes.
+    Free,
+    /// Leased.
+    Bound,
+    /// Declined, or somebody answered from it.
+    Quarantined,
+}
+
+/// Labels of addresses: the network is an object's name, which nobody on a LAN chooses.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct LeaseLabels {
+    /// BareMetalNetwork.
+    pub network: String,
+    /// What they are.
+    pub state: LeaseState,
 }
 
 /// Labels of a request.
@@ -114,8 +155,16 @@ pub struct Metrics {
     registry: Registry,
     /// Requests by route and answer.
     pub requests: Family<RequestLabels, Counter>,
-    /// DHCP packets by answer.
+    /// DHCP packets by message and answer.
     pub dhcp: Family<DhcpLabels, Counter>,
+    /// Addresses that this replica gives out, by network and state.
+    pub dhcp_addresses: Family<LeaseLabels, Gauge>,
+    /// Answers that were not sent because their lease could not be written in time.
+    pub dhcp_not_kept: Counter,
+    /// Answers of other DHCP servers that were seen where we are the one.
+    pub dhcp_other_servers: Counter,
+    /// Addresses that somebody answered from who has no lease.
+    pub dhcp_conflicts: Counter,
     /// Transfers over TFTP that ended well.
     pub tftp_sent: Counter,
     /// Transfers over TFTP that did not.
@@ -215,7 +264,27 @@ impl Metrics {
         let requests = register!("requests", "Requests by route and answer", Family<RequestLabels, Counter>);
         Self {
             requests,
-            dhcp: register!("dhcp_packets", "DHCP packets by answer", Family<DhcpLabels, Counter>),
+            dhcp: register!("dhcp_packets", "DHCP packets by message and answer", Family<DhcpLabels, Counter>),
+            dhcp_addresses: register!(
+                "dhcp_addresses",
+                "Addresses to give out by network and state",
+                Family<LeaseLabels, Gauge>
+            ),
+            dhcp_not_kept: register!(
+                "dhcp_leases_not_kept",
+                "Answers not sent because their lease could not be written in time",
+                Counter
+            ),
+            dhcp_other_servers: register!(
+                "dhcp_other_server_answers",
+                "Answers of other DHCP servers on networks where netboot is the only one",
+                Counter
+            ),
+            dhcp_conflicts: register!(
+                "dhcp_address_conflicts",
+                "Addresses that were about to be given out and that somebody uses",
+                Counter
+            ),
             tftp_sent: register!("tftp_sent", "Boot loaders sent over TFTP", Counter),
             tftp_failed: register!("tftp_failed", "Transfers over TFTP that did not end well", Counter),
             boot_steps,
@@ -284,8 +353,29 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn count_dhcp(&self, answer: DhcpAnswer) {
-        self.dhcp.get_or_create(&DhcpLabels { answer }).inc();
+    pub(crate) fn count_dhcp(&self, message: DhcpMessage, answer: DhcpAnswer) {
+        self.dhcp.get_or_create(&DhcpLabels { message, answer }).inc();
+    }
+
+    /// Tells how many addresses of a network are in which state.
+    pub(crate) fn set_addresses(&self, network: &str, counts: [(LeaseState, u32); 3]) {
+        for (state, count) in counts {
+            let labels = LeaseLabels {
+                network: network.to_owned(),
+                state,
+            };
+            self.dhcp_addresses.get_or_create(&labels).set(count.into());
+        }
+    }
+
+    /// A network is not served any more.
+    pub(crate) fn forget_addresses(&self, network: &str) {
+        for state in [LeaseState::Free, LeaseState::Bound, LeaseState::Quarantined] {
+            self.dhcp_addresses.remove(&LeaseLabels {
+                network: network.to_owned(),
+                state,
+            });
+        }
     }
 
     /// A step of a boot; those that take no time of their own have none.

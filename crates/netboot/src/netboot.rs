@@ -19,7 +19,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     agent_api, boot,
-    config::Config,
+    config::{Config, LanInterface},
+    dhcp::{self, Full, Giving, others::Others},
     error::{Error, chain},
     guest_api,
     image_store::{
@@ -191,11 +192,6 @@ impl Netboot {
         let (metrics, cache, wakes) = (Arc::new(Metrics::new()), Arc::new(Cache::default()), Arc::new(Wakes::default()));
         let timelines = Arc::new(Timelines::new(&config.replica, metrics.clone()));
         let loaders = Arc::new(read_loaders(&config)?);
-        let lan = config
-            .lan
-            .as_ref()
-            .map(|lan| Lan::open(lan, &loaders, addresses.http.port(), &metrics, &timelines))
-            .transpose()?;
         let store = Arc::new(Store::new(
             config.client.clone(),
             &config.namespace,
@@ -203,6 +199,16 @@ impl Netboot {
             cache.clone(),
             metrics.clone(),
         ));
+        let networks = Arc::new(Networks::default());
+        let giving = giving(&config, &networks, &store, &metrics);
+        let lan = config
+            .lan
+            .as_ref()
+            .map(|lan| {
+                let http_port = addresses.http.port();
+                Lan::open(lan, &loaders, http_port, &networks, giving.as_ref(), &metrics, &timelines)
+            })
+            .transpose()?;
         let seeds = Arc::new(Seeds::default());
         let images = Arc::new(Images::default());
         let shelf = open_shelf(&config, &images, &cache)?;
@@ -210,7 +216,6 @@ impl Netboot {
             shelf: shelf.clone(),
             metrics: metrics.clone(),
         };
-        let networks = Arc::new(Networks::default());
         let synced = watch::start(&store, &cache, &wakes, &seeds, &networks, &stop, &tasks);
         let quotas = config.quotas.clone();
         let budget = Arc::new(Budget::new(quotas.progress_writes_per_second));
@@ -287,6 +292,12 @@ impl Netboot {
             metrics.clone(),
         )));
         background(Box::pin(timeline::write::run(shared.clone())));
+        if let (Some(Giving { full, others }), Some(lan)) = (giving, &shared.config.lan) {
+            let interfaces = lan.interfaces.iter().filter(|interface| interface.may_give());
+            let interfaces = interfaces.map(|interface| interface.name.clone()).collect();
+            background(Box::pin(dhcp::writer::run(full, interfaces)));
+            background(Box::pin(others.run()));
+        }
         background(Box::pin(adopt_then_watch(shared.clone())));
         if let Some(keeper) = keeper {
             background(Box::pin(watch::follow_images(&shared.store, &images)));
@@ -348,6 +359,18 @@ impl Netboot {
             tracing::warn!("connections were cut off at the end of the grace period");
         }
     }
+}
+
+/// What giving out addresses needs, where an interface allows that.
+fn giving(config: &Config, networks: &Arc<Networks>, store: &Arc<Store>, metrics: &Arc<Metrics>) -> Option<Giving> {
+    let lan = config.lan.as_ref().filter(|lan| lan.interfaces.iter().any(LanInterface::may_give));
+    lan.map(|_| {
+        let full = Arc::new(Full::new(&config.replica, networks.clone(), store.clone(), metrics.clone()));
+        Giving {
+            others: Arc::new(Others::new(full.clone(), metrics.clone())),
+            full,
+        }
+    })
 }
 
 /// All loaders that are there. Who answers machines by DHCP must have one.

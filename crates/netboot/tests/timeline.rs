@@ -4,10 +4,7 @@ mod common;
 
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
-    sync::{
-        Arc,
-        atomic::{AtomicU16, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -17,7 +14,7 @@ use ::api::{
 };
 use agent_protocol::{identity::MacAddress, inventory::FirmwareMode};
 use common::{
-    HONEST, Rig,
+    HONEST, Rig, lan_ports,
     machine::{Machine, connect_plain, get, send},
     until,
 };
@@ -30,27 +27,11 @@ use dhcp::{
 };
 use http::StatusCode;
 use kube::{Api, ResourceExt};
-use netboot::{LanConfig, LanPorts};
+use netboot::{LanConfig, LanInterface, LanPorts};
 use tftp::{client::fetch, wire::Options};
 
 const STOPPED_AFTER: Duration = Duration::from_millis(400);
 const LOADER: &[u8] = &[0x4d; 100_000];
-
-/// Ports below those that the kernel gives to outgoing connections, none twice.
-fn ports() -> LanPorts {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let free = || {
-        (0..2000)
-            .map(|_| 4_100 + (std::process::id() % 5_000) as u16 + NEXT.fetch_add(1, Ordering::Relaxed))
-            .find(|port| UdpSocket::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
-            .expect("a port is free")
-    };
-    LanPorts {
-        dhcp: free(),
-        pxe: free(),
-        tftp: free(),
-    }
-}
 
 /// A replica with boot loaders and boot media that listens on the loopback interface.
 struct Lan {
@@ -72,13 +53,16 @@ impl Lan {
         for name in ["vmlinuz", "initramfs.zst"] {
             std::fs::write(files.path().join(name), vec![7; 300_000]).unwrap();
         }
-        let ports = ports();
+        let ports = lan_ports();
         let rig = Rig::beside(api, replica, |config| {
             config.boot_stopped_after = STOPPED_AFTER;
             config.media_dir = Some(files.path().to_owned());
             config.loaders = vec![files.path().to_owned()];
             config.lan = Some(LanConfig {
-                interfaces: vec!["lo".to_owned()],
+                interfaces: vec![LanInterface {
+                    name: "lo".to_owned(),
+                    dhcp: None,
+                }],
                 tftp_single_port: false,
                 ports,
             });

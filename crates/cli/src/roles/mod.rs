@@ -7,7 +7,9 @@ pub mod operator;
 
 use std::{net::IpAddr, path::PathBuf};
 
+use ::netboot::LanInterface;
 use anyhow::{Context, Result};
+use api::DhcpMode;
 use kube::{
     Client,
     config::{KubeConfigOptions, Kubeconfig},
@@ -87,13 +89,14 @@ impl Decisions {
     }
 }
 
-/// Network boot on a LAN that has a DHCP server already.
+/// Network boot on a LAN, beside the DHCP server that is there or as that server.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Lan {
-    /// Answer machines that boot from the network on this interface, beside the DHCP server that is there (ProxyDHCP: never an address), and serve them a boot loader over TFTP; may
-    /// be given more than once. Needs root, or CAP_NET_BIND_SERVICE and CAP_NET_RAW.
-    #[arg(long, env = "KBM_PROXY_DHCP", value_name = "INTERFACE", value_delimiter = ',')]
-    proxy_dhcp: Vec<String>,
+    /// Answer machines on this interface by DHCP, and serve them a boot loader over TFTP; may be given more than once. `=proxy`: boot parameters beside the DHCP server that is there, never
+    /// an address. `=full`: addresses too, on networks whose BareMetalNetwork says Full, and no answer on others. `=off`: no DHCP. Without a mode the BareMetalNetwork of the interface's
+    /// address says it, and where there is none it is proxy. Needs root, or CAP_NET_BIND_SERVICE and CAP_NET_RAW.
+    #[arg(long, env = "KBM_DHCP", value_name = "INTERFACE[=off|proxy|full]", value_delimiter = ',', value_parser = interface)]
+    dhcp: Vec<LanInterface>,
     /// Folders with boot loaders as the packages ipxe, shim-signed and grub-efi-*-signed install them.
     #[arg(
         long,
@@ -129,17 +132,36 @@ impl Lan {
             UefiLoader::Signed => ::netboot::UefiLoader::Signed,
             UefiLoader::Ipxe => ::netboot::UefiLoader::Ipxe,
         };
-        netboot.lan = (!self.proxy_dhcp.is_empty()).then(|| ::netboot::LanConfig {
-            interfaces: self.proxy_dhcp.clone(),
+        netboot.lan = (!self.dhcp.is_empty()).then(|| ::netboot::LanConfig {
+            interfaces: self.dhcp.clone(),
             tftp_single_port: self.tftp_single_port,
             ports: ::netboot::LanPorts::default(),
         });
     }
 
     /// Interfaces on which machines are answered by DHCP.
-    pub fn interfaces(&self) -> &[String] {
-        &self.proxy_dhcp
+    pub fn interfaces(&self) -> &[LanInterface] {
+        &self.dhcp
     }
+}
+
+/// `eth0` or `eth0=full`.
+fn interface(text: &str) -> Result<LanInterface, String> {
+    let (name, mode) = match text.split_once('=') {
+        Some((name, mode)) => (name, Some(mode)),
+        None => (text, None),
+    };
+    let dhcp = match mode {
+        None => None,
+        Some("off") => Some(DhcpMode::Off),
+        Some("proxy") => Some(DhcpMode::Proxy),
+        Some("full") => Some(DhcpMode::Full),
+        Some(other) => return Err(format!("{other:?} is no mode: it is off, proxy or full")),
+    };
+    Ok(LanInterface {
+        name: name.to_owned(),
+        dhcp,
+    })
 }
 
 /// A host as it stands in a URL.
@@ -162,4 +184,18 @@ pub async fn signalled() -> Result<()> {
 /// This process among its replicas, where nobody named it: the host's name, which is the pod's.
 fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_may_come_with_a_mode() {
+        let of = |text| interface(text).map(|i| (i.name, i.dhcp));
+        assert_eq!(of("eth0"), Ok(("eth0".to_owned(), None)));
+        assert_eq!(of("br-lan=full"), Ok(("br-lan".to_owned(), Some(DhcpMode::Full))));
+        assert_eq!(of("eth0=off"), Ok(("eth0".to_owned(), Some(DhcpMode::Off))));
+        assert!(of("eth0=both").unwrap_err().contains("off, proxy or full"));
+    }
 }

@@ -52,6 +52,16 @@ pub struct Record<A> {
     pub until: Time,
 }
 
+/// How the key of a client begins whose address is reserved for it; the address follows. No hardware type is 0.
+pub(crate) const RESERVED: &[u8] = b"\0r";
+
+impl<A> Record<A> {
+    /// Whether the client has the address by a reservation, which outlasts the lease wherever it is kept.
+    pub fn is_reserved(&self) -> bool {
+        self.client.as_ref().is_some_and(|client| client.starts_with(RESERVED))
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
     pub(crate) client: Option<Arc<[u8]>>,

@@ -1,8 +1,10 @@
-//! DHCPv4: packets ([`wire`]), boot parameters beside another server ([`proxy`]), a server of our own ([`server`]), and questions to servers ([`probe`]).
+//! DHCPv4: packets ([`wire`]), boot parameters beside another server ([`proxy`]), a server of our own ([`server`]), questions to servers ([`probe`]), and
+//! what surrounds them on the wire ([`frame`]).
 
 mod boot;
 mod client;
 mod destination;
+pub mod frame;
 pub mod probe;
 pub mod proxy;
 pub mod server;
@@ -49,6 +51,9 @@ pub enum Ignored {
     /// Another replica answers.
     #[error("another replica answers it")]
     OtherReplicasTurn,
+    /// Leases are not known yet, or could not be kept.
+    #[error("its lease could not be kept at the moment")]
+    NotKept,
     /// Neither hardware address nor client identifier.
     #[error("the client says neither its hardware address nor an identifier")]
     Nameless,

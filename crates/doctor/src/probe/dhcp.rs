@@ -14,6 +14,7 @@ use std::{
 use ::dhcp::{
     arch::BootClass,
     v4::{
+        frame::datagram,
         probe::{PROBER, Probe},
         wire::{CLIENT_PORT, MessageType, Packet, SERVER_PORT, code::option},
     },
@@ -29,8 +30,6 @@ use crate::printable;
 
 /// IPv4 in a frame (IEEE 802, EtherType).
 const ETHERTYPE_IPV4: u16 = 0x0800;
-/// UDP in an IPv4 header.
-const UDP: u8 = 17;
 /// Offers that are looked at: more servers than any network has.
 const MAX_OFFERS: usize = 64;
 /// How often each question is sent, because any may get lost.
@@ -76,7 +75,7 @@ pub(super) fn discover(settings: &Settings) -> Result<Vec<Offer>, ProbeError> {
         match recvfrom::<LinkAddr>(frames.as_raw_fd(), &mut buffer) {
             Ok((length, Some(from))) if from.ifindex() == index as usize => {
                 let mac = from.addr().filter(|mac| *mac != [0; 6]);
-                if let Some((source, payload)) = datagram(&buffer[..length]) {
+                if let Some((source, payload)) = datagram(&buffer[..length], CLIENT_PORT) {
                     found.extend(read(payload, source, mac, &questions));
                 }
             }
@@ -134,21 +133,6 @@ fn questions() -> io::Result<HashMap<u32, (Probe, Asker)>> {
     Ok(questions)
 }
 
-/// Sender and payload of a UDP datagram to port 68 that was not cut into fragments.
-fn datagram(packet: &[u8]) -> Option<(Ipv4Addr, &[u8])> {
-    let header = usize::from(packet.first()? & 0x0f) * 4;
-    let is_ipv4 = packet[0] >> 4 == 4 && header >= 20;
-    let fragment = u16::from_be_bytes(packet.get(6..8)?.try_into().ok()?) & 0x3fff;
-    if !is_ipv4 || fragment != 0 || *packet.get(9)? != UDP {
-        return None;
-    }
-    let source: [u8; 4] = packet.get(12..16)?.try_into().ok()?;
-    let udp = packet.get(header..)?;
-    let port = u16::from_be_bytes(udp.get(2..4)?.try_into().ok()?);
-    let length = usize::from(u16::from_be_bytes(udp.get(4..6)?.try_into().ok()?));
-    (port == CLIENT_PORT).then_some((source.into(), udp.get(8..length.min(udp.len()))?))
-}
-
 fn read(payload: &[u8], from: Ipv4Addr, mac: Option<[u8; 6]>, questions: &HashMap<u32, (Probe, Asker)>) -> Option<Offer> {
     let packet = Packet::parse(payload).ok()?;
     let (probe, asker) = questions.get(&packet.xid())?;
@@ -179,36 +163,6 @@ fn read(payload: &[u8], from: Ipv4Addr, mac: Option<[u8; 6]>, questions: &HashMa
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn frame(port: u16, payload: &[u8]) -> Vec<u8> {
-        let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, UDP, 0, 0, 10, 77, 0, 1, 255, 255, 255, 255];
-        packet.extend_from_slice(&67u16.to_be_bytes());
-        packet.extend_from_slice(&port.to_be_bytes());
-        packet.extend_from_slice(&(payload.len() as u16 + 8).to_be_bytes());
-        packet.extend_from_slice(&[0, 0]);
-        packet.extend_from_slice(payload);
-        packet
-    }
-
-    #[test]
-    fn only_whole_datagrams_to_clients_are_read() {
-        let source = Ipv4Addr::new(10, 77, 0, 1);
-        assert_eq!(datagram(&frame(68, b"hello")), Some((source, &b"hello"[..])));
-        assert_eq!(datagram(&frame(67, b"hello")), None);
-        let mut fragment = frame(68, b"hello");
-        fragment[6] = 0x20;
-        assert_eq!(datagram(&fragment), None);
-        let whole = frame(68, b"hello");
-        for length in 0..whole.len() {
-            datagram(&whole[..length]);
-        }
-        // Lengths that lie.
-        let mut lying = frame(68, b"hello");
-        lying[24..26].copy_from_slice(&3u16.to_be_bytes());
-        assert_eq!(datagram(&lying), None);
-        lying[0] = 0x4f;
-        assert_eq!(datagram(&lying), None);
-    }
 
     #[test]
     fn an_offer_is_known_by_its_transaction_and_says_what_it_boots() {

@@ -10,11 +10,11 @@ fn only_signed(plan: &Plan, text: &mut String) {
     if plan.signed {
         text.push_str(
             "It cannot tell iPXE from firmware. That does no harm to machines with UEFI, which load shim and the signed GRUB; machines with BIOS would load iPXE over and over,\n\
-             so leave the field for BIOS empty, and for those start the boot server with --proxy-dhcp instead of all this.\n",
+             so leave the field for BIOS empty, and for those start the boot server with --dhcp instead of all this.\n",
         );
     } else {
         text.push_str(
-            "It cannot tell iPXE from firmware: iPXE would be given iPXE again, over and over. Either start the boot server with --proxy-dhcp INTERFACE, which needs no setting here at all\n\
+            "It cannot tell iPXE from firmware: iPXE would be given iPXE again, over and over. Either start the boot server with --dhcp INTERFACE, which needs no setting here at all\n\
              (switch network boot off in it), or give machines with UEFI the signed loader (--uefi-loader signed). Use the steps below only where every card has iPXE in its ROM.\n",
         );
     }

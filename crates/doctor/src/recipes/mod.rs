@@ -195,10 +195,7 @@ mod tests {
             let text = plan.recipe(format);
             assert!(text.contains("192.0.2.10") && text.ends_with('\n') && text.is_ascii(), "{format:?}");
             if matches!(format, Format::UniFi | Format::PfSense) {
-                assert!(
-                    text.contains("--proxy-dhcp"),
-                    "{format:?} cannot tell iPXE apart and says what to do"
-                );
+                assert!(text.contains("--dhcp"), "{format:?} cannot tell iPXE apart and says what to do");
                 continue;
             }
             assert!(text.contains("http://192.0.2.10:8080/boot/ipxe"), "{format:?}");

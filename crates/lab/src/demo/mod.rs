@@ -287,9 +287,11 @@ async fn prepare(client: &Client, options: &Options, http_port: u16) -> Result<(
                 }],
                 gateway: Some("10.0.2.2".to_owned()),
                 dns: vec!["10.0.2.3".to_owned()],
+                ..AddressPlan::default()
             }),
             ..BareMetalNetworkSpec::default()
         },
+        status: None,
     };
     let file = options
         .image

@@ -68,9 +68,11 @@ pub async fn prepare(client: &Client, addresses: bool) -> Result<()> {
                 }],
                 gateway: Some("10.64.0.1".to_owned()),
                 dns: vec!["10.64.0.2".to_owned()],
+                ..AddressPlan::default()
             }),
             ..BareMetalNetworkSpec::default()
         },
+        status: None,
     };
     Api::all(client.clone())
         .create(&how, &network)

@@ -23,6 +23,7 @@ fn plan(prefix: &str, ranges: &[(&str, &str)], gateway: &str) -> AddressPlan {
             .collect(),
         gateway: Some(gateway.to_owned()),
         dns: vec![gateway.to_owned()],
+        ..AddressPlan::default()
     }
 }
 

@@ -1,120 +1,179 @@
-//! DHCP for machines that boot: ProxyDHCP beside whoever gives out addresses on the network, by default the router of the house.
+//! DHCP for machines that boot, in one of three modes on each network: nothing, boot parameters beside whoever gives out addresses there (ProxyDHCP), or addresses too.
 //!
-//! One task per interface listens at ports 67 and 4011. What is answered is decided by the crate `dhcp`, from the packet and a table of what each
-//! firmware boots; here are the sockets, and the table with this replica's own addresses in it. A machine that asks for an address alone hears
-//! nothing from here, and no answer from here ever has one.
+//! | part | does |
+//! |---|---|
+//! | this one | one task per interface listens at ports 67 and 4011, and finds the network and its mode for each packet |
+//! | [`full`] | addresses: servers, leases, what may be answered when |
+//! | [`ledger`] | which leases are written, and how; pure |
+//! | [`plan`] | what a BareMetalNetwork means to the crate `dhcp`; pure |
+//! | [`writer`] | leases written, networks looked at again |
+//! | [`peers`] | which other replicas are there |
+//! | [`wire`] | frames: whether an address is in use, what other servers say |
+//! | [`others`] | DHCP servers that are none of ours |
+//! | [`tables`] | what each firmware boots |
 //!
-//! Everything that is offered leads to this replica, at the address by which the machine's packet came: it is known to be reachable, whatever else the
-//! host is connected to.
+//! What is answered is decided by the crate `dhcp`. Everything that is offered leads to this replica, at the address by which the machine's packet came: it is known to be reachable, whatever else
+//! the host is connected to.
+//!
+//! An address is only ever given out on a network whose object says `Full`, whatever an interface was started with.
 
+mod full;
+mod ledger;
+pub(crate) mod others;
+mod peers;
+mod plan;
 mod socket;
+mod tables;
+mod wire;
+pub(crate) mod writer;
 
-use std::{collections::HashMap, io, net::Ipv4Addr, sync::Arc};
+use std::{
+    collections::HashMap,
+    io,
+    net::Ipv4Addr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use agent_protocol::identity::MacAddress;
+use api::DhcpMode;
 use dhcp::{
-    arch::{BootTable, Firmware, Loaders, Tables},
+    arch::{Firmware, Loaders, Tables},
     v4::{
-        Client, Ignored,
+        Arrival, Client, Destination, Ignored,
         proxy::{self, Buffers, Policy, Site, UefiStyle},
+        server::{BootSite, link_address},
         wire::{MessageType, PXE_PORT, Packet, SERVER_PORT},
     },
 };
-use tokio_util::sync::CancellationToken;
+use tokio::sync::mpsc;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::socket::Socket;
+pub(crate) use self::full::Full;
+use self::{
+    full::{Question, Step},
+    others::Others,
+    socket::Socket,
+    tables::TableMaker,
+    wire::Prober,
+};
 use crate::{
-    config::LanPorts,
-    metrics::{DhcpAnswer, Metrics},
+    config::{LanInterface, LanPorts},
+    metrics::{DhcpAnswer, DhcpMessage, Metrics},
+    objects::networks::Networks,
     timeline::{Moment, Timelines},
 };
 
-/// Local addresses whose tables are kept; a host with more of them on one interface makes them anew.
-const MOST_TABLES: usize = 64;
 /// Longest datagram that is looked at: an Ethernet frame's worth, as no DHCP client sends more.
 const LONGEST: usize = 1500;
+/// Addresses that are asked for at once, on one interface. Who comes beyond that asks again.
+const MOST_PROBES: usize = 2048;
 
-/// One interface on which this replica is a proxy.
-pub(crate) struct Proxy {
-    interface: String,
-    sockets: [Socket; 2],
+/// What giving out addresses needs.
+#[derive(Clone)]
+pub(crate) struct Giving {
+    pub(crate) full: Arc<Full>,
+    pub(crate) others: Arc<Others>,
+}
+
+/// One interface on which this replica answers.
+pub(crate) struct Service {
+    interface: LanInterface,
+    sockets: [Arc<Socket>; 2],
+    ports: LanPorts,
     tables: TableMaker,
+    networks: Arc<Networks>,
+    /// `None`: no address is given out here, whatever a network says.
+    giving: Option<Giver>,
     metrics: Arc<Metrics>,
     timelines: Arc<Timelines>,
 }
 
-/// Makes the table of what is booted, with the address that a machine reaches us by.
-struct TableMaker {
-    http_port: u16,
-    /// Firmware for which there is a loader, and which.
-    offers: Vec<(Firmware, Loaders)>,
-    made: HashMap<Ipv4Addr, BootTable>,
+/// What giving out addresses on one interface needs.
+struct Giver {
+    giving: Giving,
+    prober: Arc<Prober>,
+    listener: Option<wire::Listener>,
+    probes: Arc<Probes>,
 }
 
-impl TableMaker {
-    fn table(&mut self, local: Ipv4Addr) -> &BootTable {
-        if self.made.len() >= MOST_TABLES && !self.made.contains_key(&local) {
-            self.made.clear();
-        }
-        let (port, offers) = (self.http_port, &self.offers);
-        self.made.entry(local).or_insert_with(|| make_table(local, port, offers))
-    }
+/// A packet that waits until it is known whether somebody uses an address.
+struct Waiting {
+    datagram: Vec<u8>,
+    arrival: Arrival,
 }
 
-/// Rows for which there is no loader say nothing, so that firmware goes on to what else it can boot.
-fn make_table(local: Ipv4Addr, http_port: u16, offers: &[(Firmware, Loaders)]) -> BootTable {
-    let root = format!("http://{local}:{http_port}/boot");
-    let built_in = |loaders| {
-        BootTable::built_in(loaders, &format!("{root}/loaders"), &format!("{root}/ipxe")).unwrap_or_else(|error| {
-            tracing::error!(%local, %error, "the built-in boot table is refused; machines that reach us by this address get nothing to boot");
-            BootTable::default()
-        })
-    };
-    let (ipxe, signed) = (built_in(Loaders::Ipxe), built_in(Loaders::SecureBoot));
-    let mut table = BootTable::default();
-    for (firmware, loaders) in offers {
-        let built_in = match loaders {
-            Loaders::Ipxe => &ipxe,
-            Loaders::SecureBoot => &signed,
+/// Addresses that are being asked for, each with the latest packet that waits for it.
+struct Probes {
+    asked: Mutex<HashMap<Ipv4Addr, Waiting>>,
+    /// Packets that come again.
+    again: mpsc::Sender<Waiting>,
+}
+
+/// How a packet was answered.
+enum Answered {
+    /// With what is in the buffer.
+    Now(MessageType, Destination),
+    /// The same, and it confirms or refuses a lease.
+    Lease(MessageType, Destination),
+    /// It will be.
+    Later,
+    /// Nothing is to be sent.
+    Nothing,
+}
+
+/// What a listener shares with other parts of the replica.
+pub(crate) struct Parts {
+    pub(crate) ports: LanPorts,
+    pub(crate) http_port: u16,
+    pub(crate) offers: Vec<(Firmware, Loaders)>,
+    pub(crate) networks: Arc<Networks>,
+    pub(crate) giving: Option<Giving>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) timelines: Arc<Timelines>,
+}
+
+impl Service {
+    /// Opens both ports on an interface; and where addresses may be given out, what asks for conflicts and listens for other servers.
+    pub(crate) fn open(interface: LanInterface, parts: Parts) -> io::Result<(Self, Again)> {
+        let name = interface.name.as_str();
+        let may_give = interface.may_give();
+        let (sender, again) = mpsc::channel(MOST_PROBES);
+        let giving = parts.giving.filter(|_| may_give).map(|giving| Giver {
+            giving,
+            prober: Arc::new(Prober::open(name)),
+            listener: wire::Listener::open(name, parts.ports.client)
+                .inspect_err(|error| tracing::warn!(interface = name, %error, "other DHCP servers cannot be listened for"))
+                .ok(),
+            probes: Arc::new(Probes {
+                asked: Mutex::default(),
+                again: sender,
+            }),
+        });
+        let open = |port, role| Socket::open(name, port, role, parts.ports).map(Arc::new);
+        let sockets = [open(parts.ports.dhcp, SERVER_PORT)?, open(parts.ports.pxe, PXE_PORT)?];
+        let service = Self {
+            sockets,
+            ports: parts.ports,
+            tables: TableMaker::new(parts.http_port, parts.offers),
+            networks: parts.networks,
+            giving,
+            metrics: parts.metrics,
+            timelines: parts.timelines,
+            interface,
         };
-        if let Some(boot) = built_in.get(*firmware)
-            && let Err(error) = table.set(*firmware, boot.clone())
-        {
-            tracing::warn!(%firmware, %error, "a row of the built-in boot table is refused");
-        }
-    }
-    table
-}
-
-impl Proxy {
-    /// Opens both ports on an interface.
-    pub(crate) fn open(
-        interface: &str,
-        ports: LanPorts,
-        http_port: u16,
-        mut offers: Vec<(Firmware, Loaders)>,
-        metrics: Arc<Metrics>,
-        timelines: Arc<Timelines>,
-    ) -> io::Result<Self> {
-        offers.push((Firmware::Ipxe, Loaders::Ipxe));
-        Ok(Self {
-            interface: interface.to_owned(),
-            sockets: [
-                Socket::open(interface, ports.dhcp, SERVER_PORT)?,
-                Socket::open(interface, ports.pxe, PXE_PORT)?,
-            ],
-            tables: TableMaker {
-                http_port,
-                offers,
-                made: HashMap::new(),
-            },
-            metrics,
-            timelines,
-        })
+        Ok((service, Again(again)))
     }
 
     /// Answers until the token is cancelled.
-    pub(crate) async fn run(mut self, stop: CancellationToken) {
+    pub(crate) async fn run(mut self, mut again: Again, tasks: TaskTracker, stop: CancellationToken) {
+        if let Some(giver) = &mut self.giving {
+            tasks.spawn(giver.prober.clone().run(stop.clone()));
+            if let Some(listener) = giver.listener.take() {
+                let (others, socket) = (giver.giving.others.clone(), self.sockets[0].clone());
+                let (name, stop) = (self.interface.name.clone(), stop.clone());
+                tasks.spawn(async move { others.listen(&name, listener, &socket, stop).await });
+            }
+        }
         let mut buffers = Buffers::default();
         let mut datagram = [0; LONGEST];
         loop {
@@ -124,64 +183,202 @@ impl Proxy {
                     () = stop.cancelled() => return,
                     ready = server.readable() => ready.map(|()| 0),
                     ready = pxe.readable() => ready.map(|()| 1),
+                    Some(waiting) = again.0.recv() => {
+                        self.take(0, &waiting.datagram, &waiting.arrival, &mut buffers);
+                        continue;
+                    }
                 }
             };
             let ready = match ready {
                 Ok(ready) => ready,
                 Err(error) => {
-                    tracing::error!(interface = %self.interface, %error, "the DHCP sockets do not work any more; machines of this interface get no boot parameters");
+                    tracing::error!(interface = self.interface.name, %error, "the DHCP sockets do not work any more; machines of this interface get no answer");
                     return;
                 }
             };
             while let Some((length, arrival)) = self.sockets[ready].receive(&mut datagram) {
-                let answer = answer(&datagram[..length], &arrival, &mut self.tables, &self.timelines, &mut buffers);
-                self.metrics.count_dhcp(match &answer {
-                    Ok((MessageType::Offer, _)) => DhcpAnswer::Offer,
-                    Ok(_) => DhcpAnswer::Ack,
-                    Err(_) => DhcpAnswer::None,
-                });
-                let Ok((kind, destination)) = answer else { continue };
-                if let Err(error) = self.sockets[ready].send(&buffers.reply, destination) {
-                    tracing::warn!(interface = %self.interface, ?kind, ?destination, %error, "a DHCP answer could not be sent");
+                self.take(ready, &datagram[..length], &arrival, &mut buffers);
+            }
+        }
+    }
+
+    /// One packet.
+    fn take(&mut self, socket: usize, datagram: &[u8], arrival: &Arrival, buffers: &mut Buffers) {
+        let packet = match Packet::parse(datagram) {
+            Ok(packet) => packet,
+            Err(error) => {
+                tracing::trace!(source = %arrival.source, %error, "no DHCP packet");
+                self.metrics.count_dhcp(DhcpMessage::Other, DhcpAnswer::None);
+                return;
+            }
+        };
+        // Servers ask from their own port who else is there; see `others`.
+        if arrival.source.port() == self.ports.dhcp && packet.giaddr().is_unspecified() {
+            return;
+        }
+        let client = Client::of(&packet);
+        let answered = self.answer(socket, &packet, &client, arrival, buffers);
+        let step = match &answered {
+            Ok(Answered::Now(kind, _)) => Ok(*kind),
+            // A lease is no step of a boot; the offer before it was.
+            Ok(Answered::Lease(..) | Answered::Later | Answered::Nothing) => Err(&Ignored::NotForUs),
+            Err(ignored) => Err(ignored),
+        };
+        self.timelines.dhcp(&packet, &client, arrival, step, Moment::now());
+        self.metrics.count_dhcp(
+            message(&packet),
+            match &answered {
+                Ok(Answered::Now(MessageType::Offer, _)) => DhcpAnswer::Offer,
+                Ok(Answered::Now(MessageType::Nak, _) | Answered::Lease(MessageType::Nak, _)) => DhcpAnswer::Nak,
+                Ok(Answered::Now(..) | Answered::Lease(..) | Answered::Later) => DhcpAnswer::Ack,
+                Ok(Answered::Nothing) | Err(_) => DhcpAnswer::None,
+            },
+        );
+        match answered {
+            Ok(Answered::Now(kind, destination) | Answered::Lease(kind, destination)) => {
+                if client.class.is_some() {
+                    tracing::info!(mac = mac(&client), firmware = ?client.firmware, ?kind, port = arrival.port, "DHCP boot parameters");
                 }
+                if let Err(error) = self.sockets[socket].send(&buffers.reply, destination) {
+                    tracing::warn!(interface = self.interface.name, ?kind, ?destination, %error, "a DHCP answer could not be sent");
+                }
+            }
+            Ok(Answered::Later | Answered::Nothing) => {}
+            Err(ignored) if client.class.is_some() => {
+                tracing::debug!(mac = mac(&client), firmware = ?client.firmware, %ignored, "a machine that boots from the network is not answered");
+            }
+            Err(ignored) => tracing::trace!(mac = mac(&client), %ignored, "a DHCP packet is not answered"),
+        }
+    }
+
+    fn answer(
+        &mut self,
+        socket: usize,
+        packet: &Packet<'_>,
+        client: &Client,
+        arrival: &Arrival,
+        buffers: &mut Buffers,
+    ) -> Result<Answered, Ignored> {
+        let network = self.networks.dhcp(link_address(packet, arrival, false));
+        let said = network.as_ref().map_or(DhcpMode::default(), |(_, mode)| *mode);
+        let mode = match self.interface.dhcp {
+            None => said,
+            Some(DhcpMode::Full) if said != DhcpMode::Full => DhcpMode::Off,
+            Some(mode) => mode,
+        };
+        match (mode, network) {
+            (DhcpMode::Off, _) => Err(Ignored::Policy),
+            (DhcpMode::Full, Some((name, DhcpMode::Full))) if arrival.port != PXE_PORT => {
+                self.give(socket, &name, packet, client, arrival, buffers)
+            }
+            (DhcpMode::Full | DhcpMode::Proxy, _) => {
+                let site = Site {
+                    tftp: arrival.local,
+                    tables: Tables {
+                        hardware: None,
+                        network: None,
+                        built_in: self.tables.table(arrival.local),
+                    },
+                    uefi: UefiStyle::default(),
+                    // Who is to boot its own disk is told so by its script.
+                    policy: Policy::Answer,
+                };
+                let reply = proxy::answer(packet, client, arrival, &site, buffers)?;
+                Ok(Answered::Now(reply.kind, reply.destination))
+            }
+        }
+    }
+
+    /// An address, perhaps.
+    fn give(
+        &mut self,
+        socket: usize,
+        network: &Arc<str>,
+        packet: &Packet<'_>,
+        client: &Client,
+        arrival: &Arrival,
+        buffers: &mut Buffers,
+    ) -> Result<Answered, Ignored> {
+        let giver = self.giving.as_ref().ok_or(Ignored::Policy)?;
+        let site = BootSite {
+            tftp: arrival.local,
+            hardware: None,
+            built_in: self.tables.table(arrival.local),
+        };
+        let question = Question {
+            packet,
+            client,
+            arrival,
+            site: &site,
+        };
+        let step = giver
+            .giving
+            .full
+            .handle(network, &question, &self.sockets[socket], &mut buffers.reply);
+        if let (Err(Ignored::OtherServer), Some(server), true) = (&step, packet.server_id(), arrival.broadcast) {
+            giver.giving.others.seen(network, server, None);
+        }
+        match step? {
+            Step::Send(reply) if reply.kind == MessageType::Offer => Ok(Answered::Now(reply.kind, reply.destination)),
+            Step::Send(reply) => Ok(Answered::Lease(reply.kind, reply.destination)),
+            Step::Held => Ok(Answered::Later),
+            Step::Done => Ok(Answered::Nothing),
+            Step::Probe(address) => {
+                giver.probe(network, address, packet, client, arrival);
+                Ok(Answered::Nothing)
             }
         }
     }
 }
 
-fn answer(
-    datagram: &[u8],
-    arrival: &dhcp::v4::Arrival,
-    tables: &mut TableMaker,
-    timelines: &Timelines,
-    buffers: &mut Buffers,
-) -> Result<(MessageType, dhcp::v4::Destination), Option<Ignored>> {
-    let packet = Packet::parse(datagram).map_err(|error| {
-        tracing::trace!(source = %arrival.source, %error, "no DHCP packet");
-        None
-    })?;
-    let client = Client::of(&packet);
-    let site = Site {
-        tftp: arrival.local,
-        tables: Tables {
-            hardware: None,
-            network: None,
-            built_in: tables.table(arrival.local),
-        },
-        uefi: UefiStyle::default(),
-        // Who is to boot its own disk is told so by its script.
-        policy: Policy::Answer,
-    };
-    let answered = proxy::answer(&packet, &client, arrival, &site, buffers);
-    timelines.dhcp(&packet, &client, arrival, answered.as_ref().map(|reply| reply.kind), Moment::now());
-    let reply = answered.map_err(|ignored| {
-        if client.class.is_some() {
-            tracing::debug!(mac = mac(&client), firmware = ?client.firmware, %ignored, "a machine that boots from the network is not answered");
+/// Packets that come again after an address was asked for.
+pub(crate) struct Again(mpsc::Receiver<Waiting>);
+
+impl Giver {
+    /// Asks whether somebody uses an address; then the packet comes again.
+    fn probe(&self, network: &Arc<str>, address: Ipv4Addr, packet: &Packet<'_>, client: &Client, arrival: &Arrival) {
+        let waiting = Waiting {
+            datagram: packet.bytes().to_vec(),
+            arrival: *arrival,
+        };
+        let mut asked = self.probes.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_first = !asked.contains_key(&address);
+        if is_first && asked.len() >= MOST_PROBES {
+            return;
         }
-        Some(ignored)
-    })?;
-    tracing::info!(mac = mac(&client), firmware = ?client.firmware, kind = ?reply.kind, port = arrival.port, "DHCP boot parameters");
-    Ok((reply.kind, reply.destination))
+        // A client that asks again meanwhile may have given up on its first question.
+        asked.insert(address, waiting);
+        drop(asked);
+        if !is_first {
+            return;
+        }
+        let (prober, probes, full) = (self.prober.clone(), self.probes.clone(), self.giving.full.clone());
+        let (network, mac, relayed) = (network.clone(), client.mac, !packet.giaddr().is_unspecified());
+        tokio::spawn(async move {
+            let in_use = if relayed {
+                prober.far_away(address).await
+            } else {
+                prober.on_link(address, mac).await
+            };
+            full.probed(&network, address, in_use);
+            let waiting = probes.asked.lock().unwrap_or_else(PoisonError::into_inner).remove(&address);
+            if let Some(waiting) = waiting {
+                // At the end of the process nobody takes it any more.
+                probes.again.send(waiting).await.ok();
+            }
+        });
+    }
+}
+
+fn message(packet: &Packet<'_>) -> DhcpMessage {
+    match packet.message_type() {
+        Some(MessageType::Discover) => DhcpMessage::Discover,
+        Some(MessageType::Request) => DhcpMessage::Request,
+        Some(MessageType::Decline) => DhcpMessage::Decline,
+        Some(MessageType::Release) => DhcpMessage::Release,
+        Some(MessageType::Inform) => DhcpMessage::Inform,
+        Some(MessageType::Offer | MessageType::Ack | MessageType::Nak) | None => DhcpMessage::Other,
+    }
 }
 
 /// As logs have it.

@@ -6,7 +6,10 @@ use std::{
     os::fd::AsRawFd,
 };
 
-use dhcp::v4::{Arrival, Destination};
+use dhcp::v4::{
+    Arrival, Destination,
+    wire::{CLIENT_PORT, SERVER_PORT},
+};
 use nix::{
     libc,
     sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, setsockopt, sockopt},
@@ -14,24 +17,36 @@ use nix::{
 use socket2::{Domain, Protocol, SockAddr, Type};
 use tokio::{io::Interest, net::UdpSocket};
 
+use crate::config::LanPorts;
+
+/// Bytes of packets that may wait: those of a rack of machines that is switched on at once, each of which otherwise asks again only after seconds.
+const QUEUE: usize = 8 << 20;
+
 pub(super) struct Socket {
     socket: UdpSocket,
     role: u16,
+    ports: LanPorts,
 }
 
 impl Socket {
-    /// Listens at a port of all addresses of an interface. Other replicas, and a DHCP server that does the same, may do so on this host, too. `role` is the port that it stands for.
-    pub(super) fn open(interface: &str, port: u16, role: u16) -> io::Result<Self> {
+    /// Listens at a port of all addresses of an interface. Other replicas, and a DHCP server that does the same, may do so on this host, too. `role` is the well-known port that it stands for,
+    /// `ports` says where those really are.
+    pub(super) fn open(interface: &str, port: u16, role: u16, ports: LanPorts) -> io::Result<Self> {
         let socket = socket2::Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_reuse_address(true)?;
         socket.set_broadcast(true)?;
         socket.set_nonblocking(true)?;
         socket.bind_device(Some(interface.as_bytes()))?;
+        // As much as is allowed: beyond what is set for all only with CAP_NET_ADMIN.
+        if setsockopt(&socket, sockopt::RcvBufForce, &QUEUE).is_err() {
+            socket.set_recv_buffer_size(QUEUE)?;
+        }
         setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
         socket.bind(&SockAddr::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)))?;
         Ok(Self {
             socket: UdpSocket::from_std(socket.into())?,
             role,
+            ports,
         })
     }
 
@@ -86,6 +101,12 @@ impl Socket {
             // Whoever cannot send frames broadcasts.
             Destination::Link { address, .. } => SocketAddrV4::new(Ipv4Addr::BROADCAST, address.port()),
         };
+        let port = match to.port() {
+            CLIENT_PORT => self.ports.client,
+            SERVER_PORT => self.ports.dhcp,
+            other => other,
+        };
+        let to = SocketAddrV4::new(*to.ip(), port);
         self.socket.try_send_to(bytes, to.into()).map(drop)
     }
 }

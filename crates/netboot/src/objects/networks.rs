@@ -1,4 +1,4 @@
-//! BareMetalNetworks as their watch brought them: which machines are neighbours, and whether they may share what they write.
+//! BareMetalNetworks as their watch brought them: which machines are neighbours, whether they may share what they write, and which DHCP service they get.
 //!
 //! A machine belongs to the network with the longest prefix that its address is of. Where there is none, the machines of a /24 (IPv4) or a /64
 //! (IPv6) are taken for neighbours: that is what most networks are, and a machine refuses whoever is not of its own prefix anyway.
@@ -7,20 +7,25 @@ use std::{
     collections::{HashMap, HashSet},
     net::{IpAddr, Ipv4Addr},
     sync::{
-        PoisonError, RwLock,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use api::{BareMetalNetwork, ImageSharing};
+use api::{BareMetalNetwork, DhcpMode, ImageSharing};
 use kube::ResourceExt;
 use lifecycle::address::Prefix;
+use tokio::sync::Notify;
 
 use crate::limits::source_of;
 
 struct Known {
+    name: Arc<str>,
     prefixes: Vec<Prefix>,
     sharing: ImageSharing,
+    dhcp: DhcpMode,
+    /// The whole object, where addresses are given out by it.
+    full: Option<Arc<BareMetalNetwork>>,
 }
 
 /// Who is whose neighbour.
@@ -37,29 +42,61 @@ pub(crate) enum Neighbourhood {
 pub(crate) struct Networks {
     table: RwLock<HashMap<String, Known>>,
     listed: AtomicBool,
+    changed: Notify,
+}
+
+/// The network with the longest prefix that holds an address; of two with one prefix the first by name, so that all requests get the same answer.
+fn find(table: &HashMap<String, Known>, address: IpAddr) -> Option<&Known> {
+    let length = |known: &Known| known.prefixes.iter().filter(|p| p.contains(address)).map(Prefix::length).max();
+    let found = table.values().filter_map(|known| Some((length(known)?, known)));
+    let best = found.max_by_key(|(length, known)| (*length, std::cmp::Reverse(known.name.clone())))?;
+    Some(best.1)
 }
 
 impl Networks {
     /// A whole list was seen.
     pub(crate) fn listed(&self) {
         self.listed.store(true, Ordering::Release);
+        self.changed.notify_one();
+    }
+
+    /// Waits until something may have changed. For one waiter.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// The network of an address, and which DHCP service it gets. `None`: nobody described it, or the networks are not known yet.
+    pub(crate) fn dhcp(&self, address: Ipv4Addr) -> Option<(Arc<str>, DhcpMode)> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        find(&table, address.into()).map(|known| (known.name.clone(), known.dhcp))
+    }
+
+    /// Networks in which addresses are given out.
+    pub(crate) fn full(&self) -> Vec<Arc<BareMetalNetwork>> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.values().filter_map(|known| known.full.clone()).collect()
     }
 
     pub(crate) fn apply(&self, network: &BareMetalNetwork) {
         let plans = [&network.spec.ipv4, &network.spec.ipv6].into_iter().flatten();
         let known = Known {
+            name: network.name_any().into(),
             // One that is none is told by the operator, on the network itself.
             prefixes: plans.filter_map(|plan| Prefix::parse(&plan.prefix)).collect(),
             sharing: network.spec.image_sharing,
+            dhcp: network.spec.dhcp,
+            full: (network.spec.dhcp == DhcpMode::Full).then(|| Arc::new(network.clone())),
         };
         self.table
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(network.name_any(), known);
+        self.changed.notify_one();
     }
 
     pub(crate) fn remove(&self, name: &str) {
         self.table.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.changed.notify_one();
     }
 
     pub(crate) fn retain(&self, names: &HashSet<String>) {
@@ -72,11 +109,8 @@ impl Networks {
     /// Where a machine of this address is, and whether machines share there. Until the networks are known nobody does.
     pub(crate) fn of(&self, address: IpAddr) -> (Neighbourhood, ImageSharing) {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        let length = |known: &Known| known.prefixes.iter().filter(|p| p.contains(address)).map(Prefix::length).max();
-        let found = table.iter().filter_map(|(name, known)| Some((length(known)?, name, known)));
-        // Of two networks with one prefix the first by name, so that all requests get the same answer.
-        if let Some((_, name, known)) = found.max_by_key(|(length, name, _)| (*length, std::cmp::Reverse(name.as_str()))) {
-            return (Neighbourhood::Network(name.clone()), known.sharing);
+        if let Some(known) = find(&table, address) {
+            return (Neighbourhood::Network(known.name.to_string()), known.sharing);
         }
         let around = match source_of(address) {
             IpAddr::V4(v4) => {

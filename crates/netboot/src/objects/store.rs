@@ -9,8 +9,8 @@ use std::{
     time::Duration,
 };
 
-use api::{BareMetalDiscovery, BareMetalHardware, BareMetalImage, BareMetalNetwork};
-use k8s_openapi::api::core::v1::Secret;
+use api::{BareMetalAddress, BareMetalDiscovery, BareMetalHardware, BareMetalImage, BareMetalNetwork};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Api, ResourceExt, api::PostParams};
 use tokio::sync::Semaphore;
 
@@ -38,6 +38,8 @@ pub(crate) struct Store {
     pub(crate) hardware: Api<BareMetalHardware>,
     pub(crate) images: Api<BareMetalImage>,
     pub(crate) networks: Api<BareMetalNetwork>,
+    pub(crate) addresses: Api<BareMetalAddress>,
+    pub(crate) config_maps: Api<ConfigMap>,
     pub(crate) secrets: Api<Secret>,
     cache: Arc<Cache>,
     metrics: Arc<Metrics>,
@@ -56,6 +58,8 @@ impl Store {
             hardware: Api::all(client.clone()),
             images: Api::all(client.clone()),
             networks: Api::all(client.clone()),
+            addresses: Api::all(client.clone()),
+            config_maps: Api::namespaced(client.clone(), namespace),
             secrets: Api::namespaced(client, namespace),
             cache,
             metrics,
@@ -176,6 +180,33 @@ impl Store {
         let how = PostParams::default();
         let replaced = self.images.replace_status(&name, &how, image);
         self.call("replace status of BareMetalImage", &name, replaced).await.map(slim)
+    }
+
+    /// Compare and swap of a network's status.
+    pub(crate) async fn replace_network_status(&self, network: &BareMetalNetwork) -> Result<BareMetalNetwork, Error> {
+        let name = network.name_any();
+        self.metrics.writes.inc();
+        let how = PostParams::default();
+        let replaced = self.networks.replace_status(&name, &how, network);
+        self.call("replace status of BareMetalNetwork", &name, replaced).await.map(slim)
+    }
+
+    /// Creates a ConfigMap, or replaces the version that it names.
+    pub(crate) async fn put_config_map(&self, map: &ConfigMap) -> Result<ConfigMap, Error> {
+        let (name, how) = (map.name_any(), PostParams::default());
+        self.metrics.writes.inc();
+        if map.metadata.resource_version.is_some() {
+            let replaced = self.config_maps.replace(&name, &how, map);
+            self.call("replace ConfigMap", &name, replaced).await
+        } else {
+            self.call("create ConfigMap", &name, self.config_maps.create(&how, map)).await
+        }
+    }
+
+    /// A fresh read.
+    pub(crate) async fn config_map(&self, name: &str) -> Result<ConfigMap, Error> {
+        self.metrics.reads.inc();
+        self.call("get ConfigMap", name, self.config_maps.get(name)).await
     }
 
     /// Decides on `start` and writes by compare and swap. When the write comes too late, or the decision on a cached object is a refusal, it is decided anew

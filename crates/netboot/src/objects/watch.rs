@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, fmt::Debug, sync::Arc};
 
-use api::{BareMetalDiscovery, BareMetalHardware, BareMetalImage, BareMetalNetwork};
+use api::{BareMetalAddress, BareMetalDiscovery, BareMetalHardware, BareMetalImage, BareMetalNetwork};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
@@ -12,10 +12,10 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 
 use crate::{
-    objects::{cache::Cache, images::Images, networks::Networks, seeds::Seeds},
+    objects::{addresses::TakenAddresses, cache::Cache, images::Images, networks::Networks, seeds::Seeds},
     wake::Wakes,
 };
 
@@ -133,6 +133,70 @@ pub(crate) fn follow_images(store: &crate::objects::store::Store, images: &Arc<I
             listed.listed();
         },
     )
+}
+
+struct AllAddresses(Arc<TakenAddresses>);
+
+impl Sink<BareMetalAddress> for AllAddresses {
+    fn apply(&self, object: BareMetalAddress) {
+        self.0.apply(&object);
+    }
+    fn delete(&self, object: BareMetalAddress) {
+        self.0.remove(&object.name_any());
+    }
+    fn retain(&self, keys: &HashSet<String>) {
+        self.0.retain(keys);
+    }
+    fn key(&self, object: &BareMetalAddress) -> String {
+        object.name_any()
+    }
+}
+
+/// Takes what stands in the ConfigMaps about DHCP.
+pub(crate) trait DhcpMaps: Send + Sync + 'static {
+    fn apply(&self, map: ConfigMap);
+    fn delete(&self, name: &str);
+    /// After a whole list, which named these.
+    fn retain(&self, names: &HashSet<String>);
+}
+
+impl<M: DhcpMaps> Sink<ConfigMap> for Arc<M> {
+    fn apply(&self, object: ConfigMap) {
+        M::apply(self, object);
+    }
+    fn delete(&self, object: ConfigMap) {
+        M::delete(self, &object.name_any());
+    }
+    fn retain(&self, keys: &HashSet<String>) {
+        M::retain(self, keys);
+    }
+    fn key(&self, object: &ConfigMap) -> String {
+        object.name_any()
+    }
+}
+
+/// Keeps the addresses that are taken; only a replica that may give out others asks for them. `listed` is called after every complete list.
+pub(crate) fn follow_addresses(
+    store: &crate::objects::store::Store,
+    addresses: &Arc<TakenAddresses>,
+    listed: impl Fn() + Send,
+) -> impl Future<Output = ()> + Send {
+    follow(
+        store.addresses.clone(),
+        watcher::Config::default(),
+        AllAddresses(addresses.clone()),
+        listed,
+    )
+}
+
+/// Hands the ConfigMaps about DHCP on, ours and those of other replicas.
+pub(crate) fn follow_dhcp<M: DhcpMaps>(
+    store: &crate::objects::store::Store,
+    maps: &Arc<M>,
+    listed: impl Fn() + Send,
+) -> impl Future<Output = ()> + Send {
+    let ours = watcher::Config::default().labels(api::LABEL_DHCP);
+    follow(store.config_maps.clone(), ours, maps.clone(), listed)
 }
 
 /// Says when each kind was listed completely for the first time.

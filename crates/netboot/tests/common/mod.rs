@@ -4,7 +4,14 @@
 pub mod api;
 pub mod machine;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::Duration,
+};
 
 use ::api::{BareMetalDiscovery, BareMetalHardware, BareMetalHardwareSpec, BareMetalHardwareStatus, HardwarePhase, hardware::ClaimRef};
 use agent_protocol::{
@@ -14,7 +21,7 @@ use agent_protocol::{
 };
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{Api, ResourceExt, api::PostParams};
-use netboot::{Config, Netboot, Quotas};
+use netboot::{Config, LanPorts, Netboot, Quotas};
 use tokio_util::sync::CancellationToken;
 
 use self::machine::Machine;
@@ -22,6 +29,23 @@ use self::machine::Machine;
 pub const NAMESPACE: &str = "kube-baremetal-netboot";
 pub const HONEST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 1));
 pub const STRANGER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 66));
+
+/// Ports below those that the kernel gives to outgoing connections, none twice.
+pub fn lan_ports() -> LanPorts {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let free = || {
+        (0..2000)
+            .map(|_| 4_100 + (std::process::id() % 5_000) as u16 + NEXT.fetch_add(1, Ordering::Relaxed))
+            .find(|port| UdpSocket::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+            .expect("a port is free")
+    };
+    LanPorts {
+        dhcp: free(),
+        client: free(),
+        pxe: free(),
+        tftp: free(),
+    }
+}
 
 pub struct Rig {
     pub api: Arc<api::Api>,

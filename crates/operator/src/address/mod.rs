@@ -43,6 +43,10 @@ pub(crate) async fn release_of(world: &World, endpoint: &BareMetalEndpoint) -> R
 /// Whether somebody may still use the address, or come back for it.
 fn is_needed(world: &World, address: &BareMetalAddress) -> bool {
     let spec = &address.spec;
+    // A person's reservation.
+    if spec.instance_uid.is_empty() {
+        return true;
+    }
     let instance = spec
         .instance
         .split_once('/')

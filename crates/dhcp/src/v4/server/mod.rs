@@ -141,14 +141,8 @@ impl Server {
         self.subnets[at].contains(address).then_some(at)
     }
 
-    /// The network that a client is in: what its relay agent says, then what it may choose, then the interface that its packet came by.
     fn subnet_of(&self, packet: &Packet<'_>, arrival: &Arrival) -> Result<usize, Ignored> {
-        let relay = packet.relay().and_then(|relay| relay.link_selection());
-        let chosen = || packet.subnet_selection().filter(|_| self.settings.subnet_selection);
-        let relayed = || Some(packet.giaddr()).filter(|a| !a.is_unspecified());
-        // A client that renews writes to us alone, from anywhere.
-        let renews = || Some(packet.ciaddr()).filter(|a| !a.is_unspecified() && !arrival.broadcast);
-        let address = relay.or_else(chosen).or_else(relayed).or_else(renews).unwrap_or(arrival.local);
+        let address = link_address(packet, arrival, self.settings.subnet_selection);
         self.subnet(address).ok_or(Ignored::NoNetwork(address))
     }
 
@@ -192,6 +186,18 @@ impl Server {
         records
     }
 
+    /// What lasts of one address; `None` if it is none that is given away here.
+    pub fn record(&self, address: Ipv4Addr) -> Option<Record<Ipv4Addr>> {
+        let subnet = &self.subnets[self.subnet(address)?];
+        Some(subnet.book.record(subnet.place(address)?, address))
+    }
+
+    /// Whether an address is reserved for one client.
+    pub fn is_reserved(&self, address: Ipv4Addr) -> bool {
+        let subnet = self.subnet(address).map(|at| &self.subnets[at]);
+        subnet.is_some_and(|subnet| subnet.place(address).is_some_and(|place| subnet.is_reserved(place)))
+    }
+
     fn remember_change(&mut self, address: Ipv4Addr) {
         if let Some(subnet) = self.subnet(address).map(|at| &mut self.subnets[at])
             && let Some(place) = subnet.place(address)
@@ -231,6 +237,21 @@ impl Server {
         }
         counts
     }
+}
+
+/// An address of the link that a client is on: what its relay agent says (RFC 3527; RFC 2131, 4.3.1), then what it chooses if it may (RFC 3011), then its own, then ours on the
+/// interface that its packet came by.
+pub fn link_address(packet: &Packet<'_>, arrival: &Arrival, subnet_selection: bool) -> Ipv4Addr {
+    let given = |address: Ipv4Addr| Some(address).filter(|address| !address.is_unspecified());
+    let relay = packet.relay().and_then(|relay| relay.link_selection());
+    let chosen = || packet.subnet_selection().filter(|_| subnet_selection);
+    // A client that renews writes to us alone, from anywhere.
+    let renews = || given(packet.ciaddr()).filter(|_| !arrival.broadcast);
+    relay
+        .or_else(chosen)
+        .or_else(|| given(packet.giaddr()))
+        .or_else(renews)
+        .unwrap_or(arrival.local)
 }
 
 fn seconds(count: u32) -> Time {

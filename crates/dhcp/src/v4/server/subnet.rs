@@ -4,7 +4,7 @@ use std::{collections::HashMap, net::Ipv4Addr};
 
 use crate::{
     arch::BootTable,
-    book::Book,
+    book::{Book, RESERVED},
     v4::wire::{Encoder, Packet, code::option},
 };
 
@@ -346,7 +346,7 @@ impl Served {
         let reserved = self.reservation(packet);
         if let Some(place) = reserved {
             // One key, whichever of its identifiers the client sends: it is one machine with one address.
-            room[..2].copy_from_slice(b"\0r");
+            room[..2].copy_from_slice(RESERVED);
             room[2..6].copy_from_slice(&self.address(place).octets());
             return Some(Asker { key: &room[..6], reserved });
         }
