@@ -50,8 +50,11 @@ control-plane: ## Build a real Kubernetes control plane and kubectl from their G
 	@ln -sf control-plane $(KUBECTL)
 
 .PHONY: demo
-demo: build bootmedia image ## Show the whole life of two machines in QEMU
-	$(KBM) --log warn lab demo --media $(MEDIA) --image $(IMAGE) --state $(TARGET)/demo
+demo: build bootmedia image loaders ## Show the whole life of two machines in QEMU, on a LAN with our own DHCP where namespaces can be made
+	@# Not by sudo: the demo's folder would be root's.
+	@demo="$(KBM) --log warn lab demo --media $(MEDIA) --image $(IMAGE) --state $(TARGET)/demo"; \
+	if why=$$(scripts/namespaces --no-sudo --check); then scripts/namespaces --no-sudo $$demo --lan --loaders $(LOADER_FOLDERS); \
+	else printf 'demo: without our own DHCP and without Secure Boot, because %s\n' "$$why"; $$demo; fi
 
 .PHONY: test-all
 test-all: test test-firmware test-doctor test-power-cuts swarm replicas durability bench-api test-libvirt test-deploy oci-image test-oci conformance-defects conformance-long test-oldest bench-api-cost fuzz ## All of that, and the suites that take longer
