@@ -50,8 +50,11 @@ control-plane: ## Build a real Kubernetes control plane and kubectl from their G
 	@ln -sf control-plane $(KUBECTL)
 
 .PHONY: demo
-demo: build bootmedia image ## Show the whole life of two machines in QEMU
-	$(KBM) --log warn lab demo --media $(MEDIA) --image $(IMAGE) --state $(TARGET)/demo
+demo: build bootmedia image loaders ## Show the whole life of two machines in QEMU, on a LAN with our own DHCP where namespaces can be made
+	@# Not by sudo: the demo's folder would be root's.
+	@demo="$(KBM) --log warn lab demo --media $(MEDIA) --image $(IMAGE) --state $(TARGET)/demo"; \
+	if why=$$(scripts/namespaces --no-sudo --check); then scripts/namespaces --no-sudo $$demo --lan --loaders $(LOADER_FOLDERS); \
+	else printf 'demo: without our own DHCP and without Secure Boot, because %s\n' "$$why"; $$demo; fi
 
 .PHONY: test-all
 test-all: test test-firmware test-doctor test-dhcp test-outage test-power-cuts swarm replicas durability bench-api test-libvirt test-deploy oci-image test-oci conformance-defects conformance-long test-oldest bench-api-cost fuzz ## All of that, and the suites that take longer
@@ -81,30 +84,40 @@ test-faults: ## Pull plugs, kill the server, break downloads and swap disks of Q
 # iPXE, shim and GRUB of the Debian whose GRUB knows ProxyDHCP, whatever the host's release is.
 LOADERS := $(TARGET)/loaders
 LOADERS_SUITE := trixie
+comma := ,
+LOADER_FOLDERS := $(LOADERS)/usr/lib/ipxe$(comma)$(LOADERS)/usr/lib/shim$(comma)$(LOADERS)/usr/lib/grub
 
 .PHONY: loaders
 loaders: setup ## Fetch boot loaders for `kube-baremetal up --loaders`, among them those for Secure Boot (Debian packages, not installed)
-	@[ -e $(LOADERS)/usr/lib/shim ] || scripts/debian-packages $(LOADERS_SUITE) $(LOADERS) ipxe shim-signed grub-efi-amd64-signed ovmf
+	@[ -e $(LOADERS)/usr/lib/shim/shimaa64.efi.signed ] || \
+	  scripts/debian-packages $(LOADERS_SUITE) $(LOADERS) ipxe shim-signed grub-efi-amd64-signed ovmf shim-signed:arm64 grub-efi-arm64-signed:arm64
+
+# Namespaces are made as root, by sudo or in a user namespace; where none of them works it fails, unless KBM_SKIP_NAMESPACES=1 says that it may be left out.
+FIRMWARE := scripts/namespaces python3 tests/firmware --program $(KBM) --media $(MEDIA) --image $(IMAGE) --loaders $(LOADERS)/usr/lib
 
 .PHONY: test-firmware
-test-firmware: loaders ## Boot real firmware in QEMU on a LAN with a house router and our ProxyDHCP beside it, in network namespaces (root; needs `make bootmedia`)
+test-firmware: loaders image ## Boot real firmware in QEMU on a LAN with a house router and our ProxyDHCP beside it, in network namespaces (an hour; needs `make bootmedia`)
+	@scripts/setup --firmware
 	$(CARGO) build --workspace --bin kube-baremetal
-	python3 tests/firmware --program $(KBM) --media $(MEDIA) --loaders $(LOADERS)/usr/lib
+	$(FIRMWARE)
 	@echo "firmware: once more with OVMF of Debian $(LOADERS_SUITE)"
-	python3 tests/firmware --program $(KBM) --media $(MEDIA) --loaders $(LOADERS)/usr/lib --ovmf $(LOADERS)/usr/share/OVMF --short
+	$(FIRMWARE) --ovmf $(LOADERS)/usr/share/OVMF --short
 
 .PHONY: test-firmware-short
-test-firmware-short: loaders ## Four of its cells, one of each way to boot (root; needs `make bootmedia`)
-	@# Namespaces, taps and the DHCP ports are not for an ordinary user, nor for root in some containers.
-	@if ! { ip netns add kbm-probe && ip netns delete kbm-probe && [ -e /dev/net/tun ]; } 2> /dev/null; then \
-	  echo "firmware: NOT RUN: it needs root, network namespaces and /dev/net/tun: sudo make test-firmware-short"; exit 0; fi; \
-	$(CARGO) build --workspace --bin kube-baremetal && \
-	python3 tests/firmware --program $(KBM) --media $(MEDIA) --loaders $(LOADERS)/usr/lib --short
+test-firmware-short: loaders image ## Five of its cells, one of each way to boot (needs `make bootmedia`)
+	@scripts/setup --firmware
+	$(CARGO) build --workspace --bin kube-baremetal
+	$(FIRMWARE) --short
+
+.PHONY: test-reboots
+test-reboots: loaders image ## Of its cells the one that provisions a machine with Secure Boot on and resets it 20 times (needs `make bootmedia`)
+	$(CARGO) build --workspace --bin kube-baremetal
+	$(FIRMWARE) --only secure-reboots
 
 .PHONY: test-doctor
-test-doctor: setup ## Let the doctor find what is wrong with networks in namespaces (root; ip and dnsmasq)
+test-doctor: setup ## Let the doctor find what is wrong with networks in namespaces (ip and dnsmasq)
 	$(CARGO) build --workspace --bin kube-baremetal
-	python3 tests/doctor --program $(KBM)
+	scripts/namespaces python3 tests/doctor --program $(KBM)
 
 .PHONY: test-dhcp
 test-dhcp: ## Give real DHCP clients their addresses, with a relay, a rogue server and restarts, in namespaces (root)

@@ -1,4 +1,4 @@
-"""`netboot doctor` on networks that are wrong in known ways, in network namespaces that this makes and removes (root; ip and dnsmasq).
+"""`netboot doctor` on networks that are wrong in known ways, in network namespaces that this makes and removes (as root, which scripts/namespaces gives it; ip and dnsmasq).
 
     house (dnsmasq 10.79.0.1) --+
     server (10.79.0.2) ---------+-- bridge in the namespace of the switch
@@ -221,7 +221,7 @@ def main():
     parser.add_argument("--program", type=Path, required=True, help="kube-baremetal")
     arguments = parser.parse_args()
     if os.geteuid() != 0:
-        raise SystemExit("network namespaces need root")
+        raise SystemExit("network namespaces need root: scripts/namespaces python3 tests/doctor ...")
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, Network() as network:
         folder = Path(folder)

@@ -8,9 +8,9 @@ MIB = 1 << 20
 LINE = "kbm-test: this is the local disk"
 
 
-def blank_disk(path: Path):
+def blank_disk(path: Path, mib=1024):
     with open(path, "wb") as file:
-        file.truncate(1024 * MIB)
+        file.truncate(mib * MIB)
 
 
 def bios_disk(path: Path):
@@ -44,19 +44,19 @@ def uefi_disk(path: Path):
         _system_partition(path, {"EFI/BOOT/BOOTX64.EFI": application})
 
 
-def signed_disk(path: Path, loaders: Path, ending="halt"):
+def signed_disk(path: Path, loaders: Path, arch="x86_64", suffix="x64"):
     """What boots is a vendor's shim and GRUB, as an installed Debian has them. The fallback path has something that is no program: nobody may take it."""
     with tempfile.TemporaryDirectory() as folder:
         config, trap = Path(folder) / "grub.cfg", Path(folder) / "trap"
-        config.write_text(f"echo '{LINE}'\nsleep 1\n{ending}\n")
+        config.write_text(f"echo '{LINE}'\nsleep 1\nhalt\n")
         trap.write_text("no program\n")
         _system_partition(
             path,
             {
-                "EFI/debian/shimx64.efi": loaders / "shim/shimx64.efi.signed",
-                "EFI/debian/grubx64.efi": loaders / "grub/x86_64-efi-signed/grubx64.efi.signed",
+                f"EFI/debian/shim{suffix}.efi": loaders / f"shim/shim{suffix}.efi.signed",
+                f"EFI/debian/grub{suffix}.efi": loaders / f"grub/{arch}-efi-signed/grub{suffix}.efi.signed",
                 "EFI/debian/grub.cfg": config,
-                "EFI/BOOT/BOOTX64.EFI": trap,
+                f"EFI/BOOT/BOOT{suffix.upper()}.EFI": trap,
             },
         )
 

@@ -8,7 +8,8 @@ import subprocess
 from pathlib import Path
 
 BRIDGE = "kbm0"
-ROUTER, SERVER = "10.77.0.1", "10.77.0.2"
+NETWORK = "10.77.0"
+ROUTER, SERVER = f"{NETWORK}.1", f"{NETWORK}.2"
 
 
 def ip(*words):
@@ -54,7 +55,7 @@ class Lan:
         log = open(self.folder / "dnsmasq.log", "a")
         command = [
             *("dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0", "--interface=eth0", "--bind-interfaces", "--user=root"),
-            *("--dhcp-range=10.77.0.100,10.77.0.200,1h", f"--dhcp-option=3,{ROUTER}", "--log-dhcp", f"--dhcp-leasefile={self.folder}/leases"),
+            *(f"--dhcp-range={NETWORK}.100,{NETWORK}.200,1h", f"--dhcp-option=3,{ROUTER}", "--log-dhcp", f"--dhcp-leasefile={self.folder}/leases"),
         ]
         self.dnsmasq = subprocess.Popen(self.inside(command, self.router), stdout=log, stderr=log)
 

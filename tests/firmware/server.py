@@ -8,17 +8,20 @@ import time
 
 from network import BRIDGE, SERVER
 
+OURS = "/apis/kube-baremetal.io/v1alpha1"
+
 
 class Server:
     """Use it as a context: it serves inside."""
 
     def __init__(self, lan, arguments, name, further):
-        self.lan, self.data = lan, lan.folder / f"{name}.data"
+        self.lan, self.data, self.image = lan, lan.folder / f"{name}.data", arguments.image
         self.log = lan.folder / f"{name}.server"
         loaders = ",".join(str(arguments.loaders / folder) for folder in ("ipxe", "shim", "grub"))
         command = [
             *(arguments.program, "--log", "info", "up", "--data-dir", self.data, "--media-dir", arguments.media, "--dhcp", BRIDGE),
             *("--advertise", SERVER, "--loaders", loaders, *further),
+            *("--image-dir", arguments.image.parent),
         ]
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(lan.inside(command), stdout=log, stderr=subprocess.STDOUT)
@@ -47,15 +50,23 @@ class Server:
         """What this machine was told to boot, in its order."""
         return [line for line in self.said().splitlines() if f" boot mac={mac}" in line]
 
-    def discovery(self):
-        """The one machine that registered, as the Kubernetes API shows it."""
+    def api(self, path, create=None):
+        """What the Kubernetes API has at a path, or has created there."""
         text = (self.data / "kubeconfig").read_text()
-        files = []
+        words = []
         for option, field in (("--cacert", "certificate-authority-data"), ("--cert", "client-certificate-data"), ("--key", "client-key-data")):
             file = self.data / field
             file.write_bytes(base64.b64decode(re.search(rf"{field}: (\S+)", text)[1]))
-            files += [option, file]
-        url = re.search(r'server: "(\S+)"', text)[1] + "/apis/kube-baremetal.io/v1alpha1/baremetaldiscoveries"
-        asked = subprocess.run(self.lan.inside(["curl", "--silent", "--fail", *files, url]), capture_output=True, text=True, check=True)
-        (discovery,) = json.loads(asked.stdout)["items"]
+            words += [option, file]
+        if create is not None:
+            words += ["--header", "Content-Type: application/json", "--data", json.dumps(create)]
+        url = re.search(r'server: "(\S+)"', text)[1] + path
+        asked = subprocess.run(self.lan.inside(["curl", "--silent", "--show-error", "--fail-with-body", *words, url]), capture_output=True, text=True)
+        if asked.returncode != 0:
+            raise SystemExit(f"the API refused {path}: {asked.stderr} {asked.stdout}")
+        return json.loads(asked.stdout)
+
+    def discovery(self):
+        """The one machine that registered."""
+        (discovery,) = self.api(f"{OURS}/baremetaldiscoveries")["items"]
         return discovery

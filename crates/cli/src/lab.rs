@@ -79,6 +79,13 @@ pub enum Command {
         /// The Debian image.
         #[arg(long)]
         image: PathBuf,
+        /// Make a LAN of this network namespace, which must have nothing but a loopback (`scripts/namespaces`): a house router, our own DHCP beside it, and a machine with
+        /// Secure Boot. Without it the machines are on QEMU's user networking.
+        #[arg(long)]
+        lan: bool,
+        /// Folders with boot loaders for machines on that LAN, separated by commas.
+        #[arg(long, default_value = "/usr/lib/ipxe,/usr/lib/shim,/usr/lib/grub")]
+        loaders: String,
         /// Folder for logs and disks; it is emptied first.
         #[arg(long, default_value = "target/demo")]
         state: PathBuf,
@@ -157,13 +164,22 @@ pub async fn run(command: Command) -> Result<()> {
         Command::Console { name, place } => Ok(Folder::open(&place.folder)?.console(&name).await?),
         Command::Swarm(arguments) => crate::swarm::run(arguments).await,
         Command::Kills(arguments) => crate::swarm::kills(arguments).await,
-        Command::Demo { media, image, state, keep } => {
+        Command::Demo {
+            media,
+            image,
+            lan,
+            loaders,
+            state,
+            keep,
+        } => {
             let plain = std::env::var_os("CI").is_some() || !std::io::stderr().is_terminal();
             let program = std::env::current_exe().context("finding this program")?;
             lab::demo::run(&lab::demo::Options {
                 program,
                 media,
                 image,
+                lan,
+                loaders,
                 state,
                 plain,
                 keep,

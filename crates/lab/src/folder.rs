@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     LabError,
-    qemu::{DiskSpec, Firmware, Machine, MachineSpec, accel::Accelerator},
+    qemu::{DiskSpec, Firmware, Machine, MachineSpec, Network, accel::Accelerator},
 };
 
 /// What `lab up` was asked for.
@@ -124,11 +124,7 @@ impl Folder {
     }
 
     fn spec(&self, index: u32, request: &Request) -> MachineSpec {
-        let firmware = match request.firmware {
-            Firmware::Bios => "bios",
-            Firmware::Uefi => "uefi",
-        };
-        let name = format!("{firmware}-{index}");
+        let name = format!("{}-{index}", request.firmware.name());
         let (mac, uuid) = identity(&format!("{}/{name}", self.path.display()));
         MachineSpec {
             disks: vec![DiskSpec {
@@ -143,7 +139,7 @@ impl Folder {
             cpus: request.cpus,
             mac,
             uuid,
-            boot_url: request.boot_url.clone(),
+            network: Network::BootUrl(request.boot_url.clone()),
         }
     }
 }
@@ -207,7 +203,7 @@ mod tests {
             disks: Vec::new(),
             mac,
             uuid,
-            boot_url: String::new(),
+            network: Network::BootUrl(String::new()),
         };
         let error = Machine::create(home.path(), spec).unwrap_err();
         assert!(error.to_string().starts_with("name:"), "{error}");

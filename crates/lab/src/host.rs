@@ -76,13 +76,17 @@ pub fn check() -> Result<(), LabError> {
     })
 }
 
-/// OVMF's code and its empty variable store.
+/// OVMF's code and its variable store: empty, or for Secure Boot with Microsoft's keys.
 ///
 /// # Errors
 /// [`LabError::Missing`] when the package is not installed.
-pub fn ovmf() -> Result<(PathBuf, PathBuf), LabError> {
-    let code = PathBuf::from("/usr/share/OVMF/OVMF_CODE_4M.fd");
-    let vars = PathBuf::from("/usr/share/OVMF/OVMF_VARS_4M.fd");
+pub fn ovmf(secure_boot: bool) -> Result<(PathBuf, PathBuf), LabError> {
+    let (code, vars) = if secure_boot {
+        ("OVMF_CODE_4M.secboot.fd", "OVMF_VARS_4M.ms.fd")
+    } else {
+        ("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd")
+    };
+    let [code, vars] = [code, vars].map(|name| Path::new("/usr/share/OVMF").join(name));
     if code.exists() && vars.exists() {
         return Ok((code, vars));
     }

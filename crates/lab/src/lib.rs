@@ -1,6 +1,7 @@
 //! Machines to try things on: QEMU machines with real firmware, a swarm of simulated ones, and the demo that shows a whole life.
 //!
 //! * [`host`]: what this host must have installed, and the one line that installs it.
+//! * [`lan`]: a LAN with a house router, in a network namespace.
 //! * [`ports`]: ports for servers that are started as processes.
 //! * [`qemu`]: one QEMU machine; its state lives in a folder, so that another process can find it again.
 //! * [`server`]: `kube-baremetal up` in a process of its own.
@@ -8,11 +9,12 @@
 //! * [`demo`]: the two machines of `make demo`.
 //! * [`swarm`]: many simulated machines against a real server, with faults as data and a judge.
 //!
-//! Everything here runs as an ordinary user: QEMU user networking, files, Unix sockets. Nothing here decides anything about a machine's life.
+//! Everything but [`lan`] runs as an ordinary user: QEMU user networking, files, Unix sockets. Nothing here decides anything about a machine's life.
 
 pub mod demo;
 pub mod folder;
 pub mod host;
+pub mod lan;
 pub mod ports;
 pub mod qemu;
 pub mod server;

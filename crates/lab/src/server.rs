@@ -1,7 +1,7 @@
 //! The server as a user starts it: `kube-baremetal up` in a process of its own, which can be asked to end, or killed, and started again on the same
 //! state and the same ports.
 
-use std::{path::PathBuf, process::Stdio, time::Duration};
+use std::{net::Ipv4Addr, path::PathBuf, process::Stdio, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use kube::{
@@ -24,8 +24,17 @@ pub struct Options {
     pub media: PathBuf,
     /// Folder whose files are served as images.
     pub images: Option<PathBuf>,
+    /// Its address on the LAN where machines reach it. None: they are on QEMU's user networking.
+    pub lan: Option<Ipv4Addr>,
     /// Further arguments of `up`.
     pub arguments: Vec<String>,
+}
+
+impl Options {
+    /// The address by which machines know the server: QEMU's user networking shows this host's loopback to a guest as 10.0.2.2.
+    fn known_as(&self) -> Ipv4Addr {
+        self.lan.unwrap_or(Ipv4Addr::new(10, 0, 2, 2))
+    }
 }
 
 /// A running server.
@@ -45,7 +54,7 @@ impl Server {
     /// # Errors
     /// When the process does not start.
     pub async fn start(options: Options) -> Result<Self> {
-        let ports = crate::ports::free(std::net::Ipv4Addr::LOCALHOST)?;
+        let ports = crate::ports::free(Ipv4Addr::LOCALHOST)?;
         let child = Self::spawn(&options, ports)?;
         Ok(Self {
             child,
@@ -55,6 +64,11 @@ impl Server {
         })
     }
 
+    /// The address by which machines know it.
+    pub fn known_as(&self) -> Ipv4Addr {
+        self.options.known_as()
+    }
+
     fn spawn(options: &Options, [api, http, agent]: [u16; 3]) -> Result<Child> {
         let log = options.state.join("server.log");
         let output = std::fs::File::options()
@@ -62,6 +76,7 @@ impl Server {
             .append(true)
             .open(&log)
             .with_context(|| format!("opening {}", log.display()))?;
+        let listen = options.lan.unwrap_or(Ipv4Addr::LOCALHOST);
         let mut command = Command::new(&options.program);
         command
             .arg("up")
@@ -70,10 +85,9 @@ impl Server {
             .arg("--kubeconfig")
             .arg(options.state.join("kubeconfig"))
             .args(["--api-listen", &format!("127.0.0.1:{api}")])
-            .args(["--http-listen", &format!("127.0.0.1:{http}")])
-            .args(["--agent-listen", &format!("127.0.0.1:{agent}")])
-            // QEMU's user networking shows this host's loopback to a guest as 10.0.2.2.
-            .args(["--advertise", "10.0.2.2"])
+            .args(["--http-listen", &format!("{listen}:{http}")])
+            .args(["--agent-listen", &format!("{listen}:{agent}")])
+            .args(["--advertise", &options.known_as().to_string()])
             .arg("--media-dir")
             .arg(&options.media)
             .args(&options.arguments);

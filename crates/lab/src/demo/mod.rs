@@ -1,12 +1,14 @@
 //! `make demo`: two machines through their whole life, on real firmware, with everything through the real way in.
 //!
 //! The server is started as a user would start it (`kube-baremetal up`, another process); what the demo asks for, it asks of the Kubernetes
-//! API; what it shows, it saw in a watch. It asserts as it goes: any step that does not happen in its time ends the demo with an error. Whatever it
+//! API; what it shows, it saw in a watch. The machines are on a LAN with a house router, where our own DHCP finds them and one of them has Secure Boot on; or, where no such LAN can be made, on
+//! QEMU's user networking ([`wire`]). It asserts as it goes: any step that does not happen in its time ends the demo with an error. Whatever it
 //! started is stopped, also on Ctrl-C.
 
 mod observe;
 mod show;
 mod ssh;
+mod wire;
 
 use std::{
     collections::BTreeMap,
@@ -17,10 +19,9 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use api::{
-    BareMetalAddress, BareMetalDiscoveryPolicy, BareMetalDiscoveryPolicySpec, BareMetalHardware, BareMetalImage, BareMetalImageSpec,
-    BareMetalInstance, BareMetalInstanceSpec, BareMetalNetwork, BareMetalNetworkSpec, HardwarePhase,
-    common::NetworkRef,
-    network::{AddressPlan, AddressRange},
+    BareMetalAddress, BareMetalDiscovery, BareMetalDiscoveryPolicy, BareMetalDiscoveryPolicySpec, BareMetalHardware, BareMetalImage,
+    BareMetalImageSpec, BareMetalInstance, BareMetalInstanceSpec, BareMetalNetwork, BareMetalNetworkSpec, HardwarePhase,
+    common::NetworkRef, network::AddressPlan, timeline::BootStepKind,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::{
@@ -31,11 +32,12 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     folder, host,
-    qemu::{DiskSpec, Firmware, Machine, MachineSpec, accel::Accelerator},
+    qemu::{DiskSpec, Firmware, Machine, MachineSpec, Network, accel::Accelerator},
     server,
 };
 use observe::Observer;
 use show::Show;
+use wire::Wire;
 
 /// What the demo needs to know.
 #[derive(Debug, Clone)]
@@ -46,6 +48,10 @@ pub struct Options {
     pub media: PathBuf,
     /// The Debian image, zstd-compressed raw.
     pub image: PathBuf,
+    /// Whether this process's network namespace, which is empty, may become a LAN for the machines; else they are on QEMU's user networking.
+    pub lan: bool,
+    /// Folders with boot loaders for machines on a LAN, separated by commas.
+    pub loaders: String,
     /// Where state goes; it is emptied first.
     pub state: PathBuf,
     /// Neither colours nor cursor movements.
@@ -103,29 +109,35 @@ async fn terminated() {
 async fn life(options: &Options, lab: &folder::Folder, show: &Show) -> Result<()> {
     let accel = Accelerator::detect().await;
     show.headline(&format!("Starting the server and two machines ({})", accel.argument()));
+    let mut wire = Wire::make(options.lan, &options.state).await?;
+    show.line(&wire.describe());
     let mut server = server::Server::start(server::Options {
         program: options.program.clone(),
         state: options.state.clone(),
         media: options.media.clone(),
         images: Some(options.image.parent().context("the image has no folder")?.to_owned()),
-        arguments: Vec::new(),
+        lan: wire.listen(),
+        arguments: wire.arguments(&options.loaders),
     })
     .await?;
     let client = server.client().await?;
     let mut observer = Observer::start(client.clone(), show.clone()).await?;
-    prepare(&client, options, server.http_port).await?;
+    let http = format!("http://{}:{}", server.known_as(), server.http_port);
+    prepare(&client, options, wire.plan(), &http).await?;
 
+    let boot_url = format!("{http}/boot/ipxe");
+    let uefi = wire.uefi();
     let machines = [
-        create_machine(lab, "bios", Firmware::Bios, server.http_port)?,
-        create_machine(lab, "uefi", Firmware::Uefi, server.http_port)?,
+        create_machine(lab, "bios", Firmware::Bios, wire.plug(&boot_url).await?)?,
+        create_machine(lab, uefi.name(), uefi, wire.plug(&boot_url).await?)?,
     ];
     old_partition_table(&machines[1].disk_path(0), &options.state).await?;
     for machine in &machines {
         observer.name_machine(machine.spec.mac, &machine.spec.name);
         machine.power_on(accel).await?;
         show.line(&format!(
-            "{}: switched on ({} MiB, one disk, no BMC)",
-            machine.spec.name, machine.spec.memory_mib
+            "{}: switched on ({}, {} MiB, one disk, no BMC)",
+            machine.spec.name, machine.spec.firmware, machine.spec.memory_mib
         ));
     }
 
@@ -134,6 +146,7 @@ async fn life(options: &Options, lab: &folder::Folder, show: &Show) -> Result<()
         observer
             .until("both machines are Ready", 420, |w| w.hardware_in(HardwarePhase::Ready) == 2)
             .await?;
+        how_they_came(&client, &observer, &machines, show).await?;
 
         show.headline("Two instances are created; the scheduler binds them");
         let key = ssh::generate_key(&options.state).await?;
@@ -155,7 +168,7 @@ async fn life(options: &Options, lab: &folder::Folder, show: &Show) -> Result<()
         );
 
         show.headline("Logging in over SSH");
-        let seen = log_in(&client, &observer, &machines, &key, show).await?;
+        let seen = log_in(&client, &observer, &machines, &wire, &key, show).await?;
         ensure!(
             seen[0].machine_id != seen[1].machine_id,
             "both machines have machine-id {}",
@@ -198,7 +211,7 @@ async fn life(options: &Options, lab: &folder::Folder, show: &Show) -> Result<()
     server.stop().await
 }
 
-fn create_machine(lab: &folder::Folder, name: &str, firmware: Firmware, http_port: u16) -> Result<Machine> {
+fn create_machine(lab: &folder::Folder, name: &str, firmware: Firmware, network: Network) -> Result<Machine> {
     let (mac, uuid) = folder::identity(&format!("demo/{name}"));
     let spec = MachineSpec {
         name: name.to_owned(),
@@ -213,7 +226,7 @@ fn create_machine(lab: &folder::Folder, name: &str, firmware: Firmware, http_por
         }],
         mac,
         uuid,
-        boot_url: format!("http://10.0.2.2:{http_port}/boot/ipxe"),
+        network,
     };
     Ok(Machine::create(lab.path(), spec)?)
 }
@@ -261,7 +274,7 @@ async fn old_partition_table(disk: &Path, state: &Path) -> Result<()> {
 }
 
 /// What an admin writes once: a policy, a network and an image.
-async fn prepare(client: &Client, options: &Options, http_port: u16) -> Result<()> {
+async fn prepare(client: &Client, options: &Options, plan: AddressPlan, http: &str) -> Result<()> {
     let named = |name: &str| ObjectMeta {
         name: Some(name.to_owned()),
         ..ObjectMeta::default()
@@ -279,16 +292,7 @@ async fn prepare(client: &Client, options: &Options, http_port: u16) -> Result<(
     let network = BareMetalNetwork {
         metadata: named("demo"),
         spec: BareMetalNetworkSpec {
-            ipv4: Some(AddressPlan {
-                prefix: "10.0.2.0/24".to_owned(),
-                ranges: vec![AddressRange {
-                    first: "10.0.2.100".to_owned(),
-                    last: "10.0.2.199".to_owned(),
-                }],
-                gateway: Some("10.0.2.2".to_owned()),
-                dns: vec!["10.0.2.3".to_owned()],
-                ..AddressPlan::default()
-            }),
+            ipv4: Some(plan),
             ..BareMetalNetworkSpec::default()
         },
         status: None,
@@ -313,7 +317,7 @@ async fn prepare(client: &Client, options: &Options, http_port: u16) -> Result<(
     let image = BareMetalImage {
         metadata: named("debian"),
         spec: BareMetalImageSpec {
-            url: format!("http://10.0.2.2:{http_port}/images/{file}"),
+            url: format!("{http}/images/{file}"),
             digest: format!("sha256:{digest}"),
             format: agent_protocol::order::ImageFormat::Zstd,
             ..BareMetalImageSpec::default()
@@ -358,7 +362,14 @@ async fn create_instance(client: &Client, name: &str, ssh_key: &str) -> Result<(
     Ok(())
 }
 
-async fn log_in(client: &Client, observer: &Observer, machines: &[Machine], key: &ssh::Key, show: &Show) -> Result<Vec<ssh::Seen>> {
+async fn log_in(
+    client: &Client,
+    observer: &Observer,
+    machines: &[Machine],
+    wire: &Wire,
+    key: &ssh::Key,
+    show: &Show,
+) -> Result<Vec<ssh::Seen>> {
     let instances: Api<BareMetalInstance> = Api::namespaced(client.clone(), NAMESPACE);
     let mut all = Vec::new();
     for name in ["web-1", "web-2"] {
@@ -376,15 +387,11 @@ async fn log_in(client: &Client, observer: &Observer, machines: &[Machine], key:
             .unwrap_or_default()
             .parse()
             .with_context(|| format!("{name}: {address}"))?;
-        let [port] = crate::ports::free(std::net::Ipv4Addr::LOCALHOST)?;
-        machine.forward(port, std::net::SocketAddrV4::new(address, 22)).await?;
-        let seen = ssh::look_around(port, key, Duration::from_secs(180))
+        let server = wire.ssh(machine, address).await?;
+        let seen = ssh::look_around(server, key, Duration::from_secs(180))
             .await
             .with_context(|| format!("logging in to {name}"))?;
-        show.line(&format!(
-            "{name} on {} ({address}), {:?}:",
-            machine.spec.name, machine.spec.firmware
-        ));
+        show.line(&format!("{name} on {} ({address}), {}:", machine.spec.name, machine.spec.firmware));
         for (what, value) in seen.rows() {
             show.line(&format!("    {what:<22} {value}"));
         }
@@ -398,9 +405,38 @@ async fn log_in(client: &Client, observer: &Observer, machines: &[Machine], key:
             "{address} is not among the machine's addresses: {}",
             seen.addresses
         );
+        let firmware = machine.spec.firmware.to_string();
+        ensure!(seen.firmware == firmware, "{name} runs on {firmware}, and found {}", seen.firmware);
         all.push(seen);
     }
     Ok(all)
+}
+
+/// By which steps the machines came to the agent, and what it found them to be.
+async fn how_they_came(client: &Client, observer: &Observer, machines: &[Machine], show: &Show) -> Result<()> {
+    for discovery in Api::<BareMetalDiscovery>::all(client.clone())
+        .list(&Default::default())
+        .await?
+        .items
+    {
+        let name = discovery.name_any();
+        let label = observer.machine_of(&name);
+        let machine = label.and_then(|label| machines.iter().find(|m| m.spec.name == label));
+        let machine = machine.with_context(|| format!("{name} is none of the demo's machines"))?;
+        let (status, is) = (discovery.status.unwrap_or_default(), machine.spec.firmware);
+        let found = status.inventory.context("a machine is Ready without an inventory")?.firmware;
+        let boot = status.timelines.last().with_context(|| format!("{name} has no boot timeline"))?;
+        let steps: Vec<String> = boot.steps.iter().map(|s| format!("{:?}", s.step)).collect();
+        let offered = boot.steps.iter().any(|s| s.step == BootStepKind::Offer);
+        ensure!(
+            is != Firmware::SecureBoot || (offered && found.secure_boot == Some(true)),
+            "{} has Secure Boot; an offer of our DHCP: {offered}; what the agent found: {found:?}",
+            machine.spec.name
+        );
+        let took = boot.ended_at().duration_since(boot.started_at.0).as_secs_f64();
+        show.line(&format!("{} ({is}): {} in {took:.1} s", machine.spec.name, steps.join(", ")));
+    }
+    Ok(())
 }
 
 async fn evidence(client: &Client, show: &Show) -> Result<()> {

@@ -1,6 +1,7 @@
 //! Logging in with the stock OpenSSH client.
 
 use std::{
+    net::SocketAddrV4,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -47,7 +48,7 @@ pub struct Seen {
     pub addresses: String,
     /// Debian's version and the kernel's.
     pub system: String,
-    /// BIOS or UEFI, as the installed kernel sees it.
+    /// BIOS, UEFI or UEFI with Secure Boot, as the installed kernel sees it.
     pub firmware: String,
 }
 
@@ -68,10 +69,11 @@ impl Seen {
 
 const LOOK: &str = "hostname; cat /etc/machine-id; ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub | cut -d' ' -f2; \
      findmnt -no SOURCE,FSTYPE,SIZE /; hostname -I; echo Debian $(cat /etc/debian_version), Linux $(uname -r); \
-     test -d /sys/firmware/efi && echo UEFI || echo BIOS";
+     if [ ! -d /sys/firmware/efi ]; then echo BIOS; \
+     elif [ \"$(od -An -tu1 -j4 /sys/firmware/efi/efivars/SecureBoot-* | tr -d ' ')\" = 1 ]; then echo UEFI with Secure Boot; else echo UEFI; fi";
 
 /// Logs in, tries again until the patience ends, and looks around.
-pub async fn look_around(port: u16, key: &Key, patience: Duration) -> Result<Seen> {
+pub async fn look_around(server: SocketAddrV4, key: &Key, patience: Duration) -> Result<Seen> {
     let deadline = Instant::now() + patience;
     loop {
         let output = Command::new("ssh")
@@ -87,7 +89,7 @@ pub async fn look_around(port: u16, key: &Key, patience: Duration) -> Result<See
             ])
             .args(["-o", "ConnectTimeout=20", "-o", "IdentitiesOnly=yes", "-i"])
             .arg(&key.private)
-            .args(["-p", &port.to_string(), "debian@127.0.0.1", LOOK])
+            .args(["-p", &server.port().to_string(), &format!("debian@{}", server.ip()), LOOK])
             .kill_on_drop(true)
             .output();
         let output = tokio::time::timeout(Duration::from_secs(60), output).await;

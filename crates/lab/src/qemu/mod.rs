@@ -3,8 +3,8 @@
 //! A machine is a folder: `machine.json` (what it is), its disks, its firmware variables, `console.log`, `console.sock`, `qmp.sock` and, while it
 //! runs, `pid`. Whoever has the folder can stop it or talk to it. A process is signalled only when its command line names this folder.
 //!
-//! The network is QEMU's user networking, whose DHCP hands out the boot URL. UEFI firmware asks TFTP for that very name, so the TFTP root
-//! holds iPXE under a path that reads like the URL; iPXE then asks DHCP again, and fetches the same name by HTTP.
+//! The network is a tap device that somebody else made, or QEMU's user networking, whose DHCP hands out the boot URL. UEFI firmware asks TFTP for that very name, so
+//! the TFTP root holds iPXE under a path that reads like the URL; iPXE then asks DHCP again, and fetches the same name by HTTP.
 
 pub mod accel;
 pub mod qmp;
@@ -29,6 +29,39 @@ pub enum Firmware {
     Bios,
     /// OVMF (EDK2) without Secure Boot.
     Uefi,
+    /// OVMF with Secure Boot, and Microsoft's keys enrolled.
+    SecureBoot,
+}
+
+impl Firmware {
+    /// Its name in names of machines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bios => "bios",
+            Self::Uefi => "uefi",
+            Self::SecureBoot => "secure",
+        }
+    }
+}
+
+impl std::fmt::Display for Firmware {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Bios => "BIOS",
+            Self::Uefi => "UEFI",
+            Self::SecureBoot => "UEFI with Secure Boot",
+        })
+    }
+}
+
+/// What a machine's NIC is plugged into.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Network {
+    /// QEMU's user networking; its DHCP hands out this URL: `http://10.0.2.2:PORT/boot/ipxe`.
+    BootUrl(String),
+    /// A tap device.
+    Tap(String),
 }
 
 /// One disk.
@@ -64,8 +97,9 @@ pub struct MachineSpec {
     pub mac: MacAddress,
     /// SMBIOS UUID.
     pub uuid: SystemUuid,
-    /// What DHCP hands out: `http://10.0.2.2:PORT/boot/ipxe`.
-    pub boot_url: String,
+    /// What its NIC is plugged into.
+    #[serde(flatten)]
+    pub network: Network,
 }
 
 /// One machine and its folder.
@@ -100,10 +134,10 @@ impl Machine {
                     .map_err(LabError::file("cannot size", &path))?;
             }
         }
-        if machine.spec.firmware == Firmware::Uefi {
+        if machine.spec.firmware != Firmware::Bios {
             let vars = machine.folder.join("vars.fd");
             if !vars.exists() {
-                let (_, template) = host::ovmf()?;
+                let (_, template) = host::ovmf(machine.spec.firmware == Firmware::SecureBoot)?;
                 std::fs::copy(&template, &vars).map_err(LabError::file("cannot copy the firmware variables to", &vars))?;
             }
         }
@@ -289,7 +323,10 @@ impl Machine {
         let at = |name: &str| self.folder.join(name).display().to_string();
         let mut args: Vec<String> = Vec::new();
         let mut push = |items: &[&str]| args.extend(items.iter().map(|i| (*i).to_owned()));
-        push(&["-name", &s.name, "-machine", "q35", "-accel", accel.argument(), "-cpu", "max"]);
+        // Secure Boot's firmware keeps its variables to itself by system management mode.
+        let secure = s.firmware == Firmware::SecureBoot;
+        let chipset = if secure { "q35,smm=on" } else { "q35" };
+        push(&["-name", &s.name, "-machine", chipset, "-accel", accel.argument(), "-cpu", "max"]);
         push(&[
             "-m",
             &s.memory_mib.to_string(),
@@ -312,7 +349,10 @@ impl Machine {
             "-device",
             "virtio-rng-pci,rng=rng0",
         ]);
-        let mut netdev = format!("user,id=n0,bootfile={}", s.boot_url);
+        let mut netdev = match &s.network {
+            Network::BootUrl(url) => format!("user,id=n0,bootfile={url}"),
+            Network::Tap(name) => format!("tap,id=n0,ifname={name},script=no,downscript=no"),
+        };
         let mut nic = format!("virtio-net-pci,netdev=n0,mac={}", s.mac);
         // A BIOS keeps no boot order of its own. UEFI does: QEMU's wish would overrule, at each boot, the order that the agent sets.
         let boot_index = |index: usize| {
@@ -323,11 +363,16 @@ impl Machine {
             }
         };
         nic.push_str(&boot_index(1));
-        if s.firmware == Firmware::Uefi {
-            let (code, _) = host::ovmf()?;
+        if s.firmware != Firmware::Bios {
+            let (code, _) = host::ovmf(secure)?;
+            if secure {
+                push(&["-global", "driver=cfi.pflash01,property=secure,value=on"]);
+            }
             push(&["-drive", &format!("if=pflash,format=raw,readonly=on,file={}", code.display())]);
             push(&["-drive", &format!("if=pflash,format=raw,file={}", at("vars.fd"))]);
-            netdev.push_str(&format!(",tftp={}", self.tftp_root()?.display()));
+            if let Network::BootUrl(url) = &s.network {
+                netdev.push_str(&format!(",tftp={}", self.tftp_root(url)?.display()));
+            }
             // Without the ROM the firmware's own driver and PXE client are used, as on a real UEFI machine.
             nic.push_str(",romfile=");
         }
@@ -352,9 +397,9 @@ impl Machine {
     }
 
     /// The TFTP root for UEFI: one file, iPXE, under the path that the boot URL reads as.
-    fn tftp_root(&self) -> Result<PathBuf, LabError> {
+    fn tftp_root(&self, boot_url: &str) -> Result<PathBuf, LabError> {
         let root = self.folder.join("tftp");
-        let file = root.join(&self.spec.boot_url);
+        let file = root.join(boot_url);
         if !file.exists() {
             let parent = file.parent().unwrap_or(&root);
             std::fs::create_dir_all(parent).map_err(LabError::file("cannot create", parent))?;

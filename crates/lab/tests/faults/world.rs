@@ -19,7 +19,7 @@ use kube::{
 };
 use lab::{
     folder::identity,
-    qemu::{DiskSpec, Firmware, Machine, MachineSpec, accel::Accelerator},
+    qemu::{DiskSpec, Firmware, Machine, MachineSpec, Network, accel::Accelerator},
     server::{Options, Server},
 };
 use serde_json::Value;
@@ -106,6 +106,7 @@ impl World {
             state: folder.path().to_owned(),
             media: variable("KBM_BOOTMEDIA"),
             images: None,
+            lan: None,
             // There is no guest helper in a boot sector: its silence is the evidence.
             arguments: [&["--local-boot-confirmed-after", "5"][..], arguments]
                 .concat()
@@ -142,7 +143,7 @@ impl World {
             disks,
             mac,
             uuid,
-            boot_url: format!("http://10.0.2.2:{}/boot/ipxe", self.server.http_port),
+            network: Network::BootUrl(format!("http://10.0.2.2:{}/boot/ipxe", self.server.http_port)),
         };
         Powered(Machine::create(self.folder.path(), spec).unwrap())
     }

@@ -51,6 +51,7 @@ async fn the_labs_machines_boot_into_the_agent_and_appear_in_the_api() {
         state: state.path().to_owned(),
         media: variable("KBM_BOOTMEDIA"),
         images: None,
+        lan: None,
         arguments: Vec::new(),
     };
     let mut server = Server::start(options).await.unwrap();
