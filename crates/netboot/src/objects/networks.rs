@@ -1,4 +1,4 @@
-//! BareMetalNetworks as their watch brought them: which machines are neighbours, and whether they may share what they write.
+//! BareMetalNetworks as their watch brought them: in which one an address is, which machines are neighbours, and whether they may share what they write.
 //!
 //! A machine belongs to the network with the longest prefix that its address is of. Where there is none, the machines of a /24 (IPv4) or a /64
 //! (IPv6) are taken for neighbours: that is what most networks are, and a machine refuses whoever is not of its own prefix anyway.
@@ -7,7 +7,7 @@ use std::{
     collections::{HashMap, HashSet},
     net::{IpAddr, Ipv4Addr},
     sync::{
-        PoisonError, RwLock,
+        Arc, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -20,7 +20,7 @@ use crate::limits::source_of;
 
 struct Known {
     prefixes: Vec<Prefix>,
-    sharing: ImageSharing,
+    network: Arc<BareMetalNetwork>,
 }
 
 /// Who is whose neighbour.
@@ -45,17 +45,15 @@ impl Networks {
         self.listed.store(true, Ordering::Release);
     }
 
-    pub(crate) fn apply(&self, network: &BareMetalNetwork) {
+    pub(crate) fn apply(&self, network: BareMetalNetwork) {
+        let name = network.name_any();
         let plans = [&network.spec.ipv4, &network.spec.ipv6].into_iter().flatten();
         let known = Known {
             // One that is none is told by the operator, on the network itself.
             prefixes: plans.filter_map(|plan| Prefix::parse(&plan.prefix)).collect(),
-            sharing: network.spec.image_sharing,
+            network: Arc::new(network),
         };
-        self.table
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(network.name_any(), known);
+        self.table.write().unwrap_or_else(PoisonError::into_inner).insert(name, known);
     }
 
     pub(crate) fn remove(&self, name: &str) {
@@ -69,14 +67,29 @@ impl Networks {
             .retain(|name, _| names.contains(name));
     }
 
-    /// Where a machine of this address is, and whether machines share there. Until the networks are known nobody does.
-    pub(crate) fn of(&self, address: IpAddr) -> (Neighbourhood, ImageSharing) {
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<String, Known>> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn named(&self, name: &str) -> Option<Arc<BareMetalNetwork>> {
+        self.read().get(name).map(|known| known.network.clone())
+    }
+
+    /// The network that an address is of.
+    pub(crate) fn containing(&self, address: IpAddr) -> Option<Arc<BareMetalNetwork>> {
+        let table = self.read();
+        let address = address.to_canonical();
         let length = |known: &Known| known.prefixes.iter().filter(|p| p.contains(address)).map(Prefix::length).max();
         let found = table.iter().filter_map(|(name, known)| Some((length(known)?, name, known)));
         // Of two networks with one prefix the first by name, so that all requests get the same answer.
-        if let Some((_, name, known)) = found.max_by_key(|(length, name, _)| (*length, std::cmp::Reverse(name.as_str()))) {
-            return (Neighbourhood::Network(name.clone()), known.sharing);
+        let (_, _, known) = found.max_by_key(|(length, name, _)| (*length, std::cmp::Reverse(name.as_str())))?;
+        Some(known.network.clone())
+    }
+
+    /// Where a machine of this address is, and whether machines share there. Until the networks are known nobody does.
+    pub(crate) fn of(&self, address: IpAddr) -> (Neighbourhood, ImageSharing) {
+        if let Some(network) = self.containing(address) {
+            return (Neighbourhood::Network(network.name_any()), network.spec.image_sharing);
         }
         let around = match source_of(address) {
             IpAddr::V4(v4) => {
@@ -119,8 +132,8 @@ mod tests {
     #[test]
     fn the_longest_prefix_says_whose_neighbour_a_machine_is() {
         let networks = Networks::default();
-        networks.apply(&network("site", "10.0.0.0/8", ImageSharing::Disabled));
-        networks.apply(&network("rack", "10.1.2.0/23", ImageSharing::Enabled));
+        networks.apply(network("site", "10.0.0.0/8", ImageSharing::Disabled));
+        networks.apply(network("rack", "10.1.2.0/23", ImageSharing::Enabled));
         let rack = (Neighbourhood::Network("rack".to_owned()), ImageSharing::Enabled);
         assert_eq!(at(&networks, "10.1.2.9"), rack);
         assert_eq!(at(&networks, "10.1.3.9"), rack);
