@@ -54,7 +54,7 @@ demo: build bootmedia image ## Show the whole life of two machines in QEMU
 	$(KBM) --log warn lab demo --media $(MEDIA) --image $(IMAGE) --state $(TARGET)/demo
 
 .PHONY: test-all
-test-all: test test-firmware test-doctor test-power-cuts swarm replicas durability bench-api test-libvirt test-deploy oci-image test-oci conformance-defects conformance-long test-oldest bench-api-cost fuzz ## All of that, and the suites that take longer
+test-all: test test-firmware test-doctor test-vlan test-power-cuts swarm replicas durability bench-api test-libvirt test-deploy oci-image test-oci conformance-defects conformance-long test-oldest bench-api-cost fuzz ## All of that, and the suites that take longer
 
 .PHONY: test
 test: setup control-plane helm kubectl-oldest ## Everything set up, all tests that fit into an hour
@@ -105,6 +105,11 @@ test-firmware-short: loaders ## Four of its cells, one of each way to boot (root
 test-doctor: setup ## Let the doctor find what is wrong with networks in namespaces (root; ip and dnsmasq)
 	$(CARGO) build --workspace --bin kube-baremetal
 	python3 tests/doctor --program $(KBM)
+
+.PHONY: test-vlan
+test-vlan: setup ## Let agents go on over VLANs, bonds and jumbo frames, on a switch in user space (root; needs `make bootmedia`)
+	$(CARGO) build --workspace --bin kube-baremetal
+	python3 tests/vlan --program $(KBM) --media $(MEDIA)
 
 # POWER_CUTS: of each way of writing; IMAGE_KILLS: of each way and target, which are two each.
 .PHONY: test-power-cuts

@@ -49,13 +49,23 @@ class Server:
 
     def discovery(self):
         """The one machine that registered, as the Kubernetes API shows it."""
+        (discovery,) = self.call("GET", "baremetaldiscoveries")["items"]
+        return discovery
+
+    def call(self, method, path, body=None, refused=False):
+        """One request to the Kubernetes API, as administrator. `refused`: the answer may be an error."""
         text = (self.data / "kubeconfig").read_text()
         files = []
         for option, field in (("--cacert", "certificate-authority-data"), ("--cert", "client-certificate-data"), ("--key", "client-key-data")):
             file = self.data / field
             file.write_bytes(base64.b64decode(re.search(rf"{field}: (\S+)", text)[1]))
             files += [option, file]
-        url = re.search(r'server: "(\S+)"', text)[1] + "/apis/kube-baremetal.io/v1alpha1/baremetaldiscoveries"
-        asked = subprocess.run(self.lan.inside(["curl", "--silent", "--fail", *files, url]), capture_output=True, text=True, check=True)
-        (discovery,) = json.loads(asked.stdout)["items"]
-        return discovery
+        group = "kube-baremetal.io/v1alpha1"
+        url = re.search(r'server: "(\S+)"', text)[1] + f"/apis/{group}/{path}"
+        if body is not None:
+            files += ["--header", "Content-Type: application/json", "--data", json.dumps({"apiVersion": group, **body})]
+        asked = subprocess.run(self.lan.inside(["curl", "--silent", "--request", method, *files, url]), capture_output=True, text=True, check=True)
+        answer = json.loads(asked.stdout)
+        if answer.get("kind") == "Status" and not refused:
+            raise SystemExit(f"{method} {path}: {answer['message']}")
+        return answer
