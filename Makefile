@@ -57,7 +57,7 @@ demo: build bootmedia image loaders ## Show the whole life of two machines in QE
 	else printf 'demo: without our own DHCP and without Secure Boot, because %s\n' "$$why"; $$demo; fi
 
 .PHONY: test-all
-test-all: test test-firmware test-doctor test-dhcp test-outage test-power-cuts swarm replicas durability bench-api test-libvirt test-deploy oci-image test-oci conformance-defects conformance-long test-oldest bench-api-cost fuzz ## All of that, and the suites that take longer
+test-all: test test-firmware test-doctor test-dhcp test-vlan test-outage test-power-cuts swarm replicas durability bench-api test-libvirt test-deploy oci-image test-oci conformance-defects conformance-long test-oldest bench-api-cost fuzz ## All of that, and the suites that take longer
 
 .PHONY: test
 test: setup control-plane helm kubectl-oldest ## Everything set up, all tests that fit into an hour
@@ -124,6 +124,11 @@ test-dhcp: ## Give real DHCP clients their addresses, with a relay, a rogue serv
 	scripts/setup --dhcp
 	$(CARGO) build --workspace --bin kube-baremetal
 	python3 tests/dhcp --program $(KBM)
+
+.PHONY: test-vlan
+test-vlan: setup ## Let agents go on over VLANs, bonds and jumbo frames, on a switch in user space (root; needs `make bootmedia`)
+	$(CARGO) build --workspace --bin kube-baremetal
+	python3 tests/vlan --program $(KBM) --media $(MEDIA)
 
 # POWER_CUTS: of each way of writing; IMAGE_KILLS: of each way and target, which are two each.
 .PHONY: test-power-cuts

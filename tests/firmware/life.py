@@ -6,7 +6,6 @@ import json
 import re
 
 from network import NETWORK, ROUTER
-from server import OURS
 
 # How a system tells that it runs: the boot, the host name that its instance gave it, the label of its root, and whether the kernel finds Secure Boot on (1, 0 or nothing).
 LINE = re.compile(r"kbm-test: boot ([0-9a-f-]{36}) of (\S+) from (\S+), Secure Boot (\d?)\.")
@@ -45,19 +44,19 @@ def ask_for_a_system(server):
     system = {"image": "debian", "requests": {"cpu": "1", "memory": "256Mi"}, "userData": {"name": NAME, "key": "userData"}}
     policy = {"when": "inventory.memory.bytes > 0", "networkRef": {"name": "lan"}}
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": NAME}, "data": {"userData": base64.b64encode(USER_DATA.encode()).decode()}}
-    server.api("/api/v1/namespaces/default/secrets", secret)
+    server.call("POST", "/api/v1/namespaces/default/secrets", secret)
     for kind, path, name, spec in (
         ("BareMetalNetwork", "baremetalnetworks", "lan", {"ipv4": plan}),
         ("BareMetalImage", "baremetalimages", "debian", {"url": f"http://{host}/images/{server.image.name}", "digest": f"sha256:{digest}", "format": "Zstd"}),
         ("BareMetalDiscoveryPolicy", "baremetaldiscoverypolicies", "all", policy),
         ("BareMetalInstance", "namespaces/default/baremetalinstances", NAME, system),
     ):
-        server.api(f"{OURS}/{path}", {"apiVersion": "kube-baremetal.io/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec})
+        server.call("POST", path, {"kind": kind, "metadata": {"name": name}, "spec": spec})
 
 
 def runs(server):
     """Whether the instance runs by the word of its own system; a failure ends the wait."""
-    status = server.api(f"{OURS}/namespaces/default/baremetalinstances/{NAME}").get("status", {})
+    status = server.call("GET", f"namespaces/default/baremetalinstances/{NAME}").get("status", {})
     if status.get("phase") == "Failed":
         raise SystemExit(f"the instance failed: {json.dumps(status)}")
     return status.get("phase") == "Running" and status.get("evidence") == "GuestReported"

@@ -8,7 +8,8 @@ import time
 
 from network import BRIDGE, SERVER
 
-OURS = "/apis/kube-baremetal.io/v1alpha1"
+# Group and version of our kinds.
+GROUP = "kube-baremetal.io/v1alpha1"
 
 
 class Server:
@@ -50,23 +51,27 @@ class Server:
         """What this machine was told to boot, in its order."""
         return [line for line in self.said().splitlines() if f" boot mac={mac}" in line]
 
-    def api(self, path, create=None):
-        """What the Kubernetes API has at a path, or has created there."""
+    def discovery(self):
+        """The one machine that registered, as the Kubernetes API shows it."""
+        (discovery,) = self.call("GET", "baremetaldiscoveries")["items"]
+        return discovery
+
+    def call(self, method, path, body=None, refused=False):
+        """One request to the Kubernetes API, as administrator. A path that does not begin with a slash is one of our group. `refused`: the answer may be an error."""
         text = (self.data / "kubeconfig").read_text()
         words = []
         for option, field in (("--cacert", "certificate-authority-data"), ("--cert", "client-certificate-data"), ("--key", "client-key-data")):
             file = self.data / field
             file.write_bytes(base64.b64decode(re.search(rf"{field}: (\S+)", text)[1]))
             words += [option, file]
-        if create is not None:
-            words += ["--header", "Content-Type: application/json", "--data", json.dumps(create)]
-        url = re.search(r'server: "(\S+)"', text)[1] + path
-        asked = subprocess.run(self.lan.inside(["curl", "--silent", "--show-error", "--fail-with-body", *words, url]), capture_output=True, text=True)
+        ours = not path.startswith("/")
+        if body is not None:
+            words += ["--header", "Content-Type: application/json", "--data", json.dumps({"apiVersion": GROUP, **body} if ours else body)]
+        url = re.search(r'server: "(\S+)"', text)[1] + (f"/apis/{GROUP}/{path}" if ours else path)
+        asked = subprocess.run(self.lan.inside(["curl", "--silent", "--show-error", "--request", method, *words, url]), capture_output=True, text=True)
         if asked.returncode != 0:
-            raise SystemExit(f"the API refused {path}: {asked.stderr} {asked.stdout}")
-        return json.loads(asked.stdout)
-
-    def discovery(self):
-        """The one machine that registered."""
-        (discovery,) = self.api(f"{OURS}/baremetaldiscoveries")["items"]
-        return discovery
+            raise SystemExit(f"{method} {path}: {asked.stderr}")
+        answer = json.loads(asked.stdout)
+        if answer.get("kind") == "Status" and not refused:
+            raise SystemExit(f"{method} {path}: {answer['message']}")
+        return answer

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     disk::Disk,
     identity::{MacAddress, SystemUuid},
+    link::Connection,
 };
 
 /// Everything an agent found.
@@ -24,6 +25,9 @@ pub struct Inventory {
     /// Network interfaces, sorted by kernel name.
     #[serde(default)]
     pub nics: Vec<Nic>,
+    /// How the agent reached its server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection: Option<Connection>,
     /// PCI devices counted by class.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pci: Vec<PciClass>,

@@ -2,6 +2,7 @@
 //!
 //! * [`identity`]: MAC addresses and SMBIOS UUIDs as typed values.
 //! * [`inventory`] and [`disk`]: what a machine says of itself.
+//! * [`link`]: VLAN, MTU and bond of an agent's network.
 //! * [`order`]: what a machine is asked to do, and what it answers.
 //! * [`session`]: how an agent introduces itself and signs each request.
 //! * [`share`]: how machines that write the same image find each other.
@@ -20,6 +21,7 @@ pub mod guest;
 pub mod identity;
 pub mod inventory;
 pub mod limits;
+pub mod link;
 pub mod order;
 pub mod seed;
 pub mod session;

@@ -8,6 +8,7 @@ use crate::{
     disk::Disk,
     guest::GuestRegistration,
     inventory::{Inventory, Nic},
+    link::MAX_MEMBERS,
     order::Report,
     session::SessionRequest,
     share::{MAX_HELD, MAX_PEERS, ShareRequest},
@@ -217,6 +218,19 @@ impl Bounded for Inventory {
         })?;
         list("inventory.disks", &self.disks, MAX_DISKS, disk)?;
         list("inventory.nics", &self.nics, MAX_NICS, nic)?;
+        if let Some(connection) = &self.connection {
+            text("inventory.connection.interface", &connection.interface)?;
+            if let Some(problem) = &connection.problem {
+                text_up_to("inventory.connection.problem", problem, MAX_MESSAGE)?;
+            }
+            if let Some(bond) = &connection.bond {
+                let members = &bond.members;
+                list("inventory.connection.bond.members", members, MAX_MEMBERS, |_, _| Ok(()))?;
+                if members.iter().enumerate().any(|(i, mac)| members[..i].contains(mac)) {
+                    return refuse("inventory.connection.bond.members", "names a NIC twice");
+                }
+            }
+        }
         list("inventory.pci", &self.pci, MAX_LIST, |at, p| text(at, &p.class))?;
         list("inventory.gpus", &self.gpus, MAX_NICS, |at, g| {
             text(&format!("{at}.address"), &g.address)?;

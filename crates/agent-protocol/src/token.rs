@@ -27,6 +27,9 @@ pub struct BootClaims {
     pub mac: MacAddress,
     /// Address from which the boot script was asked for; the session must come from it too.
     pub address: std::net::IpAddr,
+    /// Prefixes, in CIDR form, of the network that the machine was told to go on in: the session may come from there as well.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub elsewhere: Vec<String>,
     /// Random; names this boot.
     pub nonce: String,
     /// Milliseconds since the epoch, by the server's clock: a machine's next boot has a newer token, however soon it comes.
@@ -147,6 +150,7 @@ mod tests {
             uuid: None,
             mac: MacAddress([2, 0, 0, 0, 0, 1]),
             address: std::net::Ipv4Addr::LOCALHOST.into(),
+            elsewhere: Vec::new(),
             nonce: "n".to_owned(),
             issued_at: 1_000_000,
         }

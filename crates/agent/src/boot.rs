@@ -85,14 +85,14 @@ fn live(console: &Arc<Console>) -> anyhow::Result<Down> {
     runtime.block_on(async {
         tokio::spawn(system::reap());
         console.update(|s| "bringing the network up".clone_into(&mut s.doing));
-        let network = net::bring_up(command_line.boot_mac, &command_line.servers, console).await?;
+        let network = net::bring_up(&command_line.link, command_line.boot_mac, &command_line.servers, console).await?;
         let (name, lease) = (&network.interface.name, &network.lease);
         let address = format!("{}/{}", lease.address, lease.prefix);
         console.say(format!(
             "network {name} has {address}, {:.1} s after the kernel",
             system::uptime().as_secs_f64()
         ));
-        let boot_mac = command_line.boot_mac.unwrap_or(network.interface.mac);
+        let boot_mac = command_line.boot_mac.unwrap_or(network.nic.mac);
         console.update(|s| {
             s.mac = boot_mac.to_string();
             s.address.clone_from(&address);
@@ -101,8 +101,9 @@ fn live(console: &Arc<Console>) -> anyhow::Result<Down> {
         settle(&loader, &coldplug, started).await;
         system::mount_efivarfs();
         let mut options = machine::inventory::Options::of_this_machine(Some(boot_mac));
-        options.addresses.insert(name.clone(), vec![address]);
-        let inventory = tokio::task::spawn_blocking(move || machine::inventory::collect(&options)).await?;
+        options.addresses.insert(network.nic.name.clone(), vec![address]);
+        let mut inventory = tokio::task::spawn_blocking(move || machine::inventory::collect(&options)).await?;
+        inventory.connection = Some(network.connection.clone());
         describe(console, &inventory);
         let place = Place {
             address: lease.address.into(),

@@ -3,7 +3,11 @@
 //! Strict: a value that is not exactly of its form is an error with the name of its parameter, because a boot with half of what was meant is
 //! worse than none. Parameters of others (`console=`, `quiet`) are left alone.
 
-use agent_protocol::{identity::MacAddress, token::MAX_TOKEN_BYTES};
+use agent_protocol::{
+    identity::MacAddress,
+    link::{Link, LinkError},
+    token::MAX_TOKEN_BYTES,
+};
 
 /// Most server URLs.
 const MAX_SERVERS: usize = 16;
@@ -31,6 +35,16 @@ pub enum CommandLineError {
     },
 }
 
+impl From<LinkError> for CommandLineError {
+    fn from(error: LinkError) -> Self {
+        Self::Wrong {
+            name: error.name,
+            value: error.value,
+            allowed: error.allowed,
+        }
+    }
+}
+
 /// What the command line says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandLine {
@@ -42,6 +56,8 @@ pub struct CommandLine {
     pub token: String,
     /// MAC of the NIC that firmware booted from.
     pub boot_mac: Option<MacAddress>,
+    /// VLAN, MTU and bond of the network.
+    pub link: Link,
 }
 
 fn wrong(name: &'static str, value: &str, allowed: &'static str) -> CommandLineError {
@@ -119,6 +135,7 @@ impl CommandLine {
             ca: ca.to_owned(),
             token: token.to_owned(),
             boot_mac,
+            link: Link::parse(|name| single(&words, name))?,
         })
     }
 }
@@ -148,7 +165,9 @@ mod tests {
         );
         assert_eq!(parsed.token, "kbm1.a-b.c_d");
         assert_eq!(parsed.boot_mac, Some(MacAddress([0x52, 0x54, 0, 0x12, 0x34, 0x56])));
-        assert_eq!(line("https://a", "").unwrap().boot_mac, None);
+        let plain = line("https://a", "").unwrap();
+        assert_eq!((plain.boot_mac, plain.link), (None, Link::default()));
+        assert_eq!(line("https://a", "kbm.vlan=42 kbm.mtu=9000").unwrap().link.vlan, Some(42));
     }
 
     #[test]
@@ -171,6 +190,11 @@ mod tests {
             assert!(error.to_string().contains("kbm.server"), "{server}: {error}");
         }
         assert_eq!(line("https://a", "kbm.token=x"), Err(CommandLineError::Repeated("kbm.token")));
+        assert!(line("https://a", "kbm.vlan=x").unwrap_err().to_string().contains("kbm.vlan"));
+        assert_eq!(
+            line("https://a", "kbm.mtu=1500 kbm.mtu=1500"),
+            Err(CommandLineError::Repeated("kbm.mtu"))
+        );
         assert!(line("https://a", "BOOTIF=eth0").unwrap_err().to_string().contains("BOOTIF"));
         assert_eq!(CommandLine::parse("quiet"), Err(CommandLineError::Missing("kbm.server")));
         let error = CommandLine::parse("kbm.server=https://a kbm.ca=12").unwrap_err();

@@ -6,6 +6,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 /// An agent session is open (hardware, discovery).
 pub const AGENT_CONNECTED: &str = "AgentConnected";
+/// The agent reached its server over the VLAN, bond and MTU that it was told (discovery).
+pub const AGENT_NETWORK: &str = "AgentNetwork";
 /// A machine's identity is claimed by another object too (discovery).
 pub const IDENTITY_CONFLICT: &str = "IdentityConflict";
 /// A second key tried to redeem a token, or a stranger claimed a live machine (discovery).

@@ -19,6 +19,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    boot_network::BootNetwork,
     common::{NetworkRef, Taint},
     gate::Gate,
 };
@@ -71,6 +72,9 @@ pub struct BareMetalHardwareSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub nics: Vec<NicAssignment>,
+    /// How the agent goes on after the machine's firmware. Left out: as the network says that firmware booted from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_network: Option<BootNetwork>,
     /// Keeps instances away unless they tolerate it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]

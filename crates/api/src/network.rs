@@ -5,6 +5,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::boot_network::BootNetwork;
+
 /// A CEL expression: an IPv4 address as a number. The list of one stands for a variable, which CEL of Kubernetes has none of.
 macro_rules! number {
     ($address:literal) => {
@@ -89,14 +91,17 @@ pub struct BareMetalNetworkSpec {
     #[x_kube(validation = Rule::new("self.prefix.contains(':')").message("ipv6.prefix must be an IPv6 prefix such as 2001:db8::/64"))]
     #[x_kube(validation = Rule::new("!has(self.dynamicRanges)").message("dynamicRanges are for IPv4: netboot gives out no IPv6 addresses"))]
     pub ipv6: Option<AddressPlan>,
-    /// VLAN id of tagged frames; left out: untagged.
+    /// VLAN id of tagged frames; left out: untagged. Installed systems and agents in this network send with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4094))]
     pub vlan: Option<u16>,
-    /// MTU in bytes.
+    /// MTU in bytes. An agent uses it as far as the way to its server carries it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1280, max = 9216))]
     pub mtu: Option<u16>,
+    /// How the agent goes on, on machines whose firmware booted from this network. What a BareMetalHardware says outweighs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_network: Option<BootNetwork>,
     /// Which DHCP service netboot offers there.
     #[serde(default)]
     pub dhcp: DhcpMode,
@@ -124,6 +129,7 @@ impl Default for BareMetalNetworkSpec {
             dhcp: DhcpMode::default(),
             lease_seconds: default_lease_seconds(),
             image_sharing: ImageSharing::default(),
+            boot_network: None,
         }
     }
 }

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    boot_network::BootNetwork,
     common::{NetworkRef, Taint},
     gate::Gate,
 };
@@ -58,6 +59,9 @@ pub struct BareMetalDiscoveryPolicySpec {
     /// Network into which the NIC it booted from is plugged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_ref: Option<NetworkRef>,
+    /// How the agent goes on after the machine's firmware, from its next boot on, for the BareMetalHardware.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_network: Option<BootNetwork>,
     /// Gates for the BareMetalHardware.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["conditionType"]))]

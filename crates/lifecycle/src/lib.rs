@@ -7,6 +7,7 @@
 //! |---|---|---|---|
 //! | netboot, boot script | [`identity::Index::match_boot`] | UUID, MAC | [`identity::Match`]: new, known, unclear |
 //! | netboot, boot script | [`boot::decide`] | [`boot::BootFacts`]: match, discovery, hardware | [`boot::BootDecision`]: agent or local disk; `record` = append a `BootRecord` (compare and swap) before answering |
+//! | netboot, boot script | [`boot_network::told`] | hardware, the network that firmware booted from | [`boot_network::Told`]: VLAN, MTU and bond for the agent |
 //! | netboot, session | [`identity::Index::match_inventory`], [`identity::discovery_name`] | [`identity::Identity::of`] an inventory | known, new (name to create), unclear (409, condition, no object) |
 //! | netboot, order poll | [`agent::instruction`] | [`agent::SessionFacts`]: discovery and hardware, freshly read when destructive | [`agent::Instruction`]: order, console note; `accept` = store by compare and swap first |
 //! | netboot, guest poll | [`agent::guest_action`] | hardware, instance uid | wait, reboot to agent, power off |
@@ -24,6 +25,7 @@
 pub mod address;
 pub mod agent;
 pub mod boot;
+pub mod boot_network;
 pub mod config;
 pub mod deadlines;
 pub mod disks;

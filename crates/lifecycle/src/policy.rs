@@ -7,7 +7,7 @@ use std::{cmp::Reverse, collections::BTreeMap};
 
 use agent_protocol::inventory::Inventory;
 use api::{
-    BareMetalDiscoveryPolicy,
+    BareMetalDiscoveryPolicy, BootNetwork,
     common::{NetworkRef, Taint},
     gate::Gate,
     policy::PolicyAction,
@@ -27,6 +27,8 @@ pub struct Acceptance {
     pub class: Option<String>,
     /// Network of the NIC it booted from.
     pub network_ref: Option<NetworkRef>,
+    /// How the agent goes on after the firmware.
+    pub boot_network: Option<BootNetwork>,
     /// Gates for the hardware.
     pub gates: Vec<Gate>,
     /// Whether what the root disk holds now may be erased.
@@ -146,6 +148,7 @@ pub fn evaluate<'a>(policies: impl IntoIterator<Item = &'a BareMetalDiscoveryPol
                     taints: spec.taints.clone(),
                     class: spec.class.clone(),
                     network_ref: spec.network_ref.clone(),
+                    boot_network: spec.boot_network.clone(),
                     gates: spec.gates.clone(),
                     erase_foreign_data: spec.erase_foreign_data,
                 })),

@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use agent_protocol::{guest::GuestConfig, identity::MacAddress, seed::Seed};
+use agent_protocol::{guest::GuestConfig, identity::MacAddress, link::Bond, seed::Seed};
 use api::{BareMetalInstance, endpoint::EndpointAddress};
 use serde_json::{Value, json};
 
@@ -45,6 +45,8 @@ pub struct SeedFacts<'a> {
     pub networks: &'a [NetworkSeed],
     /// MAC the machine booted from.
     pub boot_mac: MacAddress,
+    /// The bond that the agent came over: the system needs it as much.
+    pub bond: Option<&'a Bond>,
     /// For the guest helper; left out when `spec.guestHelper` is false, whatever stands here.
     pub guest: Option<&'a GuestConfig>,
 }
@@ -175,6 +177,33 @@ fn static_network(index: usize, at: usize, link: &str, address: &EndpointAddress
     }))
 }
 
+/// Name of the bond in network_data.
+const BOND: &str = "bond0";
+
+/// The bond with its NICs. It has the address of the NIC that the endpoint is for, so that a DHCP server knows it.
+fn bond_links(bond: &Bond, seed: &NetworkSeed) -> Vec<Value> {
+    let name = |index: usize| format!("{BOND}-nic{index}");
+    let nic = |(index, mac): (usize, &MacAddress)| json!({ "id": name(index), "type": "phy", "ethernet_mac_address": mac.to_string(), "mtu": seed.mtu });
+    let mut links: Vec<Value> = bond.members.iter().enumerate().map(nic).collect();
+    let mut whole = json!({
+        "id": BOND,
+        "type": "bond",
+        "bond_links": (0..bond.members.len()).map(name).collect::<Vec<_>>(),
+        "bond_mode": bond.mode.as_str(),
+        "bond_miimon": 100,
+        "ethernet_mac_address": seed.mac.to_string(),
+        "mtu": seed.mtu,
+    });
+    if let Some(rate) = bond.lacp_rate {
+        whole["bond_lacp_rate"] = rate.as_str().into();
+    }
+    if let Some(hash) = bond.transmit_hash {
+        whole["bond_xmit_hash_policy"] = hash.as_str().into();
+    }
+    links.push(whole);
+    links
+}
+
 fn network_data(facts: &SeedFacts<'_>) -> Result<Value, RenderError> {
     let by_dhcp = [NetworkSeed {
         mac: facts.boot_mac,
@@ -184,17 +213,30 @@ fn network_data(facts: &SeedFacts<'_>) -> Result<Value, RenderError> {
     }];
     let seeds = if facts.networks.is_empty() { &by_dhcp } else { facts.networks };
     let (mut links, mut networks, mut services) = (Vec::new(), Vec::new(), Vec::new());
+    let mut bonded = false;
     for (index, seed) in seeds.iter().enumerate() {
         let mac = seed.mac.to_string();
-        let physical = format!("nic{index}");
-        links.push(json!({ "id": physical, "type": "phy", "ethernet_mac_address": mac, "mtu": seed.mtu }));
-        let mut link = physical.clone();
+        let below = match facts.bond.filter(|bond| bond.members.contains(&seed.mac)) {
+            Some(bond) => {
+                // Several VLANs may lie on one bond.
+                if !std::mem::replace(&mut bonded, true) {
+                    links.extend(bond_links(bond, seed));
+                }
+                BOND.to_owned()
+            }
+            None => {
+                let physical = format!("nic{index}");
+                links.push(json!({ "id": physical, "type": "phy", "ethernet_mac_address": mac, "mtu": seed.mtu }));
+                physical
+            }
+        };
+        let mut link = below.clone();
         if let Some(vlan) = seed.vlan {
-            link = format!("nic{index}.{vlan}");
+            link = format!("{below}.{vlan}");
             links.push(json!({
                 "id": link,
                 "type": "vlan",
-                "vlan_link": physical,
+                "vlan_link": below,
                 "vlan_id": vlan,
                 "vlan_mac_address": mac,
                 "mtu": seed.mtu,

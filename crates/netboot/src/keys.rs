@@ -323,6 +323,7 @@ mod tests {
             uuid: None,
             mac: agent_protocol::identity::MacAddress([2, 0, 0, 0, 0, 1]),
             address: std::net::Ipv4Addr::LOCALHOST.into(),
+            elsewhere: Vec::new(),
             nonce: "n".to_owned(),
             issued_at: 1000,
         };

@@ -149,6 +149,7 @@ async fn seeds(rig: &Rig) -> Findings {
             uuid: machine.inventory.system.uuid,
             mac: machine.mac,
             address: HONEST,
+            elsewhere: Vec::new(),
             nonce: "running".to_owned(),
             issued_at: now + 5_000,
         }),
@@ -281,6 +282,7 @@ async fn tokens_are_good_for_one_machine_one_address_one_key_and_a_short_time() 
         uuid: machine.inventory.system.uuid,
         mac: machine.mac,
         address,
+        elsewhere: Vec::new(),
         nonce: "n".to_owned(),
         issued_at,
     };

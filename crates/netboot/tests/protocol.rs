@@ -99,6 +99,7 @@ fn tokens() {
         uuid: "30fcb1de-8d1d-4d0e-8d0f-2d8fdb3cbb05".parse().ok(),
         mac: "52:54:00:12:34:56".parse().unwrap(),
         address: "192.0.2.17".parse().unwrap(),
+        elsewhere: Vec::new(),
         nonce: "00112233445566778899aabbccddeeff".to_owned(),
         issued_at: 1_790_000_000_000,
     };

@@ -562,3 +562,51 @@ async fn a_guest_of_a_moved_instance_is_known_by_the_uid_that_it_was_installed_u
         "signed for the name that it knows"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_goes_on_in_the_network_that_it_is_told_and_in_no_third_one() {
+    let api = common::api::Api::new();
+    let networks: kube::Api<api::BareMetalNetwork> = kube::Api::all(api.client());
+    let make = async |name: &str, spec: serde_json::Value| {
+        let network = api::BareMetalNetwork::new(name, serde_json::from_value(spec).unwrap());
+        networks.create(&kube::api::PostParams::default(), &network).await.unwrap();
+    };
+    let native = serde_json::json!({
+        "ipv4": { "prefix": "127.0.1.0/24" },
+        "bootNetwork": { "networkName": "machines", "bond": { "mode": "802.3ad" } },
+    });
+    make("native", native).await;
+    // What is there when it starts is known before anything is answered.
+    let rig = Rig::beside(api, "replica-0", |_| {}).await;
+    let native = "127.0.1.7".parse().unwrap();
+    let mut machine = rig.machine(native);
+    // The network that is named is not there: nothing of it is told, and that is said.
+    assert!(!machine.script().await.contains("kbm.bond"));
+    let opened = machine.power_on().await.unwrap();
+    let discovery = rig.discovery(&opened.discovery).await;
+    assert_eq!(condition(&discovery, "AgentNetwork"), Some(false));
+
+    make(
+        "machines",
+        serde_json::json!({ "ipv4": { "prefix": "127.0.42.0/24" }, "vlan": 42, "mtu": 9000 }),
+    )
+    .await;
+    until("the VLAN is told", || async {
+        machine.script().await.contains(" kbm.vlan=42 kbm.mtu=9000 kbm.bond=802.3ad ")
+    })
+    .await;
+    for (from, allowed) in [("127.0.43.9", false), ("127.0.42.9", true), ("127.0.1.7", true)] {
+        let mut machine = rig.machine(native);
+        let booted = machine.boot().await.unwrap();
+        machine.from = from.parse().unwrap();
+        assert_eq!(machine.open(&booted).await.is_ok(), allowed, "{from}");
+    }
+    // What its own hardware object says outweighs the network.
+    rig.accept(&opened.discovery, None, None).await;
+    rig.change(&opened.discovery, |h| h.spec.boot_network = Some(api::BootNetwork::default()))
+        .await;
+    until("nothing is told any more", || async {
+        !machine.script().await.contains("kbm.vlan")
+    })
+    .await;
+}

@@ -1,25 +1,42 @@
-//! Brings the network up: the NIC the machine booted from first, then the others.
+//! Brings the network up: the NIC the machine booted from first, then the others; where the server told a VLAN or a bond, over those.
 //!
 //! All links are taken up as they appear (a link needs seconds, and the inventory tells which have one), but addresses are asked for on the
-//! boot NIC alone until it has been silent for [`BOOT_NIC_HEAD_START`], or has an address and no way to a server; then on all in parallel. The first
+//! boot NIC alone until it has been silent for a while, or has an address and no way to a server; then on all in parallel ([`plan`]). The first
 //! NIC through which a server accepts a connection is the one; until there is one, all that have an address are tried again and again. Its lease is
-//! renewed for as long as the agent runs.
+//! renewed for as long as the agent runs. Only one NIC has an address at a time, and answers ARP for it alone, so that several in one LAN do not meet.
 //!
-//! Not here: leaving that NIC later. A server that goes away comes back; a NIC that dies while the agent runs ends in a restart by a person.
+//! A VLAN or bond that leads nowhere is given up after a while for the NICs as they are, and tried again later: [`Network`] tells what came of it.
+//!
+//! Not here: leaving that NIC later. A server that goes away comes back; a NIC that dies while the agent runs ends in a restart by a person, unless it is one of a bond.
 
 pub mod dhcp;
+mod links;
+mod path;
+mod plan;
 
-use std::{collections::HashSet, fs, net::Ipv4Addr, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
-use agent_protocol::identity::MacAddress;
+use agent_protocol::{
+    identity::MacAddress,
+    link::{Bond, Connection, Link},
+};
 use dhcp::{Client, Lease};
-use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
+use links::Raised;
+use plan::{Nic, Way};
+use rtnetlink::{Handle, RouteMessageBuilder};
 use tokio::{net::TcpSocket, task::JoinSet, time::Instant};
 
 use crate::console::Console;
 
-/// How long the boot NIC is asked alone.
-const BOOT_NIC_HEAD_START: Duration = Duration::from_secs(15);
+/// After this long without any NIC, that is told.
+const NO_NIC: Duration = Duration::from_secs(15);
 /// How often new interfaces are looked for.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long one round of asking lasts on an interface.
@@ -31,7 +48,7 @@ const TRY_AGAIN: Duration = Duration::from_secs(3);
 /// Every so many fruitless tries are told again.
 const TELL_AGAIN: u32 = 20;
 
-/// A physical interface.
+/// A physical interface, or one that was made of them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Interface {
     /// The kernel's name.
@@ -47,17 +64,17 @@ pub struct Interface {
 pub struct Network {
     /// The interface that has the address.
     pub interface: Interface,
+    /// The NIC that it is or lies on; of a bond, the one that gives its address.
+    pub nic: Interface,
     /// What was granted.
     pub lease: Lease,
+    /// How it is connected.
+    pub connection: Connection,
 }
 
 /// All Ethernet interfaces that belong to a device.
-pub fn interfaces() -> Vec<Interface> {
-    interfaces_in(Path::new("/sys/class/net"))
-}
-
-fn interfaces_in(class: &Path) -> Vec<Interface> {
-    let mut found: Vec<Interface> = fs::read_dir(class)
+fn nics_in(class: &Path) -> Vec<Nic> {
+    let mut found: Vec<Nic> = fs::read_dir(class)
         .into_iter()
         .flatten()
         .flatten()
@@ -68,22 +85,28 @@ fn interfaces_in(class: &Path) -> Vec<Interface> {
             if read("type")? != "1" || !path.join("device").exists() {
                 return None;
             }
-            Some(Interface {
-                name: entry.file_name().into_string().ok()?,
-                index: read("ifindex")?.parse().ok()?,
-                mac: read("address")?.parse().ok()?,
+            // All NICs of a bond have its address at present.
+            let address = read("bonding_slave/perm_hwaddr").or_else(|| read("address"))?;
+            Some(Nic {
+                interface: Interface {
+                    name: entry.file_name().into_string().ok()?,
+                    index: read("ifindex")?.parse().ok()?,
+                    mac: address.parse().ok()?,
+                },
+                carrier: read("carrier").as_deref() == Some("1"),
             })
         })
         .collect();
-    found.sort_by(|a, b| a.name.cmp(&b.name));
+    found.sort_by(|a, b| a.interface.name.cmp(&b.interface.name));
     found
 }
 
 type Leased = Result<(Client, Lease), dhcp::DhcpError>;
 
-/// An interface with an address.
+/// A group of NICs with an address.
 struct Candidate {
-    interface: Interface,
+    nics: Vec<Interface>,
+    raised: Raised,
     client: Client,
     lease: Lease,
     since: Instant,
@@ -92,103 +115,219 @@ struct Candidate {
     tries: u32,
 }
 
-/// Brings the network up, however long it takes, and keeps it up in the background.
+/// What does not change while the network is brought up.
+struct Search<'a> {
+    handle: Handle,
+    boot_mac: Option<MacAddress>,
+    servers: &'a [String],
+    console: &'a Arc<Console>,
+}
+
+/// Brings the network up, however long it takes, and keeps it up in the background. `told` is what the server says of VLAN, MTU and bond.
 ///
 /// # Errors
 /// When the kernel offers no route netlink at all.
-pub async fn bring_up(boot_mac: Option<MacAddress>, servers: &[String], console: &Arc<Console>) -> anyhow::Result<Network> {
+pub async fn bring_up(told: &Link, boot_mac: Option<MacAddress>, servers: &[String], console: &Arc<Console>) -> anyhow::Result<Network> {
     let (connection, handle, _) = rtnetlink::new_connection()?;
     tokio::spawn(connection);
-    let started = Instant::now();
-    let mut up = HashSet::new();
-    let mut asking: HashSet<u32> = HashSet::new();
-    let mut tasks: JoinSet<(Interface, Leased)> = JoinSet::new();
-    let mut waiting: Vec<Candidate> = Vec::new();
-    let mut told = false;
-    loop {
-        let present = interfaces();
-        for interface in &present {
-            if up.insert(interface.index) {
-                let link = LinkUnspec::new_with_index(interface.index).up().build();
-                match handle.link().set(link).execute().await {
-                    Ok(()) => console.say(format!("network {} {} up", interface.name, interface.mac)),
-                    Err(error) => console.say(format!("network {} cannot be taken up: {error}", interface.name)),
+    // Else every NIC in a LAN answers for the address of the one that has it, and gets its packets.
+    for (name, value) in [("arp_ignore", "1"), ("arp_announce", "2")] {
+        if let Err(error) = fs::write(format!("/proc/sys/net/ipv4/conf/all/{name}"), value) {
+            tracing::warn!(name, %error, "not set");
+        }
+    }
+    let search = Search {
+        handle,
+        boot_mac,
+        servers,
+        console,
+    };
+    let ways = plan::ways(told);
+    let mut problem = None;
+    for way in ways.iter().cycle() {
+        let why = match search.attempt(way).await? {
+            Ok((candidate, server)) => return Ok(search.settle(way, problem, candidate, server).await),
+            Err(why) => why,
+        };
+        if way.link.is_plain() {
+            continue;
+        }
+        let text = format!("no way to a server over {}, as this machine was told: {why}", way.link);
+        console.say(format!("network: {text}; trying without"));
+        problem = Some(format!(
+            "{text}. Correct spec.bootNetwork of its BareMetalHardware or BareMetalNetwork, or the switch; it was reached over the NIC as it is"
+        ));
+    }
+    anyhow::bail!("there is no way to try")
+}
+
+impl Search<'_> {
+    /// Tries one way until a server is reached or its time is over; then why.
+    async fn attempt(&self, way: &Way) -> anyhow::Result<Result<(Candidate, SocketAddr), String>> {
+        let started = Instant::now();
+        let mut up = HashSet::new();
+        // By the number of a group's first NIC.
+        let mut asking: HashSet<u32> = HashSet::new();
+        let mut raised: Vec<(Vec<Interface>, Raised)> = Vec::new();
+        let mut tasks: JoinSet<(Vec<Interface>, Raised, Leased)> = JoinSet::new();
+        let mut waiting: Vec<Candidate> = Vec::new();
+        let mut told = false;
+        let mut why = None;
+        while way.patience.is_none_or(|patience| started.elapsed() < patience) {
+            let present = nics_in(Path::new("/sys/class/net"));
+            for Nic { interface, .. } in &present {
+                if up.insert(interface.index) {
+                    match links::up(&self.handle, interface).await {
+                        Ok(()) => self.console.say(format!("network {} {} up", interface.name, interface.mac)),
+                        Err(error) => self.console.say(format!("network: {error}")),
+                    }
                 }
             }
-        }
-        let alone = boot_mac.is_some() && waiting.is_empty() && started.elapsed() < BOOT_NIC_HEAD_START;
-        for interface in &present {
-            if (!alone || Some(interface.mac) == boot_mac) && asking.insert(interface.index) {
-                let interface = interface.clone();
+            let groups = match raised.first() {
+                // One bond, and nothing beside it: who appears later stays out.
+                Some((nics, _)) if way.link.bond.is_some() => vec![nics.clone()],
+                _ => plan::groups(&way.link, self.boot_mac, &present, started.elapsed(), waiting.is_empty()),
+            };
+            for nics in groups {
+                let Some(first) = nics.first().map(|nic| nic.index).filter(|first| asking.insert(*first)) else {
+                    continue;
+                };
+                let made = match raised.iter().find(|(of, _)| of[0].index == first) {
+                    Some((_, made)) => made.clone(),
+                    None => match links::raise(&self.handle, &way.link, &nics).await {
+                        Ok(made) => {
+                            raised.push((nics.clone(), made.clone()));
+                            made
+                        }
+                        Err(error) => {
+                            // It is not tried again before the next way.
+                            self.console.say(format!("network: {error}"));
+                            why = Some(error.to_string());
+                            continue;
+                        }
+                    },
+                };
+                if made.top != nics[0] {
+                    let names: Vec<&str> = nics.iter().map(|nic| nic.name.as_str()).collect();
+                    self.console
+                        .say(format!("network {}: {} of {}", made.top.name, way.link, names.join(", ")));
+                }
                 tasks.spawn(async move {
                     let leased = async {
-                        let client = Client::open(&interface.name, interface.mac)?;
+                        let client = Client::open(&made.top.name, made.top.mac)?;
                         let lease = client.acquire(ROUND).await?;
                         Ok((client, lease))
                     };
                     let leased = leased.await;
-                    (interface, leased)
+                    (nics, made, leased)
                 });
             }
-        }
-        if present.is_empty() && !told && started.elapsed() > BOOT_NIC_HEAD_START {
-            told = true;
-            console.say("network: no Ethernet interface found: the boot media may lack its driver or firmware");
-        }
-        let finished = tokio::select! {
-            Some(finished) = tasks.join_next() => Some(finished),
-            () = tokio::time::sleep(LOOK) => None,
-        };
-        match finished {
-            Some(Ok((interface, Ok((client, lease))))) => {
-                let now = Instant::now();
-                waiting.push(Candidate {
-                    interface,
-                    client,
-                    lease,
-                    since: now,
-                    next_try: now,
-                    tries: 0,
-                });
+            if present.is_empty() && !told && started.elapsed() > NO_NIC {
+                told = true;
+                self.console
+                    .say("network: no Ethernet interface found: the boot media may lack its driver or firmware");
             }
-            Some(Ok((interface, Err(error)))) => {
-                console.say(format!("network: {error}"));
-                asking.remove(&interface.index);
+            let finished = tokio::select! {
+                Some(finished) = tasks.join_next() => Some(finished),
+                () = tokio::time::sleep(LOOK) => None,
+            };
+            match finished {
+                Some(Ok((nics, raised, Ok((client, lease))))) => {
+                    let now = Instant::now();
+                    waiting.push(Candidate {
+                        nics,
+                        raised,
+                        client,
+                        lease,
+                        since: now,
+                        next_try: now,
+                        tries: 0,
+                    });
+                }
+                Some(Ok((nics, _, Err(error)))) => {
+                    self.console.say(format!("network: {error}"));
+                    why = Some(error.to_string());
+                    asking.remove(&nics[0].index);
+                }
+                // A panic in a task: the interface is asked again with the others.
+                Some(Err(_)) => asking.clear(),
+                None => {}
             }
-            // A panic in a task: the interface is asked again with the others.
-            Some(Err(_)) => asking.clear(),
-            None => {}
-        }
-        // Whose lease is getting old while no server answers asks for a new one.
-        waiting.retain(|c| c.since.elapsed() < c.lease.renew_after || !asking.remove(&c.interface.index));
-        let Some(at) = waiting.iter().position(|c| c.next_try <= Instant::now()) else {
-            continue;
-        };
-        let mut candidate = waiting.swap_remove(at);
-        apply(&handle, &candidate.interface, &candidate.lease).await?;
-        let problem = match reach(servers, &candidate.interface.name).await {
-            Ok(()) => {
-                tasks.abort_all();
-                let network = Network {
-                    interface: candidate.interface,
-                    lease: candidate.lease,
-                };
-                tokio::spawn(keep(handle, candidate.client, network.clone(), Arc::clone(console)));
-                return Ok(network);
+            // Whose lease is getting old while no server answers asks for a new one.
+            waiting.retain(|c| c.since.elapsed() < c.lease.renew_after || !asking.remove(&c.nics[0].index));
+            let Some(at) = waiting.iter().position(|c| c.next_try <= Instant::now()) else {
+                continue;
+            };
+            let mut candidate = waiting.swap_remove(at);
+            let top = candidate.raised.top.clone();
+            apply(&self.handle, &top, &candidate.lease).await?;
+            let problem = match reach(self.servers, &top.name, candidate.lease.address).await {
+                Ok(server) => return Ok(Ok((candidate, server))),
+                Err(problem) => problem,
+            };
+            let text = format!("{} has {} and no way to the server ({problem})", top.name, candidate.lease.address);
+            if candidate.tries.is_multiple_of(TELL_AGAIN) {
+                self.console.say(format!("network {text}; trying the other interfaces, then again"));
             }
-            Err(problem) => problem,
-        };
-        if candidate.tries.is_multiple_of(TELL_AGAIN) {
-            let (name, address) = (&candidate.interface.name, candidate.lease.address);
-            console.say(format!(
-                "network {name} has {address} and no way to the server ({problem}); trying the other interfaces, then again"
-            ));
+            why = Some(text);
+            // Without its address its routes are gone too, and do not stand in the way of another interface.
+            remove(&self.handle, &top, &candidate.lease).await;
+            candidate.tries += 1;
+            candidate.next_try = Instant::now() + TRY_AGAIN;
+            waiting.push(candidate);
         }
-        // Without its address its routes are gone too, and do not stand in the way of another interface.
-        remove(&handle, &candidate.interface, &candidate.lease).await;
-        candidate.tries += 1;
-        candidate.next_try = Instant::now() + TRY_AGAIN;
-        waiting.push(candidate);
+        tasks.shutdown().await;
+        for (_, made) in &raised {
+            links::lower(&self.handle, made).await;
+        }
+        let silent = if raised.is_empty() {
+            "none of the NICs that were meant has come up"
+        } else {
+            "no DHCP server answered"
+        };
+        Ok(Err(why.unwrap_or_else(|| silent.to_owned())))
+    }
+
+    /// The one is found: sees to its MTU, and keeps its lease.
+    async fn settle(&self, way: &Way, mut problem: Option<String>, candidate: Candidate, server: SocketAddr) -> Network {
+        let top = candidate.raised.top;
+        let mut note = |text: String| {
+            self.console.say(format!("network {}: {text}", top.name));
+            problem = Some(problem.take().map_or(text.clone(), |before| format!("{before}; {text}")));
+        };
+        let refused = candidate.raised.problem;
+        if let (Some(wanted), None) = (way.link.mtu, &refused) {
+            let (mtu, smaller) = path::usable(server, &top, wanted).await;
+            if let Some(text) = smaller {
+                note(text);
+                if let Err(error) = links::set_mtu(&self.handle, &top, mtu).await {
+                    note(error.to_string());
+                }
+            }
+        }
+        refused.into_iter().for_each(note);
+        let mtu = links::mtu_of(&self.handle, &top).await.unwrap_or_default();
+        if way.link != Link::default() {
+            self.console.say(format!("network {} is connected with an MTU of {mtu}", top.name));
+        }
+        let network = Network {
+            connection: Connection {
+                interface: top.name.clone(),
+                mtu,
+                vlan: way.link.vlan,
+                bond: way.link.bond.as_ref().map(|bond| Bond {
+                    members: candidate.nics.iter().map(|nic| nic.mac).collect(),
+                    ..bond.clone()
+                }),
+                problem,
+            },
+            interface: top,
+            nic: candidate.nics[0].clone(),
+            lease: candidate.lease,
+        };
+        let (handle, console) = (self.handle.clone(), Arc::clone(self.console));
+        tokio::spawn(keep(handle, candidate.client, network.clone(), console));
+        network
     }
 }
 
@@ -204,8 +343,10 @@ fn authority(server: &str) -> Option<(&str, u16)> {
     }
 }
 
-/// Whether any of the servers accepts a connection through this interface. `Err` holds why the last one did not.
-async fn reach(servers: &[String], interface: &str) -> Result<(), String> {
+/// Where one of the servers accepts a connection from this address. `Err` holds why the last one did not.
+///
+/// The address is what ties it to the interface: a socket that is bound to an interface takes whatever has no route for a neighbour there, and some neighbours answer.
+async fn reach(servers: &[String], interface: &str, own: Ipv4Addr) -> Result<SocketAddr, String> {
     let mut problem = "no server is given".to_owned();
     for server in servers {
         let Some(authority) = authority(server) else { continue };
@@ -213,20 +354,23 @@ async fn reach(servers: &[String], interface: &str) -> Result<(), String> {
             let mut last = std::io::Error::other("it has no address");
             for address in tokio::net::lookup_host(authority).await? {
                 let socket = if address.is_ipv4() {
-                    TcpSocket::new_v4()
+                    let socket = TcpSocket::new_v4()?;
+                    socket.bind((own, 0).into())?;
+                    socket
                 } else {
-                    TcpSocket::new_v6()
-                }?;
-                socket.bind_device(Some(interface.as_bytes()))?;
+                    let socket = TcpSocket::new_v6()?;
+                    socket.bind_device(Some(interface.as_bytes()))?;
+                    socket
+                };
                 match socket.connect(address).await {
-                    Ok(_) => return Ok(()),
+                    Ok(_) => return Ok(address),
                     Err(error) => last = error,
                 }
             }
             Err(last)
         };
         match tokio::time::timeout(CONNECT, connect).await {
-            Ok(Ok(())) => return Ok(()),
+            Ok(Ok(address)) => return Ok(address),
             Ok(Err(error)) => problem = format!("{server}: {error}"),
             Err(_) => problem = format!("{server} does not answer within {} s", CONNECT.as_secs()),
         }
@@ -326,7 +470,14 @@ mod tests {
             fs::write(path.join("ifindex"), "2\n").unwrap();
             fs::write(path.join("address"), "52:54:00:12:34:56\n").unwrap();
         }
-        let names: Vec<_> = interfaces_in(folder.path()).into_iter().map(|i| i.name).collect();
-        assert_eq!(names, ["eth0", "eth1"]);
+        let in_bond = folder.path().join("eth1/bonding_slave");
+        fs::create_dir(&in_bond).unwrap();
+        fs::write(in_bond.join("perm_hwaddr"), "52:54:00:12:34:57\n").unwrap();
+        fs::write(folder.path().join("eth0/carrier"), "1\n").unwrap();
+        let nics: Vec<_> = nics_in(folder.path())
+            .into_iter()
+            .map(|n| (n.interface.name, n.interface.mac.0[5], n.carrier))
+            .collect();
+        assert_eq!(nics, [("eth0".to_owned(), 0x56, true), ("eth1".to_owned(), 0x57, false)]);
     }
 }

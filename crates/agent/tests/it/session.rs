@@ -46,6 +46,7 @@ pub fn inventory(folder: &Path) -> Inventory {
         cpu: Cpu::default(),
         memory: Memory::default(),
         disks: vec![disk],
+        connection: None,
         nics: Vec::new(),
         pci: Vec::new(),
         gpus: Vec::new(),

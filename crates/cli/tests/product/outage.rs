@@ -141,7 +141,9 @@ async fn own_disk_from_each(cluster: &Cluster) -> Result<()> {
             script.contains("booting the local disk") && script.contains("goto retry") && !script.contains("kbm.token"),
             "{replica} answered {script}"
         );
-        let (status, grub) = page(replica, "/boot/grub?mac=52-54-00-12-34-56").await.context("no answer for GRUB")?;
+        let (status, grub) = page(replica, "/boot/grub?mac=52-54-00-12-34-56")
+            .await
+            .context("no answer for GRUB")?;
         ensure!(status == 200 && !grub.contains("kbm.token"), "{replica} answered {status} {grub}");
     }
     Ok(())

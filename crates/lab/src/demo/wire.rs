@@ -80,6 +80,7 @@ impl Wire {
             }],
             gateway: Some(gateway),
             dns: vec![dns],
+            ..AddressPlan::default()
         }
     }
 

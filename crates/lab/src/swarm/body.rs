@@ -138,6 +138,7 @@ impl Body {
                 discard: true,
                 contents: self.contents.clone(),
             }],
+            connection: None,
             nics: vec![nic("eth0", self.mac, true), nic("eth1", second, false)],
             pci: Vec::new(),
             gpus: Vec::new(),

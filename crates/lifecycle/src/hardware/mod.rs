@@ -182,6 +182,7 @@ pub fn accepted(discovery_name: &str, inventory: &Inventory, acceptance: &Accept
             nics,
             taints: acceptance.taints.clone(),
             class: acceptance.class.clone(),
+            boot_network: acceptance.boot_network.clone(),
             gates: acceptance.gates.clone(),
             ..BareMetalHardwareSpec::default()
         },

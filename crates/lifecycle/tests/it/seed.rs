@@ -1,6 +1,10 @@
 //! The config drive's files.
 
-use agent_protocol::{guest::GuestConfig, identity::MacAddress};
+use agent_protocol::{
+    guest::GuestConfig,
+    identity::MacAddress,
+    link::{Bond, BondMode, LacpRate},
+};
 use api::endpoint::EndpointAddress;
 use lifecycle::seed::{GUEST_CONFIG_PATH, NetworkSeed, RenderError, SeedFacts, hostname, render};
 use serde_json::Value;
@@ -42,6 +46,7 @@ fn meta_data_names_the_instance_and_its_keys() {
         user_data: Some("#cloud-config\nruncmd: [\"echo ${x}\"]\n"),
         networks: &[],
         boot_mac: MAC,
+        bond: None,
         guest: Some(&guest),
     };
     let seed = render(&facts).unwrap();
@@ -73,6 +78,7 @@ fn vendor_data_is_one_fixed_script_whatever_the_tenant_says() {
             user_data,
             networks: &[],
             boot_mac: MAC,
+            bond: None,
             guest: Some(&guest),
         };
         let seed = render(&facts).unwrap();
@@ -116,12 +122,55 @@ fn without_the_helper_nothing_of_it_is_on_the_drive() {
         user_data: None,
         networks: &[],
         boot_mac: MAC,
+        bond: None,
         guest: Some(&guest),
     })
     .unwrap();
     let paths: Vec<_> = seed.files.keys().map(String::as_str).collect();
     assert_eq!(paths, ["openstack/latest/meta_data.json", "openstack/latest/network_data.json"]);
     assert!(!seed.guest_helper);
+}
+
+#[test]
+fn the_bond_that_the_agent_came_over_carries_the_networks_of_its_nics() {
+    let web = instance("web", "uid-1");
+    let mac = |n| MacAddress([0x52, 0x54, 0, 0, 0, n]);
+    let network = |n, vlan| NetworkSeed {
+        mac: mac(n),
+        addresses: Vec::new(),
+        mtu: Some(9000),
+        vlan,
+    };
+    let bond = Bond {
+        mode: BondMode::Lacp,
+        members: vec![MAC, mac(2)],
+        lacp_rate: Some(LacpRate::Fast),
+        transmit_hash: None,
+    };
+    let networks = [network(1, Some(42)), network(2, Some(43)), network(3, None)];
+    let links_with = |networks: &[NetworkSeed]| {
+        let facts = SeedFacts {
+            instance: &web,
+            user_data: None,
+            networks,
+            boot_mac: MAC,
+            bond: Some(&bond),
+            guest: None,
+        };
+        let data = json(&render(&facts).unwrap(), "openstack/latest/network_data.json");
+        (data["links"].as_array().unwrap().clone(), data["networks"][0]["link"].clone())
+    };
+    let (links, first) = links_with(&networks);
+    let ids: Vec<_> = links.iter().map(|l| l["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["bond0-nic0", "bond0-nic1", "bond0", "bond0.42", "bond0.43", "nic2"]);
+    let whole = &links[2];
+    assert_eq!(
+        (&whole["bond_links"][1], &whole["bond_mode"], &whole["bond_lacp_rate"]),
+        (&ids[1].into(), &"802.3ad".into(), &"fast".into())
+    );
+    assert_eq!((&links[3]["vlan_link"], first), (&"bond0".into(), "bond0.42".into()));
+    let (links, first) = links_with(&[]);
+    assert_eq!((links.len(), first), (3, "bond0".into()), "DHCP over the bond");
 }
 
 #[test]
@@ -146,6 +195,7 @@ fn static_addresses_vlans_mtu_and_dns_are_described() {
         user_data: None,
         networks: &networks,
         boot_mac: MAC,
+        bond: None,
         guest: None,
     };
     let data = json(&render(&facts).unwrap(), "openstack/latest/network_data.json");
@@ -186,6 +236,7 @@ fn what_cannot_be_rendered_is_named() {
         user_data: None,
         networks: &networks,
         boot_mac: MAC,
+        bond: None,
         guest: None,
     };
     assert_eq!(render(&facts), Err(RenderError::BadAddress("nonsense".to_owned())));

@@ -84,6 +84,7 @@ pub fn inventory() -> Inventory {
             dimms: Vec::new(),
         },
         disks: vec![disk("sda", "S3Z00001", 64)],
+        connection: None,
         nics: vec![nic("eth0", 1, true)],
         pci: Vec::new(),
         gpus: Vec::new(),

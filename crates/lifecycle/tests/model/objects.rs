@@ -69,6 +69,7 @@ pub fn inventory(m: usize, contents: DiskContents) -> Inventory {
             discard: true,
             contents,
         }],
+        connection: None,
         nics: vec![Nic {
             name: "eth0".to_owned(),
             mac: MacAddress([2, 0, 0, 0, 0, 1]),

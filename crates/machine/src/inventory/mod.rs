@@ -68,6 +68,7 @@ pub fn collect(options: &Options) -> Inventory {
         cpu: cpu::read(&tree, &tables),
         memory: memory(seen_by_kernel, &tables),
         disks: disks::read(&tree),
+        connection: None,
         nics: nics::read(&tree, options),
         pci: pci::classes(&tree),
         gpus: pci::gpus(&tree),

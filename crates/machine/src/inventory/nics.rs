@@ -53,7 +53,10 @@ fn nic(tree: &Tree, options: &Options, name: &str) -> Option<Nic> {
             .and_then(|s| s.parse::<u32>().ok())
             .filter(|s| *s > 0 && *s < 10_000_000),
         link: tree.flag(at("carrier")),
-        boot: options.boot_mac.is_some_and(|boot| boot == mac || boot == present),
+        // All NICs of a bond have its address at present.
+        boot: options
+            .boot_mac
+            .is_some_and(|boot| boot == mac || boot == present && !tree.exists(at("bonding_slave"))),
         pci,
         addresses: options
             .addresses

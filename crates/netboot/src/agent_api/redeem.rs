@@ -46,6 +46,7 @@ mod tests {
             uuid: None,
             mac: MacAddress([2, 0, 0, 0, 0, 1]),
             address: std::net::Ipv4Addr::LOCALHOST.into(),
+            elsewhere: Vec::new(),
             nonce: nonce.to_owned(),
             issued_at,
         };

@@ -31,7 +31,10 @@ use http::Request;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
-use lifecycle::identity::{Identity, Match, discovery_name};
+use lifecycle::{
+    address::Prefix,
+    identity::{Identity, Match, discovery_name},
+};
 
 use super::{
     auth::{Signed, content_length},
@@ -58,6 +61,8 @@ struct Introduction {
     source: IpAddr,
     /// What was seen of this boot: written together with the session.
     timeline: Option<Mine>,
+    /// Why the agent did not come the way that is meant for it.
+    network_problem: Option<String>,
 }
 
 /// The handler.
@@ -85,7 +90,9 @@ async fn respond(shared: &Shared, peer: Peer, request: Request<Body>) -> Reply<S
         return Err(Refusal::unavailable());
     }
     let identity = Identity::of(&introduction.request.inventory, Some(introduction.request.boot_mac));
-    let discovery = match shared.cache.match_inventory(&identity) {
+    let matched = shared.cache.match_inventory(&identity);
+    introduction.network_problem = network_problem(shared, &introduction, &matched);
+    let discovery = match matched {
         Match::Known(name) => known(shared, &introduction, &name).await?,
         Match::Unclear { names, message } => return Err(conflict(shared, &names, &message).await),
         Match::New => new(shared, &introduction, &identity).await?,
@@ -107,6 +114,19 @@ async fn respond(shared: &Shared, peer: Peer, request: Request<Body>) -> Reply<S
         protocol: introduction.request.protocol,
         poll_seconds: u32::try_from(shared.config.poll.as_secs().max(1)).unwrap_or(u32::MAX),
     })
+}
+
+fn network_problem(shared: &Shared, introduction: &Introduction, matched: &Match) -> Option<String> {
+    let known = match matched {
+        Match::Known(name) => Some(name.as_str()),
+        Match::New | Match::Unclear { .. } => None,
+    };
+    let told = boot::told(shared, known, introduction.claims.address.to_canonical());
+    let missing = told.missing.map(|name| {
+        format!("bootNetwork.networkName names the BareMetalNetwork {name}, which does not exist: create it, or correct the name")
+    });
+    let connection = introduction.request.inventory.connection.as_ref();
+    missing.or_else(|| connection.and_then(|c| c.problem.clone()))
 }
 
 async fn read(shared: &Shared, peer: Peer, request: Request<Body>) -> Reply<Introduction> {
@@ -134,7 +154,9 @@ async fn read(shared: &Shared, peer: Peer, request: Request<Body>) -> Reply<Intr
     let keys = shared.keys().ok_or_else(Refusal::unavailable)?;
     let life = i64::try_from(shared.config.token_life.as_millis()).unwrap_or(i64::MAX);
     let claims = keys.check_boot(&request.token, Timestamp::now().as_millisecond(), life)?;
-    if claims.address.to_canonical() != peer.address || claims.mac != request.boot_mac {
+    let prefixes = || claims.elsewhere.iter().filter_map(|prefix| Prefix::parse(prefix));
+    let from_there = claims.address.to_canonical() == peer.address || prefixes().any(|prefix| prefix.contains(peer.address));
+    if !from_there || claims.mac != request.boot_mac {
         return Err(Refusal::token());
     }
     let nics = &request.inventory.nics;
@@ -153,6 +175,7 @@ async fn read(shared: &Shared, peer: Peer, request: Request<Body>) -> Reply<Intr
         claims,
         source: peer.address,
         timeline: None,
+        network_problem: None,
     })
 }
 
@@ -196,6 +219,16 @@ impl Introduction {
             None,
             &now,
         );
+        let connection = self.request.inventory.connection.as_ref();
+        let kind = conditions::AGENT_NETWORK;
+        match (&self.network_problem, connection) {
+            (Some(problem), _) => conditions::set(&mut status.conditions, kind, false, "NotAsTold", problem, None, &now),
+            (None, Some(connection)) => {
+                let message = format!("The agent came by {} with an MTU of {}", connection.interface, connection.mtu);
+                conditions::set(&mut status.conditions, kind, true, "AsTold", &message, None, &now);
+            }
+            (None, None) => conditions::clear(&mut status.conditions, kind),
+        }
         if conditions::is_true(&status.conditions, conditions::SESSION_REFUSED) {
             conditions::set(
                 &mut status.conditions,

@@ -1,11 +1,18 @@
 //! The kernel command line of the agent, the same for every loader: words of types that print harmlessly, of constants, and of what was checked at start.
 
+use agent_protocol::link::Link;
+
 use super::{host::Host, query::BootRequest};
+
+/// As many servers as an agent takes.
+const MAX_SERVERS: usize = 16;
 
 /// What an answer that loads the agent is made of.
 pub(crate) struct AgentBoot<'a> {
     pub host: &'a Host,
     pub tls_port: u16,
+    /// By what machines reach this replica, also in networks other than the one that asks. Checked when the configuration was read.
+    pub advertise: &'a [String],
     /// URLs of all replicas. Checked when the configuration was read.
     pub servers: &'a [String],
     /// 64 hexadecimal digits, made by us.
@@ -13,6 +20,7 @@ pub(crate) struct AgentBoot<'a> {
     /// Base64url and dots, made by us.
     pub token: &'a str,
     pub request: &'a BootRequest,
+    pub link: &'a Link,
     /// Checked when the configuration was read.
     pub arguments: &'a [String],
 }
@@ -20,19 +28,29 @@ pub(crate) struct AgentBoot<'a> {
 impl AgentBoot<'_> {
     /// The words, of letters, digits and `-_.,:=/@+[]` only.
     pub(crate) fn words(&self) -> Vec<String> {
-        let own = format!("https://{}:{}", self.host, self.tls_port);
-        let others = self.servers.iter().filter(|s| **s != own).map(|s| plain(s));
-        let servers: Vec<String> = std::iter::once(own.clone()).chain(others).collect();
+        // In another VLAN this replica may have another address.
+        let advertised = self
+            .advertise
+            .iter()
+            .filter(|_| self.link.vlan.is_some())
+            .filter_map(|h| Host::parse(h));
+        let hosts = std::iter::once(self.host.clone()).chain(advertised);
+        let own = hosts.map(|host| format!("https://{host}:{}", self.tls_port));
+        let mut servers: Vec<String> = Vec::new();
+        for server in own.chain(self.servers.iter().map(|s| plain(s))) {
+            if !servers.contains(&server) && servers.len() < MAX_SERVERS {
+                servers.push(server);
+            }
+        }
         let mac = self.request.mac.to_string().replace(':', "-");
         let mut words = vec![
             format!("kbm.server={}", servers.join(",")),
             format!("kbm.ca={}", plain(self.pin)),
             format!("kbm.token={}", plain(self.token)),
             format!("BOOTIF=01-{mac}"),
-            "console=tty0".to_owned(),
-            "console=ttyS0,115200".to_owned(),
-            "quiet".to_owned(),
         ];
+        words.extend(self.link.words());
+        words.extend(["console=tty0".to_owned(), "console=ttyS0,115200".to_owned(), "quiet".to_owned()]);
         words.extend(self.arguments.iter().map(|argument| plain(argument)));
         words
     }
@@ -43,4 +61,23 @@ fn plain(text: &str) -> String {
     text.chars()
         .filter(|c| c.is_ascii_alphanumeric() || "-_.,:=/@+[]".contains(*c))
         .collect()
+}
+
+/// As much as a network or a hardware object can say, for the tests of both loaders.
+#[cfg(test)]
+pub(super) fn told() -> Link {
+    use agent_protocol::{
+        identity::MacAddress,
+        link::{Bond, BondMode, LacpRate, TransmitHash},
+    };
+    Link {
+        vlan: Some(42),
+        mtu: Some(9000),
+        bond: Some(Bond {
+            mode: BondMode::Lacp,
+            members: vec![MacAddress([2, 0, 0, 0, 0, 1]), MacAddress([2, 0, 0, 0, 0, 2])],
+            lacp_rate: Some(LacpRate::Fast),
+            transmit_hash: Some(TransmitHash::Layer3And4),
+        }),
+    }
 }

@@ -116,16 +116,21 @@ pub(crate) fn local_disk(request: Option<&BootRequest>) -> String {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{super::host::Host, *};
+    use super::{
+        super::{command_line::told, host::Host},
+        *,
+    };
 
     fn agent_with(request: &BootRequest, host: &Host, arguments: &[String]) -> String {
         agent(&AgentBoot {
             host,
             tls_port: 8443,
+            advertise: &["192.0.2.8".to_owned()],
             servers: &["https://[2001:db8::3]:8443".to_owned()],
             pin: "00",
             token: "kbm1.a.b",
             request,
+            link: &told(),
             arguments,
         })
     }
@@ -160,7 +165,7 @@ mod tests {
         let request = BootRequest::parse("mac=52:54:00:12:34:56&platform=efi&buildarch=arm64").unwrap();
         let text = agent_with(&request, &Host::parse("10.0.2.2").unwrap(), &[]);
         assert!(text.contains(
-            "linux /boot/media/vmlinuz 'kbm.server=https://10.0.2.2:8443,https://[2001:db8::3]:8443' 'kbm.ca=00' 'kbm.token=kbm1.a.b' 'BOOTIF=01-52-54-00-12-34-56' 'console=tty0'"
+            "linux /boot/media/vmlinuz 'kbm.server=https://10.0.2.2:8443,https://192.0.2.8:8443,https://[2001:db8::3]:8443' 'kbm.ca=00' 'kbm.token=kbm1.a.b' 'BOOTIF=01-52-54-00-12-34-56' 'kbm.vlan=42' 'kbm.mtu=9000' 'kbm.bond=802.3ad' 'kbm.bond-members=02:00:00:00:00:01,02:00:00:00:00:02' 'kbm.bond-lacp-rate=fast' 'kbm.bond-hash=layer3+4' 'console=tty0'"
         ));
         assert!(local_disk(Some(&request)).contains("set efi=aa64\n"));
         assert!(ask_by_tftp(8080).contains("set root=\"http,$net_default_server:8080\"\n"));

@@ -13,7 +13,7 @@ pub(crate) mod host;
 pub(crate) mod query;
 pub(crate) mod script;
 
-use std::{sync::Arc, time::Instant};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use agent_protocol::token::BootClaims;
 use api::{
@@ -31,6 +31,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use lifecycle::{
     boot::{BootDecision, BootFacts},
+    boot_network::{self, Told},
     identity::Match,
 };
 
@@ -145,7 +146,7 @@ async fn answer(loader: Loader, shared: &Shared, peer: &Peer, request: &BootRequ
         Ok(Some(decision)) => decision,
         // Nothing is known, or the API does not answer: the machine's own disk.
         Ok(None) | Err(_) => {
-            told(
+            note(
                 shared,
                 peer,
                 request,
@@ -164,7 +165,7 @@ async fn answer(loader: Loader, shared: &Shared, peer: &Peer, request: &BootRequ
 }
 
 /// Into the boot's timeline.
-fn told(shared: &Shared, peer: &Peer, request: &BootRequest, began: Instant, answer: BootAnswer, reason: &str) {
+fn note(shared: &Shared, peer: &Peer, request: &BootRequest, began: Instant, answer: BootAnswer, reason: &str) {
     let mut seen = Seen::new(BootStepKind::Script, format!("{answer:?}: {reason}"));
     seen.took = began.elapsed();
     seen.ends = answer == BootAnswer::LocalDisk;
@@ -202,7 +203,7 @@ async fn decide(shared: &Shared, peer: &Peer, request: &BootRequest, began: Inst
         })
     };
     let decision = judge(discovery.as_deref());
-    told(shared, peer, request, began, decision.answer, decision.reason);
+    note(shared, peer, request, began, decision.answer, decision.reason);
     let (true, Some(discovery)) = (decision.record, discovery) else {
         return Ok(Some(decision));
     };
@@ -291,36 +292,47 @@ pub(crate) fn remember_system(status: &mut BareMetalDiscoveryStatus, instance_ui
     }
 }
 
+/// What an agent is told of its network, on a machine whose firmware booted from this address.
+pub(crate) fn told(shared: &Shared, discovery: Option<&str>, address: IpAddr) -> Told {
+    let hardware = discovery.and_then(|name| shared.cache.hardware_of(name));
+    let booted_from = shared.networks.containing(address);
+    boot_network::told(hardware.as_deref(), booted_from.as_deref(), |name| shared.networks.named(name))
+}
+
 fn agent(loader: Loader, shared: &Shared, peer: &Peer, request: &BootRequest, headers: &HeaderMap) -> Option<String> {
     let keys = shared.keys()?;
+    let known = match shared.cache.match_boot(request.uuid, request.mac) {
+        Match::Known(name) => Some(name),
+        Match::New | Match::Unclear { .. } => None,
+    };
+    let told = told(shared, known.as_deref(), peer.address);
     let claims = BootClaims {
         uuid: request.uuid,
         mac: request.mac,
         address: peer.address,
+        elsewhere: told.elsewhere,
         nonce: nonce()?,
-        issued_at: issue_time(shared, request),
+        issued_at: issue_time(shared, known.as_deref()),
     };
     let host = host(shared, peer, headers)?;
     Some(loader.agent(&AgentBoot {
         host: &host,
         tls_port: shared.config.advertise_tls_port.unwrap_or(shared.tls_port),
+        advertise: &shared.config.advertise,
         servers: &shared.config.servers,
         pin: keys.pin(),
         token: &keys.issue_boot(&claims),
         request,
+        link: &told.link,
         arguments: &shared.config.kernel_arguments,
     }))
 }
 
 /// A new token must be newer than the one the machine redeemed last, also when the clock was set back a little or another replica's is ahead.
-fn issue_time(shared: &Shared, request: &BootRequest) -> i64 {
+fn issue_time(shared: &Shared, known: Option<&str>) -> i64 {
     let now = Timestamp::now().as_millisecond();
-    let Match::Known(name) = shared.cache.match_boot(request.uuid, request.mac) else {
-        return now;
-    };
-    let last = shared
-        .cache
-        .discovery(&name)
+    let last = known
+        .and_then(|name| shared.cache.discovery(name))
         .and_then(|d| Some(d.status.as_ref()?.session.as_ref()?.token_issued_at));
     match last {
         Some(last) if last >= now && last - now < 30_000 => last + 1,

@@ -115,16 +115,21 @@ fn retry(text: &mut String, request: &BootRequest) {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{super::host::Host, *};
+    use super::{
+        super::{command_line::told, host::Host},
+        *,
+    };
 
     fn agent_with(request: &BootRequest, host: &Host, arguments: &[String]) -> String {
         Script::agent(&AgentBoot {
             host,
             tls_port: 8443,
+            advertise: &["192.0.2.8".to_owned()],
             servers: &["https://10.0.2.2:8443".to_owned(), "https://10.0.2.3:8443".to_owned()],
             pin: "00",
             token: "kbm1.a.b",
             request,
+            link: &told(),
             arguments,
         })
         .into_text()
@@ -137,7 +142,7 @@ mod tests {
         let text = agent_with(&request, &Host::parse("10.0.2.2").unwrap(), &["debug=1".to_owned()]);
         assert!(text.starts_with("#!ipxe\n"));
         assert!(text.contains(
-            "kernel /boot/media/vmlinuz initrd=initramfs kbm.server=https://10.0.2.2:8443,https://10.0.2.3:8443 kbm.ca=00 kbm.token=kbm1.a.b BOOTIF=01-52-54-00-12-34-56 console=tty0 console=ttyS0,115200 quiet debug=1 ||"
+            "kernel /boot/media/vmlinuz initrd=initramfs kbm.server=https://10.0.2.2:8443,https://192.0.2.8:8443,https://10.0.2.3:8443 kbm.ca=00 kbm.token=kbm1.a.b BOOTIF=01-52-54-00-12-34-56 kbm.vlan=42 kbm.mtu=9000 kbm.bond=802.3ad kbm.bond-members=02:00:00:00:00:01,02:00:00:00:00:02 kbm.bond-lacp-rate=fast kbm.bond-hash=layer3+4 console=tty0 console=ttyS0,115200 quiet debug=1 ||"
         ));
         assert!(text.contains("initrd --name initramfs /boot/media/initramfs"));
     }

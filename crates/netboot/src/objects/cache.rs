@@ -214,6 +214,7 @@ mod tests {
             cpu: Cpu::default(),
             memory: Memory::default(),
             disks: Vec::new(),
+            connection: None,
             nics: vec![Nic {
                 name: "eth0".to_owned(),
                 mac: MacAddress([2, 0, 0, 0, 0, mac]),

@@ -1,4 +1,5 @@
-//! BareMetalNetworks as their watch brought them: which machines are neighbours, whether they may share what they write, and which DHCP service they get.
+//! BareMetalNetworks as their watch brought them: in which one an address is, which machines are neighbours, whether they may share what they write, and which DHCP
+//! service they get.
 //!
 //! A machine belongs to the network with the longest prefix that its address is of. Where there is none, the machines of a /24 (IPv4) or a /64
 //! (IPv6) are taken for neighbours: that is what most networks are, and a machine refuses whoever is not of its own prefix anyway.
@@ -7,7 +8,7 @@ use std::{
     collections::{HashMap, HashSet},
     net::{IpAddr, Ipv4Addr},
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -22,10 +23,7 @@ use crate::limits::source_of;
 struct Known {
     name: Arc<str>,
     prefixes: Vec<Prefix>,
-    sharing: ImageSharing,
-    dhcp: DhcpMode,
-    /// The whole object, where addresses are given out by it.
-    full: Option<Arc<BareMetalNetwork>>,
+    network: Arc<BareMetalNetwork>,
 }
 
 /// Who is whose neighbour.
@@ -67,30 +65,26 @@ impl Networks {
 
     /// The network of an address, and which DHCP service it gets. `None`: nobody described it, or the networks are not known yet.
     pub(crate) fn dhcp(&self, address: Ipv4Addr) -> Option<(Arc<str>, DhcpMode)> {
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        find(&table, address.into()).map(|known| (known.name.clone(), known.dhcp))
+        find(&self.read(), address.into()).map(|known| (known.name.clone(), known.network.spec.dhcp))
     }
 
     /// Networks in which addresses are given out.
     pub(crate) fn full(&self) -> Vec<Arc<BareMetalNetwork>> {
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        table.values().filter_map(|known| known.full.clone()).collect()
+        let table = self.read();
+        let all = table.values().map(|known| &known.network);
+        all.filter(|network| network.spec.dhcp == DhcpMode::Full).cloned().collect()
     }
 
-    pub(crate) fn apply(&self, network: &BareMetalNetwork) {
+    pub(crate) fn apply(&self, network: BareMetalNetwork) {
+        let name = network.name_any();
         let plans = [&network.spec.ipv4, &network.spec.ipv6].into_iter().flatten();
         let known = Known {
-            name: network.name_any().into(),
+            name: name.as_str().into(),
             // One that is none is told by the operator, on the network itself.
             prefixes: plans.filter_map(|plan| Prefix::parse(&plan.prefix)).collect(),
-            sharing: network.spec.image_sharing,
-            dhcp: network.spec.dhcp,
-            full: (network.spec.dhcp == DhcpMode::Full).then(|| Arc::new(network.clone())),
+            network: Arc::new(network),
         };
-        self.table
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(network.name_any(), known);
+        self.table.write().unwrap_or_else(PoisonError::into_inner).insert(name, known);
         self.changed.notify_one();
     }
 
@@ -106,11 +100,23 @@ impl Networks {
             .retain(|name, _| names.contains(name));
     }
 
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<String, Known>> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn named(&self, name: &str) -> Option<Arc<BareMetalNetwork>> {
+        self.read().get(name).map(|known| known.network.clone())
+    }
+
+    /// The network that an address is of.
+    pub(crate) fn containing(&self, address: IpAddr) -> Option<Arc<BareMetalNetwork>> {
+        find(&self.read(), address.to_canonical()).map(|known| known.network.clone())
+    }
+
     /// Where a machine of this address is, and whether machines share there. Until the networks are known nobody does.
     pub(crate) fn of(&self, address: IpAddr) -> (Neighbourhood, ImageSharing) {
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = find(&table, address) {
-            return (Neighbourhood::Network(known.name.to_string()), known.sharing);
+        if let Some(network) = self.containing(address) {
+            return (Neighbourhood::Network(network.name_any()), network.spec.image_sharing);
         }
         let around = match source_of(address) {
             IpAddr::V4(v4) => {
@@ -153,8 +159,8 @@ mod tests {
     #[test]
     fn the_longest_prefix_says_whose_neighbour_a_machine_is() {
         let networks = Networks::default();
-        networks.apply(&network("site", "10.0.0.0/8", ImageSharing::Disabled));
-        networks.apply(&network("rack", "10.1.2.0/23", ImageSharing::Enabled));
+        networks.apply(network("site", "10.0.0.0/8", ImageSharing::Disabled));
+        networks.apply(network("rack", "10.1.2.0/23", ImageSharing::Enabled));
         let rack = (Neighbourhood::Network("rack".to_owned()), ImageSharing::Enabled);
         assert_eq!(at(&networks, "10.1.2.9"), rack);
         assert_eq!(at(&networks, "10.1.3.9"), rack);

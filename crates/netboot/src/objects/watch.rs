@@ -92,7 +92,7 @@ struct AllNetworks(Arc<Networks>);
 
 impl Sink<BareMetalNetwork> for AllNetworks {
     fn apply(&self, object: BareMetalNetwork) {
-        self.0.apply(&object);
+        self.0.apply(object);
     }
     fn delete(&self, object: BareMetalNetwork) {
         self.0.remove(&object.name_any());
@@ -201,7 +201,7 @@ pub(crate) fn follow_dhcp<M: DhcpMaps>(
 
 /// Says when each kind was listed completely for the first time.
 #[derive(Debug, Clone)]
-pub(crate) struct Synced(watch::Receiver<[bool; 2]>);
+pub(crate) struct Synced(watch::Receiver<[bool; 3]>);
 
 impl Synced {
     pub(crate) fn is_synced(&self) -> bool {
@@ -264,7 +264,7 @@ pub(crate) fn start(
     stop: &tokio_util::sync::CancellationToken,
     tasks: &tokio_util::task::TaskTracker,
 ) -> Synced {
-    let (sender, receiver) = watch::channel([false; 2]);
+    let (sender, receiver) = watch::channel([false; 3]);
     let (c, w) = (cache, wakes);
     let all = watcher::Config::default;
     let listed = |place: usize| {
@@ -281,8 +281,12 @@ pub(crate) fn start(
         SealedSeeds(seeds.clone(), c.clone(), w.clone()),
         || (),
     );
-    let known = networks.clone();
-    let networks = follow(store.networks.clone(), all(), AllNetworks(networks.clone()), move || known.listed());
+    // Boot answers wait for these too: an agent that is not told its VLAN may reach nobody.
+    let (known, listed) = (networks.clone(), listed(2));
+    let networks = follow(store.networks.clone(), all(), AllNetworks(networks.clone()), move || {
+        known.listed();
+        listed();
+    });
     let stop = stop.clone();
     tasks.spawn(async move {
         tokio::select! {

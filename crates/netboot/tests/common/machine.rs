@@ -151,6 +151,7 @@ pub fn inventory(uuid: Option<SystemUuid>, mac: MacAddress) -> Inventory {
             discard: true,
             contents: DiskContents::blank(),
         }],
+        connection: None,
         nics: vec![Nic {
             name: "eth0".to_owned(),
             mac,

@@ -221,6 +221,8 @@ pub(crate) async fn sealed(
         // Another session meanwhile: it is decided anew with that one's key.
         return Ok(None);
     };
+    let inventory = discovery.as_ref().and_then(|d| d.status.as_ref()?.inventory.as_ref());
+    let connection = inventory.and_then(|i| i.connection.as_ref());
     let networks: Vec<NetworkSeed> = endpoints::present(world, instance)
         .iter()
         .map(|endpoint| {
@@ -238,6 +240,7 @@ pub(crate) async fn sealed(
         user_data: input.user_data.as_deref(),
         networks: &networks,
         boot_mac: session.boot_mac,
+        bond: connection.and_then(|c| c.bond.as_ref()),
         guest: input.guest.as_ref(),
     });
     let seed = match rendered {

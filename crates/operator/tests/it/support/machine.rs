@@ -148,6 +148,7 @@ impl Machine {
                 discard: true,
                 contents: self.contents.clone(),
             }],
+            connection: None,
             nics: vec![Nic {
                 name: "eth0".to_owned(),
                 mac: self.mac,
