@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 
 sys.path[1:1] = [str(Path(__file__).resolve().parent.parent.parent / folder) for folder in ("tests", "tests/dhcp")]
-from contenders import SIDES, unpacked  # noqa: E402
+import kea  # noqa: E402
+from contenders import SIDES  # noqa: E402
 from load import Load  # noqa: E402
 from namespaces import Namespaces  # noqa: E402
 
@@ -63,7 +64,7 @@ def main():
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         raise SystemExit("network namespaces need root")
-    tree = unpacked(arguments.peers)
+    tree = kea.unpacked(arguments.peers)
     results = []
     for kind in SIDES:
         if arguments.only and kind.name not in arguments.only:

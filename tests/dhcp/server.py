@@ -1,14 +1,12 @@
 """The boot server and a second replica of it, and its Kubernetes API by curl."""
 
-import base64
 import json
 import re
-import subprocess
 import time
 
-GROUP = "apis/kube-baremetal.io/v1alpha1"
-NETBOOT = "api/v1/namespaces/kube-baremetal-netboot/configmaps"
-KUBECONFIG_FIELDS = (("--cacert", "certificate-authority-data"), ("--cert", "client-certificate-data"), ("--key", "client-key-data"))
+from kubernetes_api import KubernetesApi
+
+NETBOOT = "/api/v1/namespaces/kube-baremetal-netboot/configmaps"
 
 
 class Server:
@@ -33,13 +31,7 @@ class Server:
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"the server did not start:\n{self.said()[-3000:]}")
             time.sleep(0.1)
-        text = kubeconfig.read_text()
-        self.url = re.search(r'server: "(\S+)"', text)[1]
-        self.files = []
-        for option, field in KUBECONFIG_FIELDS:
-            file = self.folder / field
-            file.write_bytes(base64.b64decode(re.search(rf"{field}: (\S+)", text)[1]))
-            self.files += [option, file]
+        self.api = KubernetesApi(kubeconfig, lambda command: self.network.inside("server", *command))
 
     def stop(self):
         if self.process:
@@ -59,23 +51,11 @@ class Server:
         # Without colours.
         return re.sub(r"\x1b\[[0-9;]*m", "", self.log.read_text())
 
-    def call(self, path, *options, body=None):
-        """Status and answer."""
-        command = ["curl", "--silent", "--write-out", "\n%{http_code}", *self.files, *options]
-        if body is not None:
-            command += ["--data", json.dumps(body)]
-            if "--header" not in options:
-                command += ["--header", "content-type: application/json"]
-        done = subprocess.run(self.network.inside("server", *command, f"{self.url}/{path}"), capture_output=True, text=True, check=True)
-        text, _, code = done.stdout.rpartition("\n")
-        return int(code), json.loads(text)
-
     def get(self, plural, name):
-        return self.call(f"{GROUP}/{plural}/{name}")[1]
+        return self.api.call("GET", f"{plural}/{name}")[1]
 
     def post(self, plural, kind, name, spec):
-        body = {"apiVersion": "kube-baremetal.io/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}
-        return self.call(f"{GROUP}/{plural}", body=body)
+        return self.api.call("POST", plural, {"kind": kind, "metadata": {"name": name}, "spec": spec})
 
     def create(self, plural, kind, name, spec):
         code, told = self.post(plural, kind, name, spec)
@@ -86,14 +66,13 @@ class Server:
         return self.post(plural, kind, name, spec)[0] == 422
 
     def patch(self, plural, name, patch):
-        merge = ("--request", "PATCH", "--header", "content-type: application/merge-patch+json")
-        code, told = self.call(f"{GROUP}/{plural}/{name}", *merge, body=patch)
+        code, told = self.api.call("PATCH", f"{plural}/{name}", patch)
         if code != 200:
             raise SystemExit(f"{name} was not changed: {told}")
         time.sleep(1)
 
     def maps(self):
-        return self.call(NETBOOT)[1]["items"]
+        return self.api.call("GET", NETBOOT)[1]["items"]
 
     def lease(self, address):
         """What stands in the ConfigMaps about an address."""

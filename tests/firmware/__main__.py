@@ -1,8 +1,15 @@
-"""Boots real firmware on a LAN with a house router and our ProxyDHCP beside it.
+"""Boots real firmware on a LAN, with a house router and our ProxyDHCP beside it or in other ways to share the DHCP.
 
     python3 tests/firmware --program PATH --media FOLDER --loaders FOLDER [--only CELL]...
 
-The router (dnsmasq) gives out addresses and says nothing about booting; the machines find our server by ProxyDHCP alone. A cell is a firmware and what it is to boot:
+A cell is a firmware, what it is to boot, and who does DHCP:
+
+    (nothing)    the router (dnsmasq) gives out addresses and says nothing about booting; machines find our server by ProxyDHCP alone
+    kea          the same with Kea instead of dnsmasq
+    off          our DHCP is off; the router's dnsmasq was told what `kube-baremetal netboot options` prints
+    full         ours is the only DHCP server, by a BareMetalNetwork
+
+What is booted:
 
     agent        a blank disk; the machine shows the agent's words on its console
     disk         a machine that is left alone boots its own disk, within 10 s of our answer
@@ -27,8 +34,11 @@ sys.dont_write_bytecode = True
 import life  # noqa: E402
 from disk import LINE, bios_disk, blank_disk, signed_disk, uefi_disk  # noqa: E402
 from machine import Machine  # noqa: E402
-from network import Lan  # noqa: E402
+from network import BRIDGE, NETWORK, ROUTER, SERVER, Lan  # noqa: E402
 from server import Server  # noqa: E402
+
+# `network` says where it is.
+import kea  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 # Under TCG, beside other work.
@@ -68,9 +78,12 @@ ROWS = {
     "arm64": Row("arm64", targets=("disk",)),
     "arm64-http": Row("arm64-http", targets=("disk",)),
 }
-CELLS = {f"{row}-{target}": (row, target) for row in ROWS for target in ROWS[row].targets}
-# One of each way to boot.
-SHORT = ("bios-disk", "pxe-disk", "http-disk", "secure-provisioned", "arm64-disk")
+# Rows that are tried with every way to share the DHCP.
+SHARED = ("bios", "pxe", "http", "secure", "arm64")
+CELLS = {f"{row}-{target}": (row, target, "proxy") for row in ROWS for target in ROWS[row].targets}
+CELLS |= {f"{row}-{target}-{dhcp}": (row, target, dhcp) for dhcp in ("kea", "off", "full") for row in SHARED for target in ROWS[row].targets if target in ("agent", "disk")}
+# One of each way to boot, and one where we are the only DHCP server.
+SHORT = ("pxe-disk-full", "bios-disk", "pxe-disk", "http-disk", "secure-provisioned", "arm64-disk")
 
 
 def say(text):
@@ -79,7 +92,7 @@ def say(text):
 
 def cell(arguments, folder, name):
     """Runs one, and says what was seen."""
-    row_name, target = CELLS[name]
+    row_name, target, dhcp = CELLS[name]
     row = ROWS[row_name]
     disk = folder / f"{name}.img"
     if target == "agent":
@@ -96,16 +109,32 @@ def cell(arguments, folder, name):
         uefi_disk(disk)
     further = ("--unaccepted", "hold" if target == "agent" or target in PROVISIONED else "ignore", *row.arguments)
     with Lan(folder) as lan:
-        lan.house_router()
-        with (
-            Server(lan, arguments, name, further) as server,
-            Machine(lan, name, row.firmware, disk, arguments.ovmf, reboots=target in PROVISIONED) as machine,
-        ):
-            seen = TARGETS[target](row, server, machine)
-            if "DHCP boot parameters" not in server.said() or machine.mac not in server.said().lower().replace("-", ":"):
-                raise SystemExit(f"the machine booted without our DHCP; the server's log ends with:\n{server.said()[-2000:]}")
+        if dhcp == "off":
+            lan.house_router(recipe(arguments, row))
+        elif dhcp == "kea":
+            lan.kea(kea.unpacked(REPOSITORY / "target/firmware"))
+        elif dhcp == "proxy":
+            lan.house_router()
+        interface = f"{BRIDGE}={dhcp}" if dhcp in ("off", "full") else BRIDGE
+        with Server(lan, arguments, name, further, interface) as server:
+            if dhcp == "full":
+                plan = {"prefix": f"{NETWORK}.0/24", "dynamicRanges": [{"first": f"{NETWORK}.100", "last": f"{NETWORK}.200"}], "gateway": ROUTER}
+                server.call("POST", "baremetalnetworks", {"kind": "BareMetalNetwork", "metadata": {"name": "lan"}, "spec": {"ipv4": plan, "dhcp": "Full"}})
+            with Machine(lan, name, row.firmware, disk, arguments.ovmf, reboots=target in PROVISIONED) as machine:
+                seen = TARGETS[target](row, server, machine)
+            said = server.said()
+        ours = "DHCP boot parameters" in said
+        if ours != (dhcp != "off") or machine.mac not in said.lower().replace("-", ":"):
+            raise SystemExit(f"the machine booted {'with' if ours else 'without'} our DHCP; the server's log ends with:\n{said[-2000:]}")
     disk.unlink()
     return seen
+
+
+def recipe(arguments, row):
+    """What dnsmasq is told by the person who looked it up."""
+    command = [arguments.program, "netboot", "options", "--server", SERVER, "--format", "dnsmasq", "--http-boot"]
+    command += ["--uefi-loader", "ipxe" if row.arguments == IPXE else "signed"]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def agent(row, server, machine):

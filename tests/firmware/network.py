@@ -1,11 +1,16 @@
 """A LAN in network namespaces: a switch, a house router that gives out addresses, and ports for machines. Everything is removed at the end.
 
-    router  (dnsmasq, 10.77.0.1)  --veth--  lan: bridge kbm0 (10.77.0.2), taps of machines, our server
+    router  (dnsmasq or Kea, 10.77.0.1)  --veth--  lan: bridge kbm0 (10.77.0.2), taps of machines, our server
 """
 
 import os
 import subprocess
+import sys
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+import kea  # noqa: E402
 
 BRIDGE = "kbm0"
 NETWORK = "10.77.0"
@@ -23,7 +28,7 @@ class Lan:
         self.folder = folder
         # Two runs at once do not meet.
         self.lan, self.router = f"kbm-lan-{os.getpid()}", f"kbm-router-{os.getpid()}"
-        self.dnsmasq = None
+        self.dhcp = None
         self.taps = 0
 
     def __enter__(self):
@@ -44,20 +49,32 @@ class Lan:
         return self
 
     def __exit__(self, *_):
-        if self.dnsmasq:
-            self.dnsmasq.kill()
-            self.dnsmasq.wait()
+        if self.dhcp:
+            self.dhcp.kill()
+            self.dhcp.wait()
         for name in (self.lan, self.router):
             subprocess.run(["ip", "netns", "delete", name], stderr=subprocess.DEVNULL, check=False)
 
-    def house_router(self):
-        """The DHCP server of a router bought in a shop: addresses, itself as gateway, and nothing about booting."""
-        log = open(self.folder / "dnsmasq.log", "a")
+    def house_router(self, recipe=""):
+        """The DHCP server of a router bought in a shop: addresses, itself as gateway, and nothing about booting but what a recipe for dnsmasq says."""
+        (self.folder / "dnsmasq.conf").write_text(recipe)
         command = [
-            *("dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0", "--interface=eth0", "--bind-interfaces", "--user=root"),
+            *("dnsmasq", "--no-daemon", f"--conf-file={self.folder}/dnsmasq.conf", "--port=0", "--interface=eth0", "--bind-interfaces", "--user=root"),
             *(f"--dhcp-range={NETWORK}.100,{NETWORK}.200,1h", f"--dhcp-option=3,{ROUTER}", "--log-dhcp", f"--dhcp-leasefile={self.folder}/leases"),
         ]
-        self.dnsmasq = subprocess.Popen(self.inside(command, self.router), stdout=log, stderr=log)
+        self._serve(command)
+
+    def kea(self, tree):
+        """The same by Kea."""
+        folder = self.folder / "kea-of-the-router"
+        folder.mkdir(exist_ok=True)
+        # Raw sockets, or it cannot answer a machine that has no address yet.
+        plan = {"prefix": f"{NETWORK}.0/24", "first": f"{NETWORK}.100", "last": f"{NETWORK}.200", "gateway": ROUTER, "raw": True}
+        self._serve(*kea.server(tree, folder, "eth0", plan))
+
+    def _serve(self, command, environment=None):
+        log = open(self.folder / "router.log", "a")
+        self.dhcp = subprocess.Popen(self.inside(command, self.router), stdout=log, stderr=log, env=environment)
 
     def inside(self, command, namespace=None):
         return ["ip", "netns", "exec", namespace or self.lan, *map(str, command)]

@@ -1,26 +1,22 @@
 """`kube-baremetal up` on the LAN."""
 
-import base64
-import json
 import re
 import subprocess
 import time
 
+from kubernetes_api import KubernetesApi
 from network import BRIDGE, SERVER
-
-# Group and version of our kinds.
-GROUP = "kube-baremetal.io/v1alpha1"
 
 
 class Server:
     """Use it as a context: it serves inside."""
 
-    def __init__(self, lan, arguments, name, further):
+    def __init__(self, lan, arguments, name, further, dhcp=BRIDGE):
         self.lan, self.data, self.image = lan, lan.folder / f"{name}.data", arguments.image
         self.log = lan.folder / f"{name}.server"
         loaders = ",".join(str(arguments.loaders / folder) for folder in ("ipxe", "shim", "grub"))
         command = [
-            *(arguments.program, "--log", "info", "up", "--data-dir", self.data, "--media-dir", arguments.media, "--dhcp", BRIDGE),
+            *(arguments.program, "--log", "info", "up", "--data-dir", self.data, "--media-dir", arguments.media, "--dhcp", dhcp),
             *("--advertise", SERVER, "--loaders", loaders, *further),
             *("--image-dir", arguments.image.parent),
         ]
@@ -58,20 +54,7 @@ class Server:
 
     def call(self, method, path, body=None, refused=False):
         """One request to the Kubernetes API, as administrator. A path that does not begin with a slash is one of our group. `refused`: the answer may be an error."""
-        text = (self.data / "kubeconfig").read_text()
-        words = []
-        for option, field in (("--cacert", "certificate-authority-data"), ("--cert", "client-certificate-data"), ("--key", "client-key-data")):
-            file = self.data / field
-            file.write_bytes(base64.b64decode(re.search(rf"{field}: (\S+)", text)[1]))
-            words += [option, file]
-        ours = not path.startswith("/")
-        if body is not None:
-            words += ["--header", "Content-Type: application/json", "--data", json.dumps({"apiVersion": GROUP, **body} if ours else body)]
-        url = re.search(r'server: "(\S+)"', text)[1] + (f"/apis/{GROUP}/{path}" if ours else path)
-        asked = subprocess.run(self.lan.inside(["curl", "--silent", "--show-error", "--request", method, *words, url]), capture_output=True, text=True)
-        if asked.returncode != 0:
-            raise SystemExit(f"{method} {path}: {asked.stderr}")
-        answer = json.loads(asked.stdout)
+        _, answer = KubernetesApi(self.data / "kubeconfig", self.lan.inside).call(method, path, body)
         if answer.get("kind") == "Status" and not refused:
             raise SystemExit(f"{method} {path}: {answer['message']}")
         return answer
