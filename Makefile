@@ -93,11 +93,12 @@ loaders: setup ## Fetch boot loaders for `kube-baremetal up --loaders`, among th
 	  scripts/debian-packages $(LOADERS_SUITE) $(LOADERS) ipxe shim-signed grub-efi-amd64-signed ovmf shim-signed:arm64 grub-efi-arm64-signed:arm64
 
 # Namespaces are made as root, by sudo or in a user namespace; where none of them works it fails, unless KBM_SKIP_NAMESPACES=1 says that it may be left out.
-FIRMWARE := scripts/namespaces python3 tests/firmware --program $(KBM) --media $(MEDIA) --image $(IMAGE) --loaders $(LOADERS)/usr/lib
+FIRMWARE := scripts/namespaces python3 tests/firmware --program $(KBM) --media $(MEDIA) --image $(IMAGE) --loaders $(LOADERS)/usr/lib --peers $(TARGET)/firmware
 
 .PHONY: test-firmware
 test-firmware: loaders image ## Boot real firmware in QEMU on a LAN with a house router and our ProxyDHCP beside it, in network namespaces (an hour; needs `make bootmedia`)
 	@scripts/setup --firmware
+	@python3 tests/kea.py $(TARGET)/firmware > /dev/null
 	$(CARGO) build --workspace --bin kube-baremetal
 	$(FIRMWARE)
 	@echo "firmware: once more with OVMF of Debian $(LOADERS_SUITE)"

@@ -1,8 +1,13 @@
-"""Kea's DHCPv4 server out of Debian's packages, without installing them: the package would start a server."""
+"""Kea's DHCPv4 server out of Debian's packages, without installing them: the package would start a server.
+
+    python3 tests/kea.py FOLDER     unpacks it, for tests that will be in namespaces where no mirror is reached
+"""
 
 import json
 import os
 import subprocess
+import sys
+from pathlib import Path
 
 PACKAGES = ("kea-admin", "kea-dhcp4-server", "kea-common", "liblog4cplus-2.0.5", "libmariadb3", "libpq5")
 
@@ -30,3 +35,7 @@ def server(tree, folder, interface, plan, persist=True):
     (folder / "kea.json").write_text(json.dumps(settings))
     places = {"KEA_PIDFILE_DIR": str(folder), "KEA_LOCKFILE_DIR": str(folder), "LD_LIBRARY_PATH": str(tree / f"usr/lib/{os.uname().machine}-linux-gnu")}
     return [tree / "usr/sbin/kea-dhcp4", "-c", folder / "kea.json"], os.environ | places
+
+
+if __name__ == "__main__":
+    print(unpacked(Path(sys.argv[1]).resolve()))

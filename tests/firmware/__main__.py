@@ -112,7 +112,7 @@ def cell(arguments, folder, name):
         if dhcp == "off":
             lan.house_router(recipe(arguments, row))
         elif dhcp == "kea":
-            lan.kea(kea.unpacked(REPOSITORY / "target/firmware"))
+            lan.kea(kea.unpacked(arguments.peers))
         elif dhcp == "proxy":
             lan.house_router()
         interface = f"{BRIDGE}={dhcp}" if dhcp in ("off", "full") else BRIDGE
@@ -196,6 +196,7 @@ def main():
     parser.add_argument("--image", type=Path, default=REPOSITORY / "target/images/debian.raw.zst", help="the Debian image that `make image` builds")
     parser.add_argument("--loaders", type=Path, default=Path("/usr/lib"), help="folder with ipxe, shim and grub as Debian's packages install them")
     parser.add_argument("--ovmf", type=Path, default=Path("/usr/share/OVMF"), help="folder with OVMF as Debian's package installs it")
+    parser.add_argument("--peers", type=Path, default=REPOSITORY / "target/firmware", help="folder into which `python3 tests/kea.py` unpacked Kea")
     parser.add_argument("--only", action="append", choices=CELLS, metavar="CELL", help=", ".join(CELLS))
     parser.add_argument("--short", action="store_true", help=f"only {', '.join(SHORT)}")
     parser.add_argument("--keep", action="store_true", help="keep the folder with logs and consoles")
