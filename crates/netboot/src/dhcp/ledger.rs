@@ -504,7 +504,7 @@ mod tests {
         ledger.wait(waiting(&ours, moment));
         let [write] = ledger.take_writes(moment).try_into().unwrap();
         let data = BTreeMap::from([(theirs.address.to_string(), write_line(&theirs))]);
-        assert_eq!(ledger.read(write.block, Some("5".to_owned()), &data), [theirs.clone()]);
+        assert_eq!(ledger.read(write.block, Some("5".to_owned()), &data), std::slice::from_ref(&theirs));
         assert!(ledger.read(write.block, Some("4".to_owned()), &BTreeMap::new()).is_empty(), "older");
         ledger.correct(write.block, true, |_| Some(theirs.clone()), NOW, moment);
         let [write] = ledger.take_writes(moment).try_into().unwrap();
