@@ -6,7 +6,7 @@ use agent_protocol::order::ImageFormat;
 use anyhow::{Context, Result};
 use api::{
     BareMetalDiscoveryPolicy, BareMetalDiscoveryPolicySpec, BareMetalImage, BareMetalImageSpec, BareMetalInstance, BareMetalInstanceSpec,
-    BareMetalNetwork, BareMetalNetworkSpec,
+    BareMetalNetwork, BareMetalNetworkSpec, DhcpMode,
     common::{LocalSecretKey, NetworkRef},
     network::{AddressPlan, AddressRange},
 };
@@ -70,6 +70,8 @@ pub async fn prepare(client: &Client, addresses: bool) -> Result<()> {
                 dns: vec!["10.64.0.2".to_owned()],
                 ..AddressPlan::default()
             }),
+            // Machines of the loopback have their addresses already, and definitions from before know no other mode.
+            dhcp: DhcpMode::Off,
             ..BareMetalNetworkSpec::default()
         },
         status: None,
