@@ -127,9 +127,9 @@ test-dhcp: ## Give real DHCP clients their addresses, with a relay, a rogue serv
 	python3 tests/dhcp --program $(KBM)
 
 .PHONY: test-vlan
-test-vlan: setup ## Let agents go on over VLANs, bonds and jumbo frames, on a switch in user space (root; needs `make bootmedia`)
+test-vlan: setup ## Let agents go on over VLANs, bonds and jumbo frames, on a switch in user space, in namespaces (ten minutes; needs `make bootmedia`)
 	$(CARGO) build --workspace --bin kube-baremetal
-	python3 tests/vlan --program $(KBM) --media $(MEDIA)
+	scripts/namespaces python3 tests/vlan --program $(KBM) --media $(MEDIA)
 
 # POWER_CUTS: of each way of writing; IMAGE_KILLS: of each way and target, which are two each.
 .PHONY: test-power-cuts

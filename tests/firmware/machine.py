@@ -72,10 +72,14 @@ class Machine:
 
     def reset(self):
         """Presses the reset button."""
+        self.order("system_reset")
+
+    def order(self, text):
+        """Says something to QEMU's monitor."""
         with socket.socket(socket.AF_UNIX) as monitor:
             monitor.settimeout(20)
             monitor.connect(str(self.monitor))
-            monitor.sendall(b"system_reset\n")
+            monitor.sendall(text.encode() + b"\n")
             # The prompt after the command's echo: it was carried out.
             answer = b""
             while answer.count(b"(qemu) ") < 2:

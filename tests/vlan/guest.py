@@ -1,6 +1,5 @@
 """A QEMU machine with one card for each port of the switch. It boots from the network by the card that is said."""
 
-import socket
 from pathlib import Path
 
 import machine as firmware
@@ -14,7 +13,6 @@ class Guest(firmware.Machine):
         self.boots_from = boots_from
         self.macs = [f"52:54:00:77:42:{number:02x}" for number in range(len(lan.sockets))]
         self.mac = self.macs[boots_from]
-        self.monitor = lan.folder / f"{name}.monitor"
 
     def _arguments(self):
         yield from ("qemu-system-x86_64", "-name", self.name, "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", "1024", "-smp", "1")
@@ -27,16 +25,6 @@ class Guest(firmware.Machine):
             boot = ",bootindex=0" if number == self.boots_from else ",romfile="
             yield from ("-netdev", port.netdev(f"n{number}"), "-device", card + boot)
 
-    def order(self, text):
-        with socket.socket(socket.AF_UNIX) as monitor:
-            monitor.connect(str(self.monitor))
-            monitor.settimeout(10)
-            monitor.recv(4096)
-            monitor.sendall(text.encode() + b"\n")
-            seen = b""
-            while seen.count(b"(qemu)") < 1:
-                seen += monitor.recv(4096)
-
     def pull(self, number):
         """Pulls a card's cable at both ends."""
         self.order(f"set_link c{number} off")
@@ -44,4 +32,4 @@ class Guest(firmware.Machine):
 
     def restart(self):
         self.console.write_text("")
-        self.order("system_reset")
+        self.reset()
