@@ -10,12 +10,16 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use axum::{Router, body::Body, response::IntoResponse};
+use http::{HeaderValue, header};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -23,21 +27,22 @@ use hyper_util::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     time::{Instant, Sleep},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::{
-    limits::{Slot, Slots},
-    metrics::Metrics,
-};
+use crate::{limits::Slots, metrics::Metrics};
 
 /// A client that takes nothing of an answer for this long is dropped.
 pub const WRITE_STALL: Duration = Duration::from_secs(60);
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long an answer after which a connection is reset has to arrive.
+const DELIVERY: Duration = Duration::from_secs(1);
+/// How long the kernel asks a client for the end of a connection that is ended here.
+const GONE: Duration = Duration::from_secs(10);
 const MAX_HEADERS: usize = 32;
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 
@@ -112,28 +117,64 @@ pub(crate) async fn serve(
         let tls = tls.clone();
         front.tracker.clone().spawn(async move {
             match tls {
-                None => connection(stream, front, peer, slot).await,
+                None => {
+                    let (stream, last_answer) = connection(stream, front, peer).await;
+                    end(stream, last_answer).await;
+                }
                 Some(config) => {
                     let Some(config) = config() else { return };
                     let acceptor = tokio_rustls::TlsAcceptor::from(config);
                     match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
-                        Ok(Ok(stream)) => connection(stream, front, peer, slot).await,
+                        Ok(Ok(stream)) => drop(connection(stream, front, peer).await),
                         Ok(Err(error)) => tracing::debug!(%error, %address, "TLS handshake failed"),
                         Err(_) => tracing::debug!(%address, "TLS handshake took too long"),
                     }
                 }
             }
+            drop(slot);
         });
     }
 }
 
-async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, front: Front, peer: Peer, slot: Slot) {
+/// Marks an answer after which a connection is ended without a farewell, for clients that are about to be gone.
+///
+/// GRUB counts its ports from 21550 at each start, and starts the machine's own disk out of a configuration that it still reads. As long as the kernel here keeps that connection, or
+/// asks for its end, the next GRUB's first connection is the same one to it: that GRUB finds that nobody answers. So it is forgotten as soon as the client has the answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LastAnswer;
+
+/// Ends a plain connection so that nothing of it is left where the client is gone.
+async fn end(stream: TcpStream, last_answer: bool) {
+    let socket = socket2::SockRef::from(&stream);
+    let set = if last_answer {
+        // A reset throws away what did not arrive yet.
+        tokio::time::sleep(DELIVERY).await;
+        socket.set_linger(Some(Duration::ZERO))
+    } else {
+        socket.set_tcp_user_timeout(Some(GONE))
+    };
+    if let Err(error) = set {
+        tracing::debug!(%error, "an option of a connection was refused");
+    }
+}
+
+/// Serves it to its end, and gives it back; with whether a [`LastAnswer`] was its last, which leaves it open.
+async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, front: Front, peer: Peer) -> (S, bool) {
+    let last_answer = Arc::new(AtomicBool::new(false));
+    let noted = last_answer.clone();
     let router = front
         .router
         .clone()
         .map_request(move |mut request: http::Request<hyper::body::Incoming>| {
             request.extensions_mut().insert(peer);
             request.map(Body::new)
+        })
+        .map_response(move |mut response: axum::response::Response| {
+            if response.extensions().get::<LastAnswer>().is_some() {
+                noted.store(true, Ordering::Relaxed);
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            response
         });
     let mut builder = http1::Builder::new();
     builder
@@ -143,30 +184,38 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: 
         .max_buf_size(MAX_HEADER_BYTES)
         // GRUB (2.12 was seen) finds `Content-Length` in no other spelling, and waits half a minute for the connection's end without it.
         .title_case_headers(true);
-    let served = builder.serve_connection(TokioIo::new(Stalling::new(stream)), TowerToHyperService::new(router));
-    let mut served = std::pin::pin!(served);
+    let mut served = builder.serve_connection(
+        TokioIo::new(Stalling::new(stream, last_answer.clone())),
+        TowerToHyperService::new(router),
+    );
     let ended = tokio::select! {
-        ended = served.as_mut() => ended,
+        ended = &mut served => ended,
         () = front.stop.cancelled() => {
-            served.as_mut().graceful_shutdown();
-            served.await
+            Pin::new(&mut served).graceful_shutdown();
+            (&mut served).await
         }
     };
     if let Err(error) = ended {
         tracing::trace!(%error, address = %peer.address, "connection ended");
     }
-    drop(slot);
+    let stream = served.into_parts().io.into_inner().inner;
+    (stream, last_answer.load(Ordering::Relaxed))
 }
 
-/// Ends a connection whose other side takes nothing for [`WRITE_STALL`].
+/// Ends a connection whose other side takes nothing for [`WRITE_STALL`], and says no farewell after a [`LastAnswer`].
 struct Stalling<S> {
     inner: S,
+    last_answer: Arc<AtomicBool>,
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Stalling<S> {
-    fn new(inner: S) -> Self {
-        Self { inner, deadline: None }
+    fn new(inner: S, last_answer: Arc<AtomicBool>) -> Self {
+        Self {
+            inner,
+            last_answer,
+            deadline: None,
+        }
     }
 
     fn watch<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -209,6 +258,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stalling<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.last_answer.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
         let polled = Pin::new(&mut self.inner).poll_shutdown(cx);
         self.watch(cx, polled)
     }

@@ -40,7 +40,7 @@ use crate::{
     metrics::Route,
     objects::store::Change,
     reply::{Refusal, Reply},
-    server::Peer,
+    server::{LastAnswer, Peer},
     state::Shared,
     timeline::{Moment, Seen},
 };
@@ -106,7 +106,9 @@ pub(crate) async fn grub(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
-    respond(Loader::Grub, &shared, &peer, query.as_deref(), &headers).await
+    let mut response = respond(Loader::Grub, &shared, &peer, query.as_deref(), &headers).await;
+    response.extensions_mut().insert(LastAnswer);
+    response
 }
 
 async fn respond(loader: Loader, shared: &Shared, peer: &Peer, query: Option<&str>, headers: &HeaderMap) -> Response {
