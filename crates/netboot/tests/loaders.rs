@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use common::{
     HONEST, Rig,
@@ -11,6 +11,10 @@ use common::{
 };
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 /// The same machine's request as GRUB sends it: colons in the MAC, and a platform of its own.
 fn grub_path(machine: &Machine) -> String {
@@ -53,6 +57,24 @@ async fn grub_gets_the_same_decision_as_ipxe() {
         disk.contains("set efi=x64\n") && disk.contains("chainloader") && !disk.contains("kbm.token"),
         "{disk}"
     );
+}
+
+/// GRUB starts a disk out of a configuration that it still reads, and its successor uses the same port: a connection that stayed would be in its way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_left_of_a_connection_on_which_grub_was_answered() {
+    let rig = Rig::start().await;
+    let mut stream = TcpStream::connect(rig.netboot.addresses().http).await.unwrap();
+    stream
+        .write_all(b"GET /boot/grub HTTP/1.1\r\nHost: 192.0.2.1\r\n\r\n")
+        .await
+        .unwrap();
+    let mut said = Vec::new();
+    let end = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut said))
+        .await
+        .unwrap();
+    assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    let said = String::from_utf8(said).unwrap();
+    assert!(said.contains("Connection: close\r\n") && said.ends_with("done\n"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
