@@ -190,7 +190,7 @@ fn assert_same(one: (&Path, &Path), other: (&Path, &Path)) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn power_cuts_with_a_write_back_cache_end_in_the_same_disk() {
-    let world = World::start().await;
+    let world = World::start_with(&["--image-store"]).await;
     world.accept_all().await;
     let os = TinyOs::new("write-back", IMAGE);
     world.images.put("tiny.raw", os.bytes.clone(), None);
