@@ -146,7 +146,7 @@ pub async fn bring_up(told: &Link, boot_mac: Option<MacAddress>, servers: &[Stri
     let mut problem = None;
     for way in ways.iter().cycle() {
         let why = match search.attempt(way).await? {
-            Ok((candidate, server)) => return Ok(search.settle(way, problem, candidate, server).await),
+            Ok((candidate, server)) => return Ok(search.settle(way, problem.filter(|_| way.link.is_plain()), candidate, server).await),
             Err(why) => why,
         };
         if way.link.is_plain() {

@@ -349,14 +349,15 @@ impl Full {
     }
 
     /// What is to be written now.
-    pub(super) fn take_writes(&self) -> Vec<Job> {
+    pub(super) fn take_writes(&self, most: usize) -> Vec<Job> {
         let mut state = self.lock();
         let moment = Instant::now();
         let mut jobs = Vec::new();
         for (name, network) in state.networks.iter_mut().filter(|(_, network)| network.server.is_some()) {
             let dropped = network.ledger.drop_late(moment);
             self.metrics.dhcp_not_kept.inc_by(dropped);
-            jobs.extend(network.ledger.take_writes(moment).into_iter().map(|write| Job {
+            let writes = network.ledger.take_writes(most - jobs.len(), moment);
+            jobs.extend(writes.into_iter().map(|write| Job {
                 network: name.clone(),
                 uid: network.uid.clone(),
                 write,
@@ -376,10 +377,13 @@ impl Full {
     pub(super) fn written(&self, name: &str, block: u32, map: &ConfigMap) -> Vec<Held> {
         let none = BTreeMap::new();
         let mut state = self.lock();
-        let ready = state
-            .network(name)
-            .ledger
-            .written(block, map.metadata.resource_version.clone(), map.data.as_ref().unwrap_or(&none));
+        let network = state.network(name);
+        let version = map.metadata.resource_version.clone();
+        let ready = network.ledger.written(block, version, map.data.as_ref().unwrap_or(&none));
+        if network.server.is_none() {
+            // Addresses are not given out there any more.
+            return Vec::new();
+        }
         ready.into_iter().map(|waiting| waiting.answer).collect()
     }
 
@@ -391,7 +395,12 @@ impl Full {
     /// A write came too late: `map` stands there, or nothing.
     pub(super) fn overtaken(&self, name: &str, block: u32, map: Option<&ConfigMap>) {
         if map.is_none() {
-            self.lock().network(name).ledger.gone(block, Instant::now());
+            let mut state = self.lock();
+            let (ledger, moment) = (&mut state.network(name).ledger, Instant::now());
+            ledger.gone(block, moment);
+            // Where it cannot be made either, as without our namespace, it is not tried as fast as the API answers.
+            ledger.failed(block, moment);
+            return;
         }
         self.take_over(name, block, map, true);
     }
@@ -406,7 +415,13 @@ impl Full {
             let data = map.data.as_ref().unwrap_or(&none);
             network.ledger.read(block, map.metadata.resource_version.clone(), data)
         });
-        let Some(server) = &mut network.server else { return };
+        let Some(server) = &mut network.server else {
+            // Nobody decides anew now; what was not written is kept, or its block would wait for this write for ever.
+            if lost {
+                network.ledger.failed(block, moment);
+            }
+            return;
+        };
         for lease in &new {
             server.load(lease, now);
         }

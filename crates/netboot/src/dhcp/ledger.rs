@@ -287,10 +287,13 @@ impl<T> Ledger<T> {
         dropped
     }
 
-    /// What is to be written now.
-    pub(super) fn take_writes(&mut self, moment: Instant) -> Vec<Write> {
+    /// What is to be written now, at most so many blocks.
+    pub(super) fn take_writes(&mut self, most: usize, moment: Instant) -> Vec<Write> {
         let mut writes = Vec::new();
         for (first, block) in &mut self.blocks {
+            if writes.len() >= most {
+                break;
+            }
             if block.under_way.is_some() || block.due.is_none_or(|due| due > moment) {
                 continue;
             }
@@ -440,7 +443,7 @@ mod tests {
     }
 
     fn written(ledger: &mut Ledger<u8>, moment: Instant, version: &str) -> usize {
-        let [write] = ledger.take_writes(moment).try_into().unwrap();
+        let [write] = ledger.take_writes(16, moment).try_into().unwrap();
         ledger.written(write.block, Some(version.to_owned()), &write.data).len()
     }
 
@@ -456,7 +459,7 @@ mod tests {
         let half = NOW + Time::from_secs(50);
         assert!(!ledger.note(&bound(9, 1, 150), false, half, moment));
         assert_eq!(ledger.standing(&bound(9, 1, 150), half), Standing::Written);
-        assert!(ledger.take_writes(moment + LAZY).is_empty());
+        assert!(ledger.take_writes(16, moment + LAZY).is_empty());
         assert!(ledger.note(&bound(9, 1, 151), false, half, moment));
         assert_eq!(ledger.standing(&bound(9, 1, 151), half), Standing::Shorter);
         assert_eq!(ledger.standing(&bound(9, 2, 151), half), Standing::New, "it is another client's");
@@ -468,10 +471,10 @@ mod tests {
         let (first, second) = (bound(1, 1, 100), bound(2, 2, 100));
         ledger.note(&first, false, NOW, moment);
         ledger.wait(waiting(&first, moment));
-        let [write] = ledger.take_writes(moment).try_into().unwrap();
+        let [write] = ledger.take_writes(16, moment).try_into().unwrap();
         ledger.note(&second, false, NOW, moment);
         ledger.wait(waiting(&second, moment));
-        assert!(ledger.take_writes(moment).is_empty(), "one at a time");
+        assert!(ledger.take_writes(16, moment).is_empty(), "one at a time");
         let ready = ledger.written(write.block, Some("1".to_owned()), &write.data);
         assert_eq!(ready.iter().map(|w| w.address).collect::<Vec<_>>(), [first.address]);
         assert_eq!(written(&mut ledger, moment, "2"), 1);
@@ -491,7 +494,7 @@ mod tests {
         ledger.note(&free, false, NOW, moment);
         assert_eq!(ledger.next_due(), None);
         ledger.note(&free, true, NOW, moment);
-        assert!(ledger.take_writes(moment).is_empty());
+        assert!(ledger.take_writes(16, moment).is_empty());
         written(&mut ledger, moment + LAZY, "2");
         assert_eq!(ledger.stored().next().map(|l| l.state), Some(State::Free));
     }
@@ -502,12 +505,12 @@ mod tests {
         let (ours, theirs) = (bound(1, 1, 100), bound(1, 2, 100));
         ledger.note(&ours, false, NOW, moment);
         ledger.wait(waiting(&ours, moment));
-        let [write] = ledger.take_writes(moment).try_into().unwrap();
+        let [write] = ledger.take_writes(16, moment).try_into().unwrap();
         let data = BTreeMap::from([(theirs.address.to_string(), write_line(&theirs))]);
         assert_eq!(ledger.read(write.block, Some("5".to_owned()), &data), std::slice::from_ref(&theirs));
         assert!(ledger.read(write.block, Some("4".to_owned()), &BTreeMap::new()).is_empty(), "older");
         ledger.correct(write.block, true, |_| Some(theirs.clone()), NOW, moment);
-        let [write] = ledger.take_writes(moment).try_into().unwrap();
+        let [write] = ledger.take_writes(16, moment).try_into().unwrap();
         assert_eq!(write.version.as_deref(), Some("5"));
         let ready = ledger.written(write.block, Some("6".to_owned()), &write.data);
         assert!(ready.is_empty(), "the client of ours is not told");
@@ -518,13 +521,13 @@ mod tests {
     fn a_failed_write_is_tried_again_and_a_lost_map_is_written_again() {
         let (mut ledger, moment) = (Ledger::<u8>::default(), Instant::now());
         ledger.note(&bound(1, 1, 100), false, NOW, moment);
-        let [write] = ledger.take_writes(moment).try_into().unwrap();
+        let [write] = ledger.take_writes(16, moment).try_into().unwrap();
         ledger.failed(write.block, moment);
-        assert!(ledger.take_writes(moment).is_empty());
+        assert!(ledger.take_writes(16, moment).is_empty());
         assert_eq!(written(&mut ledger, moment + RETRY, "1"), 0);
         assert_eq!(ledger.blocks().count(), 1);
         ledger.gone(write.block, moment);
-        let [again] = ledger.take_writes(moment + LAZY).try_into().unwrap();
+        let [again] = ledger.take_writes(16, moment + LAZY).try_into().unwrap();
         assert_eq!((again.version, again.data.len()), (None, 1));
     }
 

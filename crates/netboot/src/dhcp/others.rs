@@ -61,7 +61,7 @@ impl Others {
 
     /// A server that calls itself so was heard on a network that we serve.
     pub(super) fn seen(&self, network: &Arc<str>, server: Ipv4Addr, mac: Option<[u8; 6]>) {
-        if server.is_unspecified() || self.full.is_peer(server) || wire::addresses(None).contains(&server) {
+        if server.is_unspecified() || self.full.is_peer(server) || wire::addresses(None).unwrap_or_default().contains(&server) {
             return;
         }
         self.metrics.dhcp_other_servers.inc();
@@ -92,13 +92,8 @@ impl Others {
         };
         let hear = async {
             loop {
-                match listener.next().await {
-                    Ok((mac, source, payload)) => self.heard(interface, mac, source, payload),
-                    Err(error) => {
-                        tracing::warn!(interface, %error, "other DHCP servers are not listened for any more");
-                        return;
-                    }
-                }
+                let (mac, source, payload) = listener.next().await;
+                self.heard(interface, mac, source, payload);
             }
         };
         tokio::select! {
@@ -110,6 +105,7 @@ impl Others {
     /// The network of an interface, if addresses are given out there.
     fn network(&self, interface: &str) -> Option<Arc<str>> {
         let found = wire::addresses(Some(interface))
+            .unwrap_or_default()
             .into_iter()
             .find_map(|address| self.full.networks.dhcp(address));
         found.filter(|(_, mode)| *mode == api::DhcpMode::Full).map(|(name, _)| name)

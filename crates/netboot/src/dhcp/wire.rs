@@ -23,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 const ARP_WAIT: Duration = Duration::from_millis(200);
 /// An echo may go around the world.
 const ECHO_WAIT: Duration = Duration::from_millis(400);
+/// After an error of a socket.
+const BROKEN_WAIT: Duration = Duration::from_secs(1);
 /// Each question may get lost.
 const TIMES: u16 = 2;
 /// An Ethernet frame, as no DHCP server sends more.
@@ -31,10 +33,25 @@ const FRAME: usize = 1600;
 const ETHERNET: usize = 14;
 
 /// All IPv4 addresses of this host, or of one interface.
-pub(super) fn addresses(interface: Option<&str>) -> Vec<Ipv4Addr> {
-    let Ok(all) = getifaddrs() else { return Vec::new() };
-    let of_it = all.filter(|found| interface.is_none_or(|name| found.interface_name == name));
-    of_it.filter_map(|found| Some(found.address?.as_sockaddr_in()?.ip())).collect()
+///
+/// # Errors
+/// When the kernel does not tell, as without file descriptors.
+pub(super) fn addresses(interface: Option<&str>) -> io::Result<Vec<Ipv4Addr>> {
+    let of_it = getifaddrs()?.filter(|found| interface.is_none_or(|name| found.interface_name == name));
+    Ok(of_it.filter_map(|found| Some(found.address?.as_sockaddr_in()?.ip())).collect())
+}
+
+/// The next packet. An interface that is taken down is an error for those who wait, once; it may come up again.
+async fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> usize {
+    loop {
+        match socket.recv(buffer).await {
+            Ok(length) => return length,
+            Err(error) => {
+                tracing::warn!(%error, "a socket for conflicts and other DHCP servers; trying again");
+                tokio::time::sleep(BROKEN_WAIT).await;
+            }
+        }
+    }
 }
 
 /// A packet socket for one EtherType on an interface, and the interface's MAC address.
@@ -162,7 +179,8 @@ impl Prober {
         let arp = async {
             let Some((socket, _)) = &self.arp else { return };
             let mut buffer = [0; FRAME];
-            while let Ok(length) = socket.recv(&mut buffer).await {
+            loop {
+                let length = receive(socket, &mut buffer).await;
                 if let Some((address, mac)) = frame::arp_sender(&buffer[..length]) {
                     self.arp_asked.answered(address, Some(mac));
                 }
@@ -171,7 +189,8 @@ impl Prober {
         let echo = async {
             let Some(socket) = &self.echo else { return };
             let mut buffer = [0; FRAME];
-            while let Ok(length) = socket.recv(&mut buffer).await {
+            loop {
+                let length = receive(socket, &mut buffer).await;
                 let packet = &buffer[..length];
                 if let Some(source) = packet.get(12..16).and_then(|source| <[u8; 4]>::try_from(source).ok())
                     && frame::is_echo_reply(packet, self.id)
@@ -206,9 +225,9 @@ impl Listener {
     }
 
     /// The next datagram to a client: its sender's MAC and IPv4 address, and what it says.
-    pub(super) async fn next(&mut self) -> io::Result<([u8; 6], Ipv4Addr, &[u8])> {
+    pub(super) async fn next(&mut self) -> ([u8; 6], Ipv4Addr, &[u8]) {
         loop {
-            let length = self.socket.recv(&mut self.buffer[..]).await?;
+            let length = receive(&self.socket, &mut self.buffer[..]).await;
             let heard = |buffer: &[u8]| {
                 let mac: [u8; 6] = buffer.get(6..12)?.try_into().ok()?;
                 let (source, payload) = frame::datagram(buffer.get(ETHERNET..)?, self.client_port)?;
@@ -217,7 +236,7 @@ impl Listener {
             if let Some((mac, source, payload)) = heard(&self.buffer[..length]) {
                 // Once more: what was borrowed in a loop's turn that went on may not leave it.
                 let start = ETHERNET + usize::from(self.buffer[ETHERNET] & 0x0f) * 4 + 8;
-                return Ok((mac, source, &self.buffer[start..start + payload]));
+                return (mac, source, &self.buffer[start..start + payload]);
             }
         }
     }

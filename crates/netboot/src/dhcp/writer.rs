@@ -63,7 +63,11 @@ async fn write(full: &Full, store: &Store) {
     let mut under_way = FuturesUnordered::new();
     loop {
         if under_way.len() < AT_ONCE {
-            under_way.extend(full.take_writes().into_iter().map(|job| write_one(full, store, job)));
+            under_way.extend(
+                full.take_writes(AT_ONCE - under_way.len())
+                    .into_iter()
+                    .map(|job| write_one(full, store, job)),
+            );
         }
         let wait = full.next_due().map_or(TICK, |due| due.saturating_duration_since(Instant::now()));
         // A write that is due while none may begin waits for one that ends.
@@ -128,7 +132,11 @@ async fn configure(full: &Full) {
             () = full.taken.changed() => {}
         }
         tokio::time::sleep(TOGETHER).await;
-        full.configure(&wire::addresses(None).into_iter().collect());
+        match wire::addresses(None) {
+            Ok(ours) => full.configure(&ours.into_iter().collect()),
+            // An address of our own must not be given out.
+            Err(error) => tracing::warn!(%error, "our own addresses are not known; networks are left as they are"),
+        }
         full.count();
     }
 }
@@ -141,7 +149,10 @@ async fn say_so(full: &Full, store: &Store, interfaces: &[String]) {
     let mut said_before = Said::default();
     loop {
         tick.tick().await;
-        let addresses: BTreeSet<Ipv4Addr> = interfaces.iter().flat_map(|name| wire::addresses(Some(name))).collect();
+        let addresses: BTreeSet<Ipv4Addr> = interfaces
+            .iter()
+            .flat_map(|name| wire::addresses(Some(name)).unwrap_or_default())
+            .collect();
         let said = Said {
             networks: full.heard(&addresses),
             addresses,
