@@ -132,8 +132,8 @@ async fn disturbed(world: &World, name: &str, os: &TinyOs, operations: usize) ->
     let (hardware, _) = world.session_of(&cached.machine, "").await;
     world.until_ready(&hardware).await;
     let mut before = disk.after_cut(|_, _| true);
-    // Behind the last operation the disk is whole, and there would be nothing left to cut.
-    let mut left = operations * 9 / 10;
+    // Behind the last operation the disk is whole, and there would be nothing left to cut. A streamed write has fewer of them than the packed one that was counted: 56 of 66 were seen.
+    let mut left = operations * 3 / 4;
     let mut uid = String::new();
     for cut in 1..=CUTS {
         if cut > 1 {
