@@ -98,8 +98,8 @@ def main():
 def start(arguments, folder):
     """Both servers, when they answer."""
     ours = folder / "kube-baremetal"
-    command = [arguments.program.resolve(), "--log", "warn", "up", "--data-dir", ours, "--kubeconfig-out", folder / "kubeconfig", "--media-dir", arguments.media.resolve()]
-    command += ["--api-listen", "127.0.0.1:7443", "--http-listen", "127.0.0.1:7080", "--agent-listen", "127.0.0.1:7444", "--server", "https://127.0.0.1:7444", "--lab-machines", arguments.clients]
+    command = [arguments.program.resolve(), "--log", "warn", "up", "--data-dir", ours, "--kubeconfig", folder / "kubeconfig", "--media-dir", arguments.media.resolve()]
+    command += ["--api-listen", "127.0.0.1:7443", "--http-listen", "127.0.0.1:7080", "--agent-listen", "127.0.0.1:7444", "--advertise", "127.0.0.1", "--lab-machines", arguments.clients]
     nginx = folder / "nginx.conf"
     # As nginx's documentation would have it for large files, and a worker for the one processor.
     nginx.write_text(f"""worker_processes 1; daemon off; error_log stderr; pid {folder}/nginx.pid;
