@@ -188,7 +188,7 @@ async fn leases_are_written_before_they_are_told_and_outlive_the_replica_and_the
     assert_eq!(relay.bind(3, [2, 0, 0, 0, 0, 20]).await, reserved);
     assert_eq!(written(&api, reserved), None, "its object says it already");
 
-    // Half-way through, a renewal is covered by what stands there.
+    // What stands there reaches further than what the client was told, so this renewal writes nothing.
     let renewal = |xid| Probe {
         kind: MessageType::Request,
         ciaddr: address,
@@ -196,6 +196,7 @@ async fn leases_are_written_before_they_are_told_and_outlive_the_replica_and_the
     };
     let told = relay.ask(&renewal(4), Duration::from_secs(5)).await.unwrap();
     assert_eq!((told.kind, told.address), (MessageType::Ack, address));
+    assert_eq!(written(&api, address), Some(line), "nothing new was written");
 
     // Without the API: who has an address keeps it, nobody else gets one.
     api.down.store(true, Ordering::SeqCst);
