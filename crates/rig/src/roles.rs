@@ -8,18 +8,24 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use http_body_util::{BodyExt, Empty};
+use hyper::{body::Bytes, client::conn::http1::handshake};
+use hyper_util::rt::TokioIo;
 
-/// Status and body of a page of a monitor; nothing while it does not answer.
-pub async fn page(monitor: SocketAddr, path: &str) -> Option<(u16, String)> {
+/// Status and body of a page of a monitor or of another HTTP server; nothing while it does not answer.
+///
+/// The body ends where its length says, as for every HTTP client: netboot resets connections that it answered for GRUB.
+pub async fn page(server: SocketAddr, path: &str) -> Option<(u16, String)> {
     let asked = async {
-        let mut stream = tokio::net::TcpStream::connect(monitor).await.ok()?;
-        let request = format!("GET {path} HTTP/1.0\r\nHost: {monitor}\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+        let stream = tokio::net::TcpStream::connect(server).await.ok()?;
+        let (mut send, connection) = handshake(TokioIo::new(stream)).await.ok()?;
+        let connection = tokio::spawn(connection);
+        let request = hyper::Request::get(path).header(hyper::header::HOST, server.to_string());
+        let answer = send.send_request(request.body(Empty::<Bytes>::new()).ok()?).await.ok()?;
+        let status = answer.status().as_u16();
+        let body = answer.into_body().collect().await.ok()?.to_bytes();
+        connection.abort();
+        Some((status, String::from_utf8(body.into()).ok()?))
     };
     tokio::time::timeout(Duration::from_secs(5), asked).await.ok().flatten()
 }
