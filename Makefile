@@ -259,7 +259,7 @@ durability: ## Kill the embedded API 500 times under load and cut its power 500 
 
 .PHONY: fuzz
 fuzz: ## Give a million hostile inputs each to eight parts of the embedded API, guided by coverage (a seeded short version is part of `make test`)
-	fuzz/run
+	scripts/fuzz fuzz
 
 .PHONY: conformance
 conformance: control-plane ## Run the suite of API behaviours against the embedded and the real API
@@ -357,11 +357,15 @@ test-image-memory: ## Hold the image writer to 128 MiB of resident memory for a 
 
 .PHONY: fuzz-image
 fuzz-image: ## Give 50 million hostile inputs to the parsers of disk images, guided by coverage (a second each is part of `make test`)
-	crates/image/fuzz/run
+	scripts/fuzz crates/image/fuzz
 
 .PHONY: fuzz-tftp
 fuzz-tftp: ## Give 16 million hostile inputs to the TFTP server, guided by coverage (a second each is part of `make test`)
-	crates/tftp/fuzz/run
+	scripts/fuzz crates/tftp/fuzz
+
+.PHONY: fuzz-dhcp
+fuzz-dhcp: ## Give 38 million hostile inputs to DHCPv4, DHCPv6 and what is around them, guided by coverage (a second each is part of `make test`)
+	scripts/fuzz crates/dhcp/fuzz
 
 .PHONY: clean
 clean: ## Remove everything that was built (kept downloads stay in ~/.cache/kube-baremetal)

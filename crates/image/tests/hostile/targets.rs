@@ -181,39 +181,3 @@ pub fn marker(input: &[u8]) {
         assert!(payload.len() <= image::marker::MAX_PAYLOAD);
     }
 }
-
-/// A target.
-pub struct Target {
-    /// Its name, which its folder of kept inputs has too.
-    pub name: &'static str,
-    /// What is done with an input.
-    pub run: fn(&[u8]),
-}
-
-/// All of them.
-pub const TARGETS: [Target; 9] = [
-    Target {
-        name: "format",
-        run: format,
-    },
-    Target { name: "qcow2", run: qcow2 },
-    Target {
-        name: "qcow2_map",
-        run: qcow2_map,
-    },
-    Target { name: "gz", run: gz },
-    Target { name: "xz", run: xz },
-    Target { name: "zst", run: zst },
-    Target {
-        name: "tables",
-        run: tables,
-    },
-    Target {
-        name: "marker",
-        run: marker,
-    },
-    Target {
-        name: "manifest",
-        run: manifest,
-    },
-];

@@ -9,25 +9,6 @@ use tftp::{
     wire::{ErrorCode, MAX_REQUEST, OptionKind, Options, Packet},
 };
 
-/// One of them.
-pub struct Target {
-    pub name: &'static str,
-    pub run: fn(&[u8]),
-}
-
-pub const TARGETS: [Target; 4] = [
-    Target { name: "wire", run: wire },
-    Target { name: "name", run: name },
-    Target {
-        name: "transfer",
-        run: transfer,
-    },
-    Target {
-        name: "download",
-        run: download,
-    },
-];
-
 /// A datagram: parsed or refused; what is parsed says the same when it is written and read again.
 pub fn wire(input: &[u8]) {
     let Ok(packet) = Packet::parse(input) else { return };

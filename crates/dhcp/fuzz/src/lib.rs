@@ -1,0 +1,4 @@
+//! The targets of the DHCP servers, as its own tests have them.
+
+#[path = "../../tests/hostile/targets.rs"]
+pub mod targets;
