@@ -367,6 +367,10 @@ fuzz-tftp: ## Give 16 million hostile inputs to the TFTP server, guided by cover
 fuzz-dhcp: ## Give 38 million hostile inputs to DHCPv4, DHCPv6 and what is around them, guided by coverage (a second each is part of `make test`)
 	scripts/fuzz crates/dhcp/fuzz
 
+.PHONY: fuzz-boot-script
+fuzz-boot-script: ## Give 16 million hostile inputs to what writes boot scripts, guided by coverage (a second each is part of `make test`)
+	scripts/fuzz crates/boot-script/fuzz
+
 .PHONY: clean
 clean: ## Remove everything that was built (kept downloads stay in ~/.cache/kube-baremetal)
 	$(CARGO) clean

@@ -30,7 +30,11 @@ pub fn give(fuzz: &Path, targets: &[Target]) {
     let mut bytes = 0;
     for folder in entries(&corpus) {
         let name = folder.file_name().unwrap_or_default();
-        assert!(targets.iter().any(|(target, _)| name == *target), "{} is no target's", folder.display());
+        assert!(
+            targets.iter().any(|(target, _)| name == *target),
+            "{} is no target's",
+            folder.display()
+        );
     }
     for (name, run) in targets {
         let paths = entries(&corpus.join(name));

@@ -270,7 +270,7 @@ impl Config {
         if let Some(url) = &store.url {
             return format!("{}/images", url.trim_end_matches('/'));
         }
-        match self.advertise.first().and_then(|h| crate::boot::host::Host::parse(h)) {
+        match self.advertise.first().and_then(|h| boot_script::host::Host::parse(h)) {
             Some(host) => format!("http://{host}:{}/images", http.port()),
             None => format!("http://{http}/images"),
         }
@@ -278,7 +278,7 @@ impl Config {
 
     /// The beginnings of URLs under which machines find the files of `image_dir`. They may lead nowhere from here: machines see this host through a NAT, or a lab's user networking.
     pub(crate) fn own_images(&self, http: SocketAddr) -> Vec<String> {
-        let hosts = self.advertise.iter().filter_map(|h| crate::boot::host::Host::parse(h));
+        let hosts = self.advertise.iter().filter_map(|h| boot_script::host::Host::parse(h));
         let advertised = hosts.map(|host| format!("http://{host}:{}/images/", http.port()));
         advertised.chain([format!("http://{http}/images/")]).collect()
     }
@@ -287,7 +287,7 @@ impl Config {
     pub(crate) fn check(&self) -> Result<(), Error> {
         let refuse = |field, problem: String| Err(Error::Config { field, problem });
         for host in &self.advertise {
-            if crate::boot::host::Host::parse(host).is_none() {
+            if boot_script::host::Host::parse(host).is_none() {
                 return refuse(
                     "advertise",
                     format!("{host:?} is neither an IP address nor a DNS name (without port)"),
@@ -296,7 +296,7 @@ impl Config {
         }
         for url in &self.servers {
             let authority = url.strip_prefix("https://");
-            if authority.and_then(crate::boot::host::Host::parse_with_port).is_none() {
+            if authority.and_then(boot_script::host::Host::parse_with_port).is_none() {
                 return refuse(
                     "servers",
                     format!("{url:?} is not https://host:port with an IP address or a DNS name"),
@@ -333,7 +333,7 @@ impl Config {
             }
         }
         if let Some(store) = &self.image_store {
-            let host = |url: &str| url.strip_prefix("http://").and_then(crate::boot::host::Host::parse_with_port);
+            let host = |url: &str| url.strip_prefix("http://").and_then(boot_script::host::Host::parse_with_port);
             if let Some(url) = store.url.as_deref().filter(|u| host(u).is_none()) {
                 return refuse(
                     "imageStore.url",

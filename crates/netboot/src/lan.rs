@@ -15,12 +15,12 @@ use std::{
 };
 
 use api::timeline::BootStepKind;
+use boot_script::grub;
 use socket2::{Domain, Protocol, Type};
 use tftp::{Assets, Event, PortMode, transfer::Outcome};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    boot::grub,
     config::LanConfig,
     dhcp::{Again, Giving, Parts, Service},
     error::Error,

@@ -37,8 +37,9 @@ const DUID: [u8; 10] = [0, 3, 0, 1, 0x52, 0x54, 0, 0xff, 0xff, 1];
 const LONG: Time = Time::from_secs(100_000);
 const START: Time = Time::from_secs(1_800_000_000);
 
-static TABLE: LazyLock<BootTable> =
-    LazyLock::new(|| BootTable::built_in(Loaders::SecureBoot, "http://10.0.0.1:8080/l", "http://10.0.0.1:8080/boot/ipxe").expect("a good table"));
+static TABLE: LazyLock<BootTable> = LazyLock::new(|| {
+    BootTable::built_in(Loaders::SecureBoot, "http://10.0.0.1:8080/l", "http://10.0.0.1:8080/boot/ipxe").expect("a good table")
+});
 
 fn take(input: &mut &[u8]) -> u8 {
     let Some((first, rest)) = input.split_first() else { return 0 };
@@ -83,7 +84,11 @@ pub fn v4_wire(input: &[u8]) {
     encoder.finish(&packet);
     let again = Packet::parse(&reply).expect("our own reply");
     assert_eq!((again.xid(), again.server_id()), (packet.xid(), Some(SERVER)));
-    assert_eq!(again.relay().map(|relay| relay.value().to_vec()), packet.relay().map(|relay| relay.value().to_vec()), "option 82 goes back as it came");
+    assert_eq!(
+        again.relay().map(|relay| relay.value().to_vec()),
+        packet.relay().map(|relay| relay.value().to_vec()),
+        "option 82 goes back as it came"
+    );
 }
 
 /// Options with any code and of any length: what was put in can be read, and what did not fit is not there.
@@ -125,7 +130,11 @@ pub fn v4_options(mut input: &[u8]) {
 pub fn v4_proxy(mut input: &[u8]) {
     let input = &mut input;
     let arrival = arrival4(input);
-    let uefi = if take(input) % 2 == 0 { UefiStyle::AskAgain } else { UefiStyle::Direct };
+    let uefi = if take(input) % 2 == 0 {
+        UefiStyle::AskAgain
+    } else {
+        UefiStyle::Direct
+    };
     let Ok(packet) = Packet::parse(input) else { return };
     let site = Site {
         tftp: SERVER,
@@ -138,7 +147,9 @@ pub fn v4_proxy(mut input: &[u8]) {
         policy: Policy::Answer,
     };
     let mut buffers = Buffers::default();
-    let Ok(reply) = proxy::answer(&packet, &v4::Client::of(&packet), &arrival, &site, &mut buffers) else { return };
+    let Ok(reply) = proxy::answer(&packet, &v4::Client::of(&packet), &arrival, &site, &mut buffers) else {
+        return;
+    };
     let sent = Packet::parse(&buffers.reply).expect("our own reply");
     assert_eq!((sent.message_type(), sent.yiaddr()), (Some(reply.kind), Ipv4Addr::UNSPECIFIED));
     assert!(!sent.is_request());
@@ -149,9 +160,13 @@ pub fn v4_proxy(mut input: &[u8]) {
 /// A file that a client is told is one of ours.
 fn is_from_the_table(file: &[u8]) {
     use dhcp::arch::file::{GRUB_ARM64, GRUB_X64, IPXE_ARM64, IPXE_BIOS, IPXE_IA32, IPXE_X64, SHIM_ARM64, SHIM_IA32, SHIM_X64};
-    let names = [IPXE_BIOS, IPXE_X64, IPXE_IA32, IPXE_ARM64, SHIM_X64, SHIM_IA32, SHIM_ARM64, GRUB_X64, GRUB_ARM64];
+    let names = [
+        IPXE_BIOS, IPXE_X64, IPXE_IA32, IPXE_ARM64, SHIM_X64, SHIM_IA32, SHIM_ARM64, GRUB_X64, GRUB_ARM64,
+    ];
     let is_ours = |file: &str| {
-        let name = ["http://10.0.0.1:8080/l/", "tftp://[2001:db8::1]/"].iter().find_map(|base| file.strip_prefix(base));
+        let name = ["http://10.0.0.1:8080/l/", "tftp://[2001:db8::1]/"]
+            .iter()
+            .find_map(|base| file.strip_prefix(base));
         file.is_empty() || file == "http://10.0.0.1:8080/boot/ipxe" || names.contains(&name.unwrap_or(file))
     };
     assert!(std::str::from_utf8(file).is_ok_and(is_ours), "{file:?}");
@@ -212,10 +227,18 @@ pub fn v4_server(mut input: &[u8]) {
                 let outcome = server.handle(&packet, &client, &arrival, Some(&site), now, &mut out);
                 if let Ok(server4::Outcome::Send(reply)) = outcome {
                     let sent = Packet::parse(&out).expect("our own reply");
-                    assert_eq!((sent.message_type(), sent.yiaddr(), sent.xid()), (Some(reply.kind), reply.address, packet.xid()));
+                    assert_eq!(
+                        (sent.message_type(), sent.yiaddr(), sent.xid()),
+                        (Some(reply.kind), reply.address, packet.xid())
+                    );
                     let is_given = !reply.address.is_unspecified();
                     assert!(!is_given || ours(reply.address), "{}", reply.address);
-                    assert!(!is_given || (reply.address == RESERVED) == (client.mac == Some(OWNER)), "{:?} is given {}", client.mac, reply.address);
+                    assert!(
+                        !is_given || (reply.address == RESERVED) == (client.mac == Some(OWNER)),
+                        "{:?} is given {}",
+                        client.mac,
+                        reply.address
+                    );
                     assert!(is_given || reply.kind != MessageType::Offer);
                     assert!(!matches!(reply.destination, Destination::Unicast(to) if to.ip().is_unspecified()));
                     is_from_the_table(sent.option(option::BOOT_FILE).unwrap_or_else(|| sent.file()));
@@ -248,7 +271,13 @@ pub fn v6_wire(input: &[u8]) {
     assert!(client.mac.is_some() || !datagram.relays.is_empty(), "the link-local address has it");
     assert!(mac_of(source).is_some());
     let message = &datagram.message;
-    assert!(message.associations().map(|association| association.addresses().count()).sum::<usize>() <= input.len() / 16);
+    assert!(
+        message
+            .associations()
+            .map(|association| association.addresses().count())
+            .sum::<usize>()
+            <= input.len() / 16
+    );
     assert!(message.user_classes().map(<[u8]>::len).sum::<usize>() <= input.len());
     assert!(message.vendor_classes().map(|(_, class)| class.len()).sum::<usize>() <= input.len());
     assert!(message.architectures().count() <= input.len() / 2);
@@ -287,7 +316,12 @@ pub fn v6_server(mut input: &[u8]) {
             }
             _ => {
                 let from = take(input);
-                let source = SocketAddrV6::new([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0x50, 0x54, 0, 0xff, 0xfe, 0, 0, from].into(), 546, 0, 3);
+                let source = SocketAddrV6::new(
+                    [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0x50, 0x54, 0, 0xff, 0xfe, 0, 0, from].into(),
+                    546,
+                    0,
+                    3,
+                );
                 let arrival = v6::Arrival {
                     link: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1),
                     source,
@@ -300,7 +334,9 @@ pub fn v6_server(mut input: &[u8]) {
                     hardware: None,
                     built_in: &TABLE,
                 };
-                let Ok(reply) = server.handle(&datagram, &client, &arrival, Some(&site), now, &mut out) else { continue };
+                let Ok(reply) = server.handle(&datagram, &client, &arrival, Some(&site), now, &mut out) else {
+                    continue;
+                };
                 let (unwrapped, relays) = unwrapped(&out);
                 let sent = Datagram::parse(unwrapped).expect("our own reply");
                 assert_eq!((sent.message.kind, sent.message.xid), (reply.kind, datagram.message.xid));
@@ -309,7 +345,11 @@ pub fn v6_server(mut input: &[u8]) {
                 assert_eq!(relays, datagram.relays.len(), "it goes back the way it came");
                 for address in given(unwrapped) {
                     assert!(ours(address), "{address} is given");
-                    assert!(address != RESERVED6 || client.mac == Some(OWNER), "{:?} is given {address}", client.mac);
+                    assert!(
+                        address != RESERVED6 || client.mac == Some(OWNER),
+                        "{:?} is given {address}",
+                        client.mac
+                    );
                 }
                 if let Some(url) = sent.message.options.get(59) {
                     is_from_the_table(url);
@@ -350,7 +390,9 @@ fn unwrapped(bytes: &[u8]) -> (&[u8], usize) {
     if bytes[0] != RELAY_REPLY {
         return (bytes, 0);
     }
-    let inner = of_code(&options6(&bytes[34..]), RELAY_MESSAGE).next().expect("a message in the envelope");
+    let inner = of_code(&options6(&bytes[34..]), RELAY_MESSAGE)
+        .next()
+        .expect("a message in the envelope");
     let (message, relays) = unwrapped(inner);
     (message, relays + 1)
 }

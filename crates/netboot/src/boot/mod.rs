@@ -2,16 +2,10 @@
 //!
 //! `GET /boot/ipxe` and `GET /boot/grub` without parameters answer a script that asks again with what only the machine knows. With parameters they are parsed
 //! into types, the machine is matched against the cache, and `lifecycle` decides: agent or own disk. Nothing that a machine or a person
-//! wrote reaches a script except as such a type ([`script`], [`grub`]).
+//! wrote reaches a script except as such a type; how, is the crate `boot-script`'s.
 //!
 //! An unknown machine causes no object here; that happens when its agent opens a session, or when its boot stopped before that ([`crate::timeline`]). A script holds no secret but the boot token,
 //! and that is good only from the address it was given to.
-
-pub(crate) mod command_line;
-pub(crate) mod grub;
-pub(crate) mod host;
-pub(crate) mod query;
-pub(crate) mod script;
 
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
@@ -26,6 +20,7 @@ use axum::{
     extract::{RawQuery, State},
     response::{IntoResponse, Response},
 };
+use boot_script::{Loader, command_line::AgentBoot, host::Host, query::BootRequest};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -35,7 +30,6 @@ use lifecycle::{
     identity::Match,
 };
 
-use self::{command_line::AgentBoot, host::Host, query::BootRequest, script::Script};
 use crate::{
     metrics::Route,
     objects::store::Change,
@@ -48,44 +42,11 @@ use crate::{
 /// Boots that are remembered per machine.
 const MAX_BOOTS: usize = 8;
 
-/// Seconds until a machine that found nothing to boot asks again.
-const RETRY_SECONDS: u32 = 60;
-
-/// Whose language an answer is written in.
-#[derive(Debug, Clone, Copy)]
-enum Loader {
-    Ipxe,
-    Grub,
-}
-
-impl Loader {
-    fn ask(self) -> String {
-        match self {
-            Self::Ipxe => Script::ask().into_text(),
-            Self::Grub => grub::ask(),
-        }
-    }
-
-    /// What the boot timeline says of the first question.
-    fn first_step(self) -> &'static str {
-        match self {
-            Self::Ipxe => "iPXE fetched the first script",
-            Self::Grub => "GRUB fetched the first configuration",
-        }
-    }
-
-    fn agent(self, boot: &AgentBoot<'_>) -> String {
-        match self {
-            Self::Ipxe => Script::agent(boot).into_text(),
-            Self::Grub => grub::agent(boot),
-        }
-    }
-
-    fn local_disk(self, request: Option<&BootRequest>) -> String {
-        match self {
-            Self::Ipxe => Script::local_disk(request).into_text(),
-            Self::Grub => grub::local_disk(request),
-        }
+/// What the boot timeline says of the first question.
+fn first_step(loader: Loader) -> &'static str {
+    match loader {
+        Loader::Ipxe => "iPXE fetched the first script",
+        Loader::Grub => "GRUB fetched the first configuration",
     }
 }
 
@@ -119,7 +80,7 @@ async fn respond(loader: Loader, shared: &Shared, peer: &Peer, query: Option<&st
     }
     let script = match query {
         None | Some("") => {
-            let seen = Seen::new(BootStepKind::Loader, loader.first_step());
+            let seen = Seen::new(BootStepKind::Loader, first_step(loader));
             shared.timelines.seen_from(peer.address, seen, Moment::now());
             loader.ask()
         }

@@ -1,5 +1,5 @@
 //! iPXE scripts. Everything that goes into one is a type that prints harmlessly, a constant, or was checked at start; there is no way to put a
-//! text in. `${` occurs only in [`Script::ask`], which holds nothing else.
+//! text in. `${` occurs only in [`ask`], which holds nothing else.
 //!
 //! All URLs in a script are relative to it, so that whatever way the machine reached us stays the way.
 
@@ -11,59 +11,49 @@ use super::{
     query::{BootRequest, BuildArch, Platform},
 };
 
-/// An iPXE script.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Script(String);
+/// Asks again with what only the machine knows. `netX` is the interface that was opened last: the one it boots from.
+pub fn ask() -> String {
+    let mut text = String::from("#!ipxe\n");
+    text.push_str(":ask\n");
+    for nic in ["netX", "net0"] {
+        text.push_str("isset ${");
+        text.push_str(nic);
+        text.push_str("/mac} && chain --replace --autofree /boot/ipxe?uuid=${uuid}&mac=${");
+        text.push_str(nic);
+        text.push_str("/mac:hexhyp}&platform=${platform}&buildarch=${buildarch} ||\n");
+    }
+    text.push_str("echo Kube BareMetal: the server does not answer; booting the local disk\n");
+    text.push_str("iseq ${platform} pcbios && sanboot --no-describe --drive 0x80 ||\n");
+    text.push_str("exit 1\n");
+    text
+}
 
-impl Script {
-    /// Asks again with what only the machine knows. `netX` is the interface that was opened last: the one it boots from.
-    pub(crate) fn ask() -> Self {
-        let mut text = String::from("#!ipxe\n");
-        text.push_str(":ask\n");
-        for nic in ["netX", "net0"] {
-            text.push_str("isset ${");
-            text.push_str(nic);
-            text.push_str("/mac} && chain --replace --autofree /boot/ipxe?uuid=${uuid}&mac=${");
-            text.push_str(nic);
-            text.push_str("/mac:hexhyp}&platform=${platform}&buildarch=${buildarch} ||\n");
+/// Loads the agent.
+pub fn agent(boot: &AgentBoot<'_>) -> String {
+    let mut text = String::from("#!ipxe\necho Kube BareMetal: loading the agent\n");
+    // The UEFI build of old iPXE hands an initramfs over only where the kernel line names it.
+    text.push_str("kernel /boot/media/vmlinuz initrd=initramfs ");
+    text.push_str(&boot.words().join(" "));
+    text.push_str(" || goto failed\ninitrd --name initramfs /boot/media/initramfs || goto failed\nboot || goto failed\n:failed\n");
+    text.push_str("echo Kube BareMetal: the agent could not be loaded\n");
+    text.push_str("imgfree\n");
+    retry(&mut text, boot.request);
+    text
+}
+
+/// Boots the machine's own disk. A machine that asked properly and has nothing to boot asks again later.
+pub fn local_disk(request: Option<&BootRequest>) -> String {
+    let mut text = String::from("#!ipxe\necho Kube BareMetal: booting the local disk\n");
+    match request.map(|r| (r, r.platform)) {
+        Some((request, Platform::Bios)) => {
+            text.push_str("sanboot --no-describe --drive 0x80 ||\n");
+            text.push_str("echo Kube BareMetal: there is nothing to boot on the first disk\n");
+            retry(&mut text, request);
         }
-        text.push_str("echo Kube BareMetal: the server does not answer; booting the local disk\n");
-        text.push_str("iseq ${platform} pcbios && sanboot --no-describe --drive 0x80 ||\n");
-        text.push_str("exit 1\n");
-        Self(text)
+        Some((request, Platform::Efi)) => local_loader(&mut text, request.buildarch),
+        Some((_, Platform::Other)) | None => text.push_str("sanboot --no-describe --drive 0x80 || exit 1\n"),
     }
-
-    /// Loads the agent.
-    pub(crate) fn agent(boot: &AgentBoot<'_>) -> Self {
-        let mut text = String::from("#!ipxe\necho Kube BareMetal: loading the agent\n");
-        // The UEFI build of old iPXE hands an initramfs over only where the kernel line names it.
-        text.push_str("kernel /boot/media/vmlinuz initrd=initramfs ");
-        text.push_str(&boot.words().join(" "));
-        text.push_str(" || goto failed\ninitrd --name initramfs /boot/media/initramfs || goto failed\nboot || goto failed\n:failed\n");
-        text.push_str("echo Kube BareMetal: the agent could not be loaded\n");
-        text.push_str("imgfree\n");
-        retry(&mut text, boot.request);
-        Self(text)
-    }
-
-    /// Boots the machine's own disk. A machine that asked properly and has nothing to boot asks again later.
-    pub(crate) fn local_disk(request: Option<&BootRequest>) -> Self {
-        let mut text = String::from("#!ipxe\necho Kube BareMetal: booting the local disk\n");
-        match request.map(|r| (r, r.platform)) {
-            Some((request, Platform::Bios)) => {
-                text.push_str("sanboot --no-describe --drive 0x80 ||\n");
-                text.push_str("echo Kube BareMetal: there is nothing to boot on the first disk\n");
-                retry(&mut text, request);
-            }
-            Some((request, Platform::Efi)) => local_loader(&mut text, request.buildarch),
-            Some((_, Platform::Other)) | None => text.push_str("sanboot --no-describe --drive 0x80 || exit 1\n"),
-        }
-        Self(text)
-    }
-
-    pub(crate) fn into_text(self) -> String {
-        self.0
-    }
+    text
 }
 
 /// Drives that are looked at by their number, one after the other, before any drive will do.
@@ -121,7 +111,7 @@ mod tests {
     };
 
     fn agent_with(request: &BootRequest, host: &Host, arguments: &[String]) -> String {
-        Script::agent(&AgentBoot {
+        agent(&AgentBoot {
             host,
             tls_port: 8443,
             advertise: &["192.0.2.8".to_owned()],
@@ -132,7 +122,6 @@ mod tests {
             link: &told(),
             arguments,
         })
-        .into_text()
     }
 
     #[test]
@@ -149,13 +138,13 @@ mod tests {
 
     #[test]
     fn each_firmware_has_its_way_to_the_local_disk() {
-        let text = |query: &str| Script::local_disk(Some(&BootRequest::parse(query).unwrap())).into_text();
+        let text = |query: &str| local_disk(Some(&BootRequest::parse(query).unwrap()));
         let bios = text("mac=52-54-00-12-34-56&platform=pcbios");
         assert!(bios.contains("sanboot --no-describe --drive 0x80 ||") && bios.contains("sleep 60"));
         let uefi = text("mac=52-54-00-12-34-56&platform=efi&buildarch=arm64");
         assert!(uefi.contains("disk\nsanboot --no-describe --drive 0x80 --filename \\EFI\\debian\\shimaa64.efi ||\n"));
         assert!(uefi.ends_with("\nsanboot --no-describe --drive 0 ||\nexit 1\n"));
-        assert!(Script::local_disk(None).into_text().contains("|| exit"));
+        assert!(local_disk(None).contains("|| exit"));
     }
 
     proptest! {
@@ -163,8 +152,8 @@ mod tests {
         fn nothing_a_stranger_sends_changes_the_shape_of_a_script(query in "\\PC{0,120}|(mac=52-54-00-12-34-56|uuid=[^&]{0,40}|platform=[^&]{0,12}|buildarch=[^&]{0,12}|&){0,6}", header in "\\PC{0,60}", argument in "\\PC{0,40}") {
             let host = Host::parse_with_port(&header).unwrap_or(Host::Name("fallback".to_owned()));
             let scripts = match BootRequest::parse(&query) {
-                Ok(request) => vec![agent_with(&request, &host, std::slice::from_ref(&argument)), Script::local_disk(Some(&request)).into_text()],
-                Err(_) => vec![Script::local_disk(None).into_text()],
+                Ok(request) => vec![agent_with(&request, &host, std::slice::from_ref(&argument)), local_disk(Some(&request))],
+                Err(_) => vec![local_disk(None)],
             };
             for text in scripts {
                 let without_paths = text.replace("\\EFI\\", "").replace("\\shim", "");

@@ -4,8 +4,10 @@ use agent_protocol::identity::{MacAddress, SystemUuid};
 
 /// What iPXE runs on (its `${platform}`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Platform {
+pub enum Platform {
+    /// A BIOS.
     Bios,
+    /// UEFI.
     Efi,
     /// Not said, or something we do not know.
     Other,
@@ -13,16 +15,22 @@ pub(crate) enum Platform {
 
 /// CPU architecture iPXE was built for (its `${buildarch}`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum BuildArch {
+pub enum BuildArch {
+    /// 32-bit x86.
     I386,
+    /// 64-bit x86.
     X86_64,
+    /// 32-bit ARM.
     Arm32,
+    /// 64-bit ARM.
     Arm64,
+    /// Not said, or something we do not know.
     Other,
 }
 
 impl BuildArch {
-    pub(crate) fn as_str(self) -> &'static str {
+    /// As iPXE says it; empty for [`Self::Other`].
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::I386 => "i386",
             Self::X86_64 => "x86_64",
@@ -33,7 +41,7 @@ impl BuildArch {
     }
 
     /// How UEFI loaders of this architecture end (UEFI 2.10, table 3-2). Who does not say what it is is taken for the most common.
-    pub(crate) fn efi_suffix(self) -> &'static str {
+    pub fn efi_suffix(self) -> &'static str {
         match self {
             Self::Arm64 => "aa64",
             Self::Arm32 => "arm",
@@ -44,7 +52,8 @@ impl BuildArch {
 }
 
 impl Platform {
-    pub(crate) fn as_str(self) -> &'static str {
+    /// As iPXE says it; empty for [`Self::Other`].
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Bios => "pcbios",
             Self::Efi => "efi",
@@ -55,22 +64,30 @@ impl Platform {
 
 /// A boot request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct BootRequest {
+pub struct BootRequest {
+    /// From SMBIOS, where the machine has one.
     pub uuid: Option<SystemUuid>,
+    /// Of the interface that it boots from.
     pub mac: MacAddress,
+    /// Its firmware.
     pub platform: Platform,
+    /// Its architecture, by what its loader was built for.
     pub buildarch: BuildArch,
 }
 
 /// What is wrong with a boot request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum QueryError {
+pub enum QueryError {
+    /// More than any loader sends.
     #[error("the query has more than {MAX_QUERY} bytes")]
     TooLong,
+    /// Which of the two is meant nobody knows.
     #[error("the parameter {0} is there twice")]
     Twice(&'static str),
+    /// Nothing can be said without it.
     #[error("the parameter {0} is missing")]
     Missing(&'static str),
+    /// It is not of its type.
     #[error("the parameter {0} is malformed")]
     Malformed(&'static str),
 }
@@ -86,7 +103,7 @@ fn once<'a>(slot: &mut Option<&'a str>, name: &'static str, value: &'a str) -> R
 
 impl BootRequest {
     /// Parameters beyond those known are ignored.
-    pub(crate) fn parse(query: &str) -> Result<Self, QueryError> {
+    pub fn parse(query: &str) -> Result<Self, QueryError> {
         if query.len() > MAX_QUERY {
             return Err(QueryError::TooLong);
         }

@@ -4,15 +4,16 @@ use std::{fmt, net::IpAddr};
 
 /// A parsed host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Host {
+pub enum Host {
+    /// An IPv4 or IPv6 address.
     Address(IpAddr),
-    /// Lower case.
+    /// A DNS name, in lower case.
     Name(String),
 }
 
 impl Host {
     /// Without port; an IPv6 address with or without brackets.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &str) -> Option<Self> {
         let inner = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
         if let Ok(address) = inner.parse::<IpAddr>() {
             return Some(Self::Address(address));
@@ -34,7 +35,7 @@ impl Host {
     }
 
     /// As in a `Host` header: with an optional port, which is not looked at further.
-    pub(crate) fn parse_with_port(text: &str) -> Option<Self> {
+    pub fn parse_with_port(text: &str) -> Option<Self> {
         let is_port = |p: &str| p.len() <= 5 && p.bytes().all(|b| b.is_ascii_digit());
         if let Some(rest) = text.strip_prefix('[') {
             let (address, port) = rest.split_once(']')?;

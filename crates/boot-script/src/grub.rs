@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Where GRUB looks for its first configuration: Debian's network builds have the prefix `/grub`.
-pub(crate) const FIRST_CONFIG: &str = "grub/grub.cfg";
+pub const FIRST_CONFIG: &str = "grub/grub.cfg";
 
 /// Starts the loader on the machine's own disk; `$efi` is how it ends on this architecture. Returns when there is none.
 ///
@@ -58,12 +58,12 @@ echo "Kube BareMetal: no disk has a boot loader"
 "#;
 
 /// The first configuration, for a GRUB that came over HTTP: asks again with what only the machine knows. Where the server does not answer: the machine's own disk.
-pub(crate) fn ask() -> String {
+pub fn ask() -> String {
     first_config("")
 }
 
 /// The first configuration, for a GRUB that came over TFTP from the host whose scripts are served at that port.
-pub(crate) fn ask_by_tftp(http_port: u16) -> String {
+pub fn ask_by_tftp(http_port: u16) -> String {
     first_config(&format!("set root=\"http,$net_default_server:{http_port}\"\n"))
 }
 
@@ -86,14 +86,14 @@ fn first_config(root: &str) -> String {
     let written = write!(
         text,
         "fi\necho \"Kube BareMetal: nothing was booted; asking again in {RETRY_SECONDS} s\"\nsleep {RETRY_SECONDS}\ndone\n",
-        RETRY_SECONDS = super::RETRY_SECONDS
+        RETRY_SECONDS = crate::RETRY_SECONDS
     );
     debug_assert!(written.is_ok(), "writing to a String does not fail");
     text
 }
 
 /// Loads the agent. When that fails, [`ask`]'s loop asks again.
-pub(crate) fn agent(boot: &AgentBoot<'_>) -> String {
+pub fn agent(boot: &AgentBoot<'_>) -> String {
     let words: Vec<String> = boot.words().iter().map(|word| format!("'{word}'")).collect();
     format!(
         "set answered=yes\necho 'Kube BareMetal: loading the agent'\nif linux /boot/media/vmlinuz {}; then\nif initrd /boot/media/initramfs; then\nboot\nfi\nfi\necho 'Kube BareMetal: the agent could not be loaded'\n",
@@ -102,7 +102,7 @@ pub(crate) fn agent(boot: &AgentBoot<'_>) -> String {
 }
 
 /// Boots the machine's own disk. A request that said no architecture gets what the first configuration found out.
-pub(crate) fn local_disk(request: Option<&BootRequest>) -> String {
+pub fn local_disk(request: Option<&BootRequest>) -> String {
     let mut text = String::from("set answered=yes\n");
     if let Some(arch) = request.map(|r| r.buildarch).filter(|arch| *arch != BuildArch::Other) {
         let written = writeln!(text, "set efi={}", arch.efi_suffix());

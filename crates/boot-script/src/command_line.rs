@@ -8,8 +8,10 @@ use super::{host::Host, query::BootRequest};
 const MAX_SERVERS: usize = 16;
 
 /// What an answer that loads the agent is made of.
-pub(crate) struct AgentBoot<'a> {
+pub struct AgentBoot<'a> {
+    /// By which the machine reached this replica.
     pub host: &'a Host,
+    /// Where agents are served, over HTTPS.
     pub tls_port: u16,
     /// By what machines reach this replica, also in networks other than the one that asks. Checked when the configuration was read.
     pub advertise: &'a [String],
@@ -19,7 +21,9 @@ pub(crate) struct AgentBoot<'a> {
     pub pin: &'a str,
     /// Base64url and dots, made by us.
     pub token: &'a str,
+    /// What the machine asked.
     pub request: &'a BootRequest,
+    /// How the agent goes on from the network that firmware booted from.
     pub link: &'a Link,
     /// Checked when the configuration was read.
     pub arguments: &'a [String],
@@ -27,7 +31,7 @@ pub(crate) struct AgentBoot<'a> {
 
 impl AgentBoot<'_> {
     /// The words, of letters, digits and `-_.,:=/@+[]` only.
-    pub(crate) fn words(&self) -> Vec<String> {
+    pub fn words(&self) -> Vec<String> {
         // In another VLAN this replica may have another address.
         let advertised = self
             .advertise
@@ -65,7 +69,7 @@ fn plain(text: &str) -> String {
 
 /// As much as a network or a hardware object can say, for the tests of both loaders.
 #[cfg(test)]
-pub(super) fn told() -> Link {
+pub(crate) fn told() -> Link {
     use agent_protocol::{
         identity::MacAddress,
         link::{Bond, BondMode, LacpRate, TransmitHash},

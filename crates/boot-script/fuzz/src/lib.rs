@@ -1,0 +1,4 @@
+//! The targets of boot scripts, as their own tests have them.
+
+#[path = "../../tests/hostile/targets.rs"]
+pub mod targets;
