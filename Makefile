@@ -121,10 +121,10 @@ test-doctor: setup ## Let the doctor find what is wrong with networks in namespa
 	scripts/namespaces python3 tests/doctor --program $(KBM)
 
 .PHONY: test-dhcp
-test-dhcp: ## Give real DHCP clients their addresses, with a relay, a rogue server and restarts, in namespaces (root)
+test-dhcp: ## Give real DHCP clients their addresses, with a relay, a rogue server and restarts, in namespaces
 	scripts/setup --dhcp
 	$(CARGO) build --workspace --bin kube-baremetal
-	python3 tests/dhcp --program $(KBM)
+	scripts/namespaces python3 tests/dhcp --program $(KBM)
 
 .PHONY: test-vlan
 test-vlan: setup ## Let agents go on over VLANs, bonds and jumbo frames, on a switch in user space, in namespaces (ten minutes; needs `make bootmedia`)

@@ -255,7 +255,7 @@ def main():
     parser.add_argument("--only", nargs="*", help="names of parts")
     arguments = parser.parse_args()
     if os.geteuid() != 0:
-        raise SystemExit("network namespaces need root")
+        raise SystemExit("network namespaces need root: scripts/namespaces python3 tests/dhcp ...")
     started = time.monotonic()
     parts = (refusals, packets, real_clients, relayed, rogue, restarts, replicas, modes)
     with tempfile.TemporaryDirectory() as folder, Network() as network:
