@@ -35,6 +35,8 @@ const GONE: Duration = Duration::from_secs(300);
 const LOOK: Duration = Duration::from_secs(2);
 /// A condition is written no more often than that.
 const REST: Duration = Duration::from_secs(30);
+/// Addresses of this host and its interfaces are asked of the kernel no more often than that, however many packets come.
+const FRESH: Duration = Duration::from_secs(1);
 /// Servers that are named on one network: more than any has.
 const MOST: usize = 8;
 
@@ -61,6 +63,10 @@ impl Others {
 
     /// A server that calls itself so was heard on a network that we serve.
     pub(super) fn seen(&self, network: &Arc<str>, server: Ipv4Addr, mac: Option<[u8; 6]>) {
+        if self.is_just_seen(network, server, mac.is_some()) {
+            self.metrics.dhcp_other_servers.inc();
+            return;
+        }
         if server.is_unspecified() || self.full.is_peer(server) || wire::addresses(None).unwrap_or_default().contains(&server) {
             return;
         }
@@ -80,6 +86,13 @@ impl Others {
         }
     }
 
+    /// With as much about it as is known now.
+    fn is_just_seen(&self, network: &Arc<str>, server: Ipv4Addr, with_mac: bool) -> bool {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = seen.get(network).and_then(|servers| servers.get(&server));
+        known.is_some_and(|known| (known.mac.is_some() || !with_mac) && known.at.elapsed() < FRESH)
+    }
+
     /// Listens on an interface until the token is cancelled. `socket` is the one on which clients are answered.
     pub(super) async fn listen(&self, interface: &str, mut listener: wire::Listener, socket: &Socket, stop: CancellationToken) {
         let probe = async {
@@ -91,9 +104,15 @@ impl Others {
             }
         };
         let hear = async {
+            let (mut asked, mut network) = (Instant::now(), self.network(interface));
             loop {
                 let (mac, source, payload) = listener.next().await;
-                self.heard(interface, mac, source, payload);
+                if asked.elapsed() >= FRESH {
+                    (asked, network) = (Instant::now(), self.network(interface));
+                }
+                if let Some(network) = &network {
+                    self.heard(network, mac, source, payload);
+                }
             }
         };
         tokio::select! {
@@ -130,15 +149,13 @@ impl Others {
         }
     }
 
-    fn heard(&self, interface: &str, mac: [u8; 6], source: Ipv4Addr, payload: &[u8]) {
+    fn heard(&self, network: &Arc<str>, mac: [u8; 6], source: Ipv4Addr, payload: &[u8]) {
         let Ok(packet) = Packet::parse(payload) else { return };
         let gives = matches!(packet.message_type(), Some(MessageType::Offer | MessageType::Ack));
         if packet.is_request() || !gives || packet.yiaddr().is_unspecified() {
             return;
         }
-        if let Some(network) = self.network(interface) {
-            self.seen(&network, packet.server_id().unwrap_or(source), Some(mac));
-        }
+        self.seen(network, packet.server_id().unwrap_or(source), Some(mac));
     }
 
     /// Keeps the conditions. Never ends.
@@ -169,7 +186,12 @@ impl Others {
                         continue;
                     }
                     // What another replica saw stays.
-                    (true, "Seen", write(told.into_iter().chain(seen)))
+                    let message = write(told.into_iter().chain(seen));
+                    // It names as many as it can; those beyond change nothing.
+                    if before.is_some_and(|c| c.status == "True" && c.message == message) {
+                        continue;
+                    }
+                    (true, "Seen", message)
                 };
                 let now = Time(Timestamp::now());
                 let (kind, generation) = (conditions::OTHER_DHCP_SERVER, network.metadata.generation);
@@ -245,5 +267,10 @@ mod tests {
         assert!(message.contains("by 10.0.0.1, 10.0.0.66 (02:00:00:00:00:01): switch"), "{message}");
         assert_eq!(read(&message), servers);
         assert!(read("No other DHCP server was heard").is_empty());
+        // More than it names: the same message again and again.
+        let many: BTreeMap<_, _> = (1..=12).map(|last| (Ipv4Addr::new(10, 0, 0, last), String::new())).collect();
+        let message = write(many.clone().into_iter());
+        assert_eq!(read(&message).len(), MOST);
+        assert_eq!(write(read(&message).into_iter().chain(many)), message);
     }
 }
