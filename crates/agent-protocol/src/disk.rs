@@ -118,6 +118,26 @@ pub struct Disk {
     pub contents: DiskContents,
 }
 
+impl Disk {
+    /// A local SATA SSD with sectors of 512 bytes that can be written, takes discards and holds nothing: what simulated machines and tests begin with.
+    pub fn blank(name: &str, identity: DiskIdentity, size_bytes: u64) -> Self {
+        Self {
+            name: name.to_owned(),
+            identity,
+            size_bytes,
+            logical_sector_bytes: 512,
+            physical_sector_bytes: 512,
+            kind: DiskKind::SSD,
+            transport: "sata".to_owned(),
+            removable: false,
+            remote: false,
+            read_only: false,
+            discard: true,
+            contents: DiskContents::blank(),
+        }
+    }
+}
+
 /// The answer to "what does this disk hold?"
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum ContentsState {

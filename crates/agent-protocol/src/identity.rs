@@ -20,7 +20,7 @@ pub enum IdentityError {
 }
 
 /// An Ethernet MAC address (EUI-48). Prints as lower-case bytes with colons.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MacAddress(pub [u8; 6]);
 
 impl MacAddress {

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Everything an agent found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Inventory {
     /// SMBIOS identity.
@@ -122,7 +122,7 @@ pub struct Dimm {
 }
 
 /// One physical network interface.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Nic {
     /// The kernel's name at this boot.
@@ -174,16 +174,17 @@ pub struct PciDevice {
 }
 
 /// How the firmware started us.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum FirmwareMode {
-    /// Legacy BIOS or CSM.
+    /// Legacy BIOS or CSM: what says nothing of UEFI.
+    #[default]
     BIOS,
     /// UEFI.
     UEFI,
 }
 
 /// Firmware state.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Firmware {
     /// BIOS or UEFI.

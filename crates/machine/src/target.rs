@@ -208,30 +208,16 @@ pub fn name(disk: &Disk) -> String {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use agent_protocol::disk::DiskKind;
-
     use super::*;
 
     pub(crate) fn disk(name: &str, serial: &str, size: u64) -> Disk {
-        Disk {
-            name: name.to_owned(),
-            identity: DiskIdentity {
-                serial: Some(serial.to_owned()),
-                model: Some("QEMU HARDDISK".to_owned()),
-                by_path: Some(format!("pci-0000:00:04.0-{name}")),
-                wwn: None,
-            },
-            size_bytes: size,
-            logical_sector_bytes: 512,
-            physical_sector_bytes: 512,
-            kind: DiskKind::SSD,
-            transport: "sata".to_owned(),
-            removable: false,
-            remote: false,
-            read_only: false,
-            discard: true,
-            contents: DiskContents::blank(),
-        }
+        let identity = DiskIdentity {
+            serial: Some(serial.to_owned()),
+            model: Some("QEMU HARDDISK".to_owned()),
+            by_path: Some(format!("pci-0000:00:04.0-{name}")),
+            wwn: None,
+        };
+        Disk::blank(name, identity, size)
     }
 
     pub(crate) fn target(disk: &Disk, expected: Vec<ExpectedContents>) -> DiskTarget {

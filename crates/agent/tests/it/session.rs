@@ -11,9 +11,9 @@ use agent::{
     system::Down,
 };
 use agent_protocol::{
-    disk::{ContentsState, Disk, DiskContents, DiskIdentity, DiskKind},
+    disk::{ContentsState, Disk, DiskIdentity},
     identity::MacAddress,
-    inventory::{Cpu, Firmware, FirmwareMode, Inventory, Memory, SystemIdentity},
+    inventory::Inventory,
     order::{DiskTarget, EraseMethod, EraseParameters, ExpectedContents, ImageFormat, ImageParameters, Order, OrderKind, Outcome},
     session::{ErrorCode, SessionRequest},
 };
@@ -24,38 +24,13 @@ const SIZE: u64 = 64 << 20;
 
 pub fn inventory(folder: &Path) -> Inventory {
     fs::File::create(folder.join("vda")).unwrap().set_len(SIZE).unwrap();
-    let disk = Disk {
-        name: "vda".to_owned(),
-        identity: DiskIdentity {
-            serial: Some("S1".to_owned()),
-            ..DiskIdentity::default()
-        },
-        size_bytes: SIZE,
-        logical_sector_bytes: 512,
-        physical_sector_bytes: 512,
-        kind: DiskKind::SSD,
-        transport: "virtio".to_owned(),
-        removable: false,
-        remote: false,
-        read_only: false,
-        discard: false,
-        contents: DiskContents::blank(),
+    let identity = DiskIdentity {
+        serial: Some("S1".to_owned()),
+        ..DiskIdentity::default()
     };
     Inventory {
-        system: SystemIdentity::default(),
-        cpu: Cpu::default(),
-        memory: Memory::default(),
-        disks: vec![disk],
-        connection: None,
-        nics: Vec::new(),
-        pci: Vec::new(),
-        gpus: Vec::new(),
-        firmware: Firmware {
-            mode: FirmwareMode::BIOS,
-            secure_boot: None,
-        },
-        tpm: None,
-        bmc: None,
+        disks: vec![Disk::blank("vda", identity, SIZE)],
+        ..Inventory::default()
     }
 }
 

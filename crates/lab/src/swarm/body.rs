@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use agent_protocol::{
-    disk::{ContentsState, Disk, DiskContents, DiskIdentity, DiskKind, DiskMarker, Signature},
+    disk::{ContentsState, Disk, DiskContents, DiskIdentity, DiskMarker, Signature},
     identity::{MacAddress, SystemUuid},
     inventory::{Cpu, Dimm, Firmware, FirmwareMode, Inventory, Memory, Nic, SystemIdentity},
     order::{EraseEvidence, EraseStrength, Fault, FaultReason, ImageEvidence, Order, OrderKind, OrderResult, Outcome},
@@ -125,29 +125,16 @@ impl Body {
                 dimms: vec![dimm(1), dimm(2)],
             },
             disks: vec![Disk {
-                name: "sda".to_owned(),
-                identity: self.disk_identity(),
-                size_bytes: DISK_BYTES,
-                logical_sector_bytes: 512,
                 physical_sector_bytes: 4096,
-                kind: DiskKind::SSD,
-                transport: "sata".to_owned(),
-                removable: false,
-                remote: false,
-                read_only: false,
-                discard: true,
                 contents: self.contents.clone(),
+                ..Disk::blank("sda", self.disk_identity(), DISK_BYTES)
             }],
-            connection: None,
             nics: vec![nic("eth0", self.mac, true), nic("eth1", second, false)],
-            pci: Vec::new(),
-            gpus: Vec::new(),
             firmware: Firmware {
                 mode: self.firmware,
                 secure_boot: None,
             },
-            tpm: None,
-            bmc: None,
+            ..Inventory::default()
         }
     }
 

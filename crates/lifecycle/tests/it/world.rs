@@ -1,7 +1,7 @@
 //! A small world: one machine, its objects, and an operator that carries decisions out in memory. Counts writes.
 
 use agent_protocol::{
-    disk::{ContentsState, Disk, DiskContents, DiskIdentity, DiskKind, DiskMarker, Signature},
+    disk::{ContentsState, Disk, DiskContents, DiskIdentity, DiskMarker, Signature},
     identity::MacAddress,
     inventory::{Cpu, Firmware, FirmwareMode, Inventory, Memory, Nic, SystemIdentity},
     order::{EraseEvidence, EraseStrength, Fault, FaultReason, ImageEvidence, ImageFormat, Order, OrderKind, OrderResult, Outcome},
@@ -27,38 +27,24 @@ use lifecycle::{
 pub const NAME: &str = "m-aaaaaaaaaa";
 
 pub fn disk(name: &str, serial: &str, gib: u64) -> Disk {
-    Disk {
-        name: name.to_owned(),
-        identity: DiskIdentity {
-            wwn: None,
-            serial: Some(serial.to_owned()),
-            model: Some("Model".to_owned()),
-            by_path: Some(format!("pci-0000:00:04.0-ata-{name}")),
-        },
-        size_bytes: gib << 30,
-        logical_sector_bytes: 512,
-        physical_sector_bytes: 512,
-        kind: DiskKind::SSD,
-        transport: "sata".to_owned(),
-        removable: false,
-        remote: false,
-        read_only: false,
-        discard: true,
-        contents: DiskContents::blank(),
-    }
+    let identity = DiskIdentity {
+        wwn: None,
+        serial: Some(serial.to_owned()),
+        model: Some("Model".to_owned()),
+        by_path: Some(format!("pci-0000:00:04.0-ata-{name}")),
+    };
+    Disk::blank(name, identity, gib << 30)
 }
 
 pub fn nic(name: &str, last: u8, boot: bool) -> Nic {
     Nic {
         name: name.to_owned(),
         mac: MacAddress([0x52, 0x54, 0, 0, 0, last]),
-        driver: None,
         speed_mbps: Some(1000),
         link: true,
         boot,
-        pci: None,
-        addresses: Vec::new(),
         switch_port: Some("switch1 port 14".to_owned()),
+        ..Nic::default()
     }
 }
 
@@ -84,16 +70,12 @@ pub fn inventory() -> Inventory {
             dimms: Vec::new(),
         },
         disks: vec![disk("sda", "S3Z00001", 64)],
-        connection: None,
         nics: vec![nic("eth0", 1, true)],
-        pci: Vec::new(),
-        gpus: Vec::new(),
         firmware: Firmware {
             mode: FirmwareMode::UEFI,
             secure_boot: Some(false),
         },
-        tpm: None,
-        bmc: None,
+        ..Inventory::default()
     }
 }
 

@@ -1,9 +1,9 @@
 //! The objects that the world begins with, and what its machines report.
 
 use agent_protocol::{
-    disk::{ContentsState, Disk, DiskContents, DiskIdentity, DiskKind, DiskMarker},
+    disk::{ContentsState, Disk, DiskContents, DiskIdentity, DiskMarker},
     identity::MacAddress,
-    inventory::{Cpu, Firmware, FirmwareMode, Inventory, Memory, Nic, SystemIdentity},
+    inventory::{Inventory, Nic},
     order::{EraseEvidence, EraseStrength, Fault, FaultReason, ImageEvidence, ImageFormat, Order, OrderKind, OrderResult, Outcome},
 };
 use api::{
@@ -48,47 +48,23 @@ pub fn instance_of(uid: &str) -> Option<usize> {
 }
 
 pub fn inventory(m: usize, contents: DiskContents) -> Inventory {
+    let identity = DiskIdentity {
+        serial: Some(format!("DISK000{m}")),
+        ..DiskIdentity::default()
+    };
     Inventory {
-        system: SystemIdentity::default(),
-        cpu: Cpu::default(),
-        memory: Memory::default(),
         disks: vec![Disk {
-            name: "sda".to_owned(),
-            identity: DiskIdentity {
-                serial: Some(format!("DISK000{m}")),
-                ..DiskIdentity::default()
-            },
-            size_bytes: 1 << 30,
-            logical_sector_bytes: 512,
-            physical_sector_bytes: 512,
-            kind: DiskKind::SSD,
-            transport: "sata".to_owned(),
-            removable: false,
-            remote: false,
-            read_only: false,
-            discard: true,
             contents,
+            ..Disk::blank("sda", identity, 1 << 30)
         }],
-        connection: None,
         nics: vec![Nic {
             name: "eth0".to_owned(),
             mac: MacAddress([2, 0, 0, 0, 0, 1]),
-            driver: None,
-            speed_mbps: None,
             link: true,
             boot: true,
-            pci: None,
-            addresses: Vec::new(),
-            switch_port: None,
+            ..Nic::default()
         }],
-        pci: Vec::new(),
-        gpus: Vec::new(),
-        firmware: Firmware {
-            mode: FirmwareMode::BIOS,
-            secure_boot: None,
-        },
-        tpm: None,
-        bmc: None,
+        ..Inventory::default()
     }
 }
 

@@ -202,7 +202,7 @@ impl Tables {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use agent_protocol::inventory::{Cpu, Firmware, FirmwareMode, Inventory, Memory, Nic, SystemIdentity};
+    use agent_protocol::inventory::{Inventory, Nic, SystemIdentity};
     use api::{BareMetalDiscoverySpec, BareMetalDiscoveryStatus, BareMetalHardwareSpec};
 
     fn inventory(uuid: &str, mac: u8) -> Inventory {
@@ -211,29 +211,14 @@ mod tests {
                 uuid: uuid.parse().ok(),
                 ..SystemIdentity::default()
             },
-            cpu: Cpu::default(),
-            memory: Memory::default(),
-            disks: Vec::new(),
-            connection: None,
             nics: vec![Nic {
                 name: "eth0".to_owned(),
                 mac: MacAddress([2, 0, 0, 0, 0, mac]),
-                driver: None,
-                speed_mbps: None,
                 link: true,
                 boot: true,
-                pci: None,
-                addresses: Vec::new(),
-                switch_port: None,
+                ..Nic::default()
             }],
-            pci: Vec::new(),
-            gpus: Vec::new(),
-            firmware: Firmware {
-                mode: FirmwareMode::BIOS,
-                secure_boot: None,
-            },
-            tpm: None,
-            bmc: None,
+            ..Inventory::default()
         }
     }
 

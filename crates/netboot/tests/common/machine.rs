@@ -3,9 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use agent_protocol::{
-    disk::{Disk, DiskContents, DiskIdentity, DiskKind},
+    disk::{Disk, DiskIdentity},
     identity::{MacAddress, SystemUuid},
-    inventory::{Cpu, Firmware, FirmwareMode, Inventory, Memory, Nic, SystemIdentity},
+    inventory::{Cpu, Inventory, Memory, Nic, SystemIdentity},
     order::{Order, OrderResult, Progress, Report},
     seed::{SealedSeed, SealingKey, generate_sealing_key},
     session::{self, ErrorCode, ErrorResponse, OrderResponse, SessionRequest, SessionResponse, encode},
@@ -115,6 +115,11 @@ fn random<const N: usize>() -> [u8; N] {
 }
 
 pub fn inventory(uuid: Option<SystemUuid>, mac: MacAddress) -> Inventory {
+    let identity = DiskIdentity {
+        serial: Some(format!("S{}", mac.compact())),
+        model: Some("Example SSD".to_owned()),
+        ..DiskIdentity::default()
+    };
     Inventory {
         system: SystemIdentity {
             uuid,
@@ -133,25 +138,7 @@ pub fn inventory(uuid: Option<SystemUuid>, mac: MacAddress) -> Inventory {
             bytes: 16 << 30,
             dimms: Vec::new(),
         },
-        disks: vec![Disk {
-            name: "sda".to_owned(),
-            identity: DiskIdentity {
-                serial: Some(format!("S{}", mac.compact())),
-                model: Some("Example SSD".to_owned()),
-                ..DiskIdentity::default()
-            },
-            size_bytes: 64 << 30,
-            logical_sector_bytes: 512,
-            physical_sector_bytes: 4096,
-            kind: DiskKind::SSD,
-            transport: "sata".to_owned(),
-            removable: false,
-            remote: false,
-            read_only: false,
-            discard: true,
-            contents: DiskContents::blank(),
-        }],
-        connection: None,
+        disks: vec![Disk::blank("sda", identity, 64 << 30)],
         nics: vec![Nic {
             name: "eth0".to_owned(),
             mac,
@@ -159,18 +146,9 @@ pub fn inventory(uuid: Option<SystemUuid>, mac: MacAddress) -> Inventory {
             speed_mbps: Some(1000),
             link: true,
             boot: true,
-            pci: None,
-            addresses: Vec::new(),
-            switch_port: None,
+            ..Nic::default()
         }],
-        pci: Vec::new(),
-        gpus: Vec::new(),
-        firmware: Firmware {
-            mode: FirmwareMode::BIOS,
-            secure_boot: None,
-        },
-        tpm: None,
-        bmc: None,
+        ..Inventory::default()
     }
 }
 

@@ -5,10 +5,10 @@
 use std::{collections::VecDeque, time::Duration};
 
 use agent_protocol::{
-    disk::{ContentsState, Disk, DiskContents, DiskIdentity, DiskKind, DiskMarker, Signature},
+    disk::{ContentsState, Disk, DiskContents, DiskIdentity, DiskMarker, Signature},
     guest::GuestAction,
     identity::MacAddress,
-    inventory::{Cpu, Firmware, FirmwareMode, Inventory, Memory, Nic, SystemIdentity},
+    inventory::{Cpu, Inventory, Memory, Nic, SystemIdentity},
     order::{EraseEvidence, EraseStrength, Fault, FaultReason, ImageEvidence, Order, OrderKind, OrderResult, Outcome},
     seed::{SealedSeed, SealingKey, Seed, generate_sealing_key, open},
 };
@@ -135,20 +135,9 @@ impl Machine {
                 dimms: Vec::new(),
             },
             disks: vec![Disk {
-                name: "sda".to_owned(),
-                identity: self.identity(),
-                size_bytes: self.disk_bytes,
-                logical_sector_bytes: 512,
-                physical_sector_bytes: 512,
-                kind: DiskKind::SSD,
-                transport: "sata".to_owned(),
-                removable: false,
-                remote: false,
-                read_only: false,
-                discard: true,
                 contents: self.contents.clone(),
+                ..Disk::blank("sda", self.identity(), self.disk_bytes)
             }],
-            connection: None,
             nics: vec![Nic {
                 name: "eth0".to_owned(),
                 mac: self.mac,
@@ -156,18 +145,10 @@ impl Machine {
                 speed_mbps: Some(1000),
                 link: true,
                 boot: true,
-                pci: None,
-                addresses: Vec::new(),
                 switch_port: Some("switch1 port 14".to_owned()),
+                ..Nic::default()
             }],
-            pci: Vec::new(),
-            gpus: Vec::new(),
-            firmware: Firmware {
-                mode: FirmwareMode::BIOS,
-                secure_boot: None,
-            },
-            tpm: None,
-            bmc: None,
+            ..Inventory::default()
         }
     }
 
