@@ -14,9 +14,9 @@ class Server:
         self.program, self.network, self.folder, self.loaders = program, network, folder, loaders
         self.own, self.verbosity = address, log
         self.process = self.second = None
-        (folder / "media").mkdir()
+        (folder / "media/amd64").mkdir(parents=True)
         for name in ("vmlinuz", "initramfs.zst"):
-            (folder / "media" / name).write_bytes(bytes(1000))
+            (folder / "media/amd64" / name).write_bytes(bytes(1000))
 
     def start(self, dhcp):
         """Until everything is there; `dhcp` is the flag's value."""

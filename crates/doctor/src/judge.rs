@@ -309,9 +309,9 @@ fn boot_server(facts: &Facts, server: &BootServer) -> Vec<Finding> {
         findings.push(tried(
             "bootMedia",
             &server.media,
-            &format!("{name} has boot media"),
-            &format!("{name} has no boot media"),
-            "build them with `kube-baremetal bootmedia build`, and start the boot server with --media-dir",
+            &format!("{name} has boot media for amd64"),
+            &format!("{name} has no boot media for amd64"),
+            "build them with `kube-baremetal bootmedia build`, and start the boot server with --media-dir; where all machines are of another architecture, nothing is missing",
         ));
     }
     findings.push(tried(

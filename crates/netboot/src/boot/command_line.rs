@@ -1,6 +1,6 @@
 //! The kernel command line of the agent, the same for every loader: words of types that print harmlessly, of constants, and of what was checked at start.
 
-use agent_protocol::link::Link;
+use agent_protocol::{architecture::Architecture, link::Link};
 
 use super::{host::Host, query::BootRequest};
 
@@ -20,6 +20,8 @@ pub(crate) struct AgentBoot<'a> {
     /// Base64url and dots, made by us.
     pub token: &'a str,
     pub request: &'a BootRequest,
+    /// Of the media that are loaded.
+    pub architecture: Architecture,
     pub link: &'a Link,
     /// Checked when the configuration was read.
     pub arguments: &'a [String],
@@ -50,9 +52,19 @@ impl AgentBoot<'_> {
             format!("BOOTIF=01-{mac}"),
         ];
         words.extend(self.link.words());
-        words.extend(["console=tty0".to_owned(), "console=ttyS0,115200".to_owned(), "quiet".to_owned()]);
+        words.extend(consoles(self.architecture).iter().map(|word| (*word).to_owned()));
+        words.push("quiet".to_owned());
         words.extend(self.arguments.iter().map(|argument| plain(argument)));
         words
+    }
+}
+
+/// The screen, and the serial port that servers have: a 16550 on x86; on arm64 that, or the PL011 that Arm's Server Base System Architecture asks for. One that is not there is
+/// passed over; the last one is where PID 1 begins to write.
+const fn consoles(architecture: Architecture) -> &'static [&'static str] {
+    match architecture {
+        Architecture::Amd64 => &["console=tty0", "console=ttyS0,115200"],
+        Architecture::Arm64 => &["console=tty0", "console=ttyS0,115200", "console=ttyAMA0,115200"],
     }
 }
 
