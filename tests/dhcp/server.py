@@ -54,11 +54,11 @@ class Server:
     def get(self, plural, name):
         return self.api.call("GET", f"{plural}/{name}")[1]
 
-    def post(self, plural, kind, name, spec):
-        return self.api.call("POST", plural, {"kind": kind, "metadata": {"name": name}, "spec": spec})
+    def post(self, plural, kind, name, spec, **further):
+        return self.api.call("POST", plural, {"kind": kind, "metadata": {"name": name}, "spec": spec, **further})
 
-    def create(self, plural, kind, name, spec):
-        code, told = self.post(plural, kind, name, spec)
+    def create(self, plural, kind, name, spec, **further):
+        code, told = self.post(plural, kind, name, spec, **further)
         if code != 201:
             raise SystemExit(f"{kind} {name} was not created: {told}")
 

@@ -223,6 +223,7 @@ fn agrees(offer: &Offer, ours: Ipv4Addr, table: &BootTable) -> bool {
     };
     match table.get(firmware) {
         Some(Boot::Tftp(file)) => offer.boot_file == **file && offer.next_server == Some(ours),
+        Some(Boot::TftpFrom(server, file)) => offer.boot_file == **file && offer.next_server == Some(*server),
         Some(Boot::Http(url) | Boot::Script(url)) => offer.boot_file == **url,
         Some(Boot::RaspberryPi | Boot::Nothing) | None => false,
     }

@@ -20,7 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     agent_api, boot,
     config::{Config, LanInterface},
-    dhcp::{self, Full, Giving, others::Others},
+    dhcp::{self, Full, Giving, Known, others::Others},
     error::{Error, chain},
     guest_api,
     image_store::{
@@ -200,13 +200,17 @@ impl Netboot {
             metrics.clone(),
         ));
         let networks = Arc::new(Networks::default());
+        let known = Known {
+            networks: networks.clone(),
+            machines: cache.clone(),
+        };
         let giving = giving(&config, &networks, &store, &metrics);
         let lan = config
             .lan
             .as_ref()
             .map(|lan| {
                 let http_port = addresses.http.port();
-                Lan::open(lan, &loaders, http_port, &networks, giving.as_ref(), &metrics, &timelines)
+                Lan::open(lan, &loaders, http_port, &known, giving.as_ref(), &metrics, &timelines)
             })
             .transpose()?;
         let seeds = Arc::new(Seeds::default());
