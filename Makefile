@@ -8,6 +8,8 @@ CARGO ?= cargo
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 KBM := $(TARGET)/debug/kube-baremetal
 AGENT := $(TARGET)/agent/x86_64-unknown-linux-gnu/agent/kube-baremetal-agent
+AGENT_ARM64 := $(TARGET)/agent/aarch64-unknown-linux-gnu/agent/kube-baremetal-agent
+# A folder for each architecture.
 MEDIA := $(TARGET)/bootmedia
 IMAGE := $(TARGET)/images/debian.raw.zst
 CONTROL_PLANE := $(TARGET)/kubernetes/control-plane
@@ -33,11 +35,22 @@ agent: setup ## Build the static agent that runs on the machines
 	@# Static linking is a flag for every crate, so the agent has a target folder of its own.
 	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build -p agent --bin kube-baremetal-agent --target x86_64-unknown-linux-gnu --profile agent --target-dir $(TARGET)/agent
 
-.PHONY: bootmedia linuxkit
+.PHONY: agent-arm64
+agent-arm64: setup ## Cross-build the static agent for arm64
+	@scripts/setup --arm64
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc RUSTFLAGS="-C target-feature=+crt-static" \
+	  $(CARGO) build -p agent --bin kube-baremetal-agent --target aarch64-unknown-linux-gnu --profile agent --target-dir $(TARGET)/agent
+
+# Packages of both architectures are kept here.
+PACKAGES := $(HOME)/.cache/kube-baremetal/packages
+
+.PHONY: bootmedia bootmedia-arm64 linuxkit
 bootmedia: build agent ## Build kernel and initramfs for network boot
-	@mkdir -p $(HOME)/.cache/kube-baremetal/packages
-	$(KBM) bootmedia build --agent $(AGENT) --output $(MEDIA) --cache $(HOME)/.cache/kube-baremetal/packages
+	$(KBM) bootmedia build --architecture amd64 --agent $(AGENT) --output $(MEDIA) --cache $(PACKAGES)
 linuxkit: bootmedia
+
+bootmedia-arm64: build agent-arm64 ## The same for arm64 machines (Debian's kernel for arm64; apt's own lists stay as they are)
+	$(KBM) bootmedia build --architecture arm64 --agent $(AGENT_ARM64) --output $(MEDIA) --cache $(PACKAGES)
 
 .PHONY: image
 image: setup ## Build the Debian disk image (kept by content)
@@ -57,7 +70,7 @@ demo: build bootmedia image loaders ## Show the whole life of two machines in QE
 	else printf 'demo: without our own DHCP and without Secure Boot, because %s\n' "$$why"; $$demo; fi
 
 .PHONY: test-all
-test-all: test test-firmware test-doctor test-dhcp test-vlan test-outage test-power-cuts swarm replicas durability bench-api test-libvirt test-deploy oci-image test-oci conformance-defects conformance-long test-oldest bench-api-cost fuzz ## All of that, and the suites that take longer
+test-all: test bootmedia-arm64 test-firmware test-doctor test-dhcp test-vlan test-outage test-power-cuts swarm replicas durability bench-api test-libvirt test-deploy oci-image test-oci conformance-defects conformance-long test-oldest bench-api-cost fuzz ## All of that, and the suites that take longer
 
 .PHONY: test
 test: setup control-plane helm kubectl-oldest ## Everything set up, all tests that fit into an hour
@@ -96,7 +109,7 @@ loaders: setup ## Fetch boot loaders for `kube-baremetal up --loaders`, among th
 FIRMWARE := scripts/namespaces python3 tests/firmware --program $(KBM) --media $(MEDIA) --image $(IMAGE) --loaders $(LOADERS)/usr/lib --peers $(TARGET)/firmware
 
 .PHONY: test-firmware
-test-firmware: loaders image ## Boot real firmware in QEMU on a LAN with a house router and our ProxyDHCP beside it, in network namespaces (an hour; needs `make bootmedia`)
+test-firmware: loaders image ## Boot real firmware in QEMU on a LAN with a house router and our ProxyDHCP beside it, in network namespaces (an hour; needs `make bootmedia bootmedia-arm64`)
 	@scripts/setup --firmware
 	@python3 tests/kea.py $(TARGET)/firmware > /dev/null
 	$(CARGO) build --workspace --bin kube-baremetal
@@ -145,7 +158,7 @@ test-outage: control-plane helm ## Restart fifty machines in use while the API s
 
 .PHONY: bench-boot
 bench-boot: bootmedia ## Size of the boot media, and time from kernel start to the agent's session (TCG, 512 MiB)
-	@ls -l $(MEDIA)/vmlinuz $(MEDIA)/initramfs.zst
+	@ls -l $(MEDIA)/amd64/vmlinuz $(MEDIA)/amd64/initramfs.zst
 	@$(MAKE) --no-print-directory test-boot | grep -E 'after (QEMU|kernel)|test result'
 
 .PHONY: swarm

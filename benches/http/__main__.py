@@ -63,7 +63,7 @@ def main():
     if os.geteuid() != 0:
         raise SystemExit("bench-http: needs root, for a network namespace")
     missing = [tool for tool in ("wrk", "nginx") if not shutil.which(tool, path="/usr/sbin:/usr/bin")]
-    missing += [str(path) for path in (arguments.program, arguments.media / "initramfs.zst") if not path.exists()]
+    missing += [str(path) for path in (arguments.program, arguments.media / "amd64/initramfs.zst") if not path.exists()]
     if missing:
         raise SystemExit(f"bench-http: {', '.join(missing)} missing: `make bench-http` sets everything up")
     if INSIDE not in os.environ:
@@ -71,7 +71,7 @@ def main():
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 
     busy = machine.busy_share(2.0)
-    print(f"{platform.release()}, {os.cpu_count()} processors; initramfs of {(arguments.media / 'initramfs.zst').stat().st_size:,} bytes, {arguments.clients} clients")
+    print(f"{platform.release()}, {os.cpu_count()} processors; initramfs of {(arguments.media / 'amd64/initramfs.zst').stat().st_size:,} bytes, {arguments.clients} clients")
     print(f"before the first round {busy:.0%} of the processors were busy with other things" + ("" if busy < 0.05 else ": NOT A QUIET MACHINE, take the figures as orientation only"))
     results, failed = {}, False
     with tempfile.TemporaryDirectory(prefix="kbm-http.") as folder:
@@ -80,7 +80,7 @@ def main():
         servers = start(arguments, folder)
         try:
             for server in servers:
-                same_bytes(server, arguments.media / "initramfs.zst")
+                same_bytes(server, arguments.media / "amd64/initramfs.zst")
             for round_number in range(arguments.runs):
                 for server in servers:
                     run = measure(arguments, server)
@@ -110,11 +110,11 @@ http {{ access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000; 
     files = folder / "files"
     files.mkdir(mode=0o755)
     # Only root may look into many home folders, and nginx's worker is not root.
-    shutil.copyfile(arguments.media / "initramfs.zst", files / "initramfs")
+    shutil.copyfile(arguments.media / "amd64/initramfs.zst", files / "initramfs")
     log = open(folder / "log", "wb")
     servers = []
     try:
-        servers.append(Server("kube-baremetal", command, "http://127.0.0.1:7080/boot/media/initramfs", log))
+        servers.append(Server("kube-baremetal", command, "http://127.0.0.1:7080/boot/media/amd64/initramfs", log))
         servers.append(Server("nginx", ["nginx", "-c", nginx], "http://127.0.0.1:7081/boot/media/initramfs", log))
         for server in servers:
             end = time.monotonic() + 60

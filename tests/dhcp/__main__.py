@@ -85,6 +85,25 @@ def describe(server):
     server.create("baremetaladdresses", "BareMetalAddress", "lan.0a4e0014", spec)
 
 
+WRONG_LOADERS = {
+    "neither loader nor URL": [{"firmware": "Bios"}],
+    "both": [{"firmware": "Bios", "loader": "Ipxe", "url": "tftp://10.78.0.9/x"}],
+    "a firmware twice": [{"firmware": "Bios", "loader": "Ipxe"}, {"firmware": "Bios", "loader": "Nothing"}],
+    "a firmware that there is not": [{"firmware": "Openfirmware", "loader": "Nothing"}],
+    "HTTP for who boots by TFTP": [{"firmware": "UefiX64", "url": "http://10.78.0.9/x.efi"}],
+    "TFTP for who boots by HTTP": [{"firmware": "HttpX64", "url": "tftp://10.78.0.9/x.efi"}],
+    "a server by name": [{"firmware": "Bios", "url": "tftp://boot.example/x"}],
+    "an address that is none": [{"firmware": "Bios", "url": "tftp://10.78.0.999/x"}],
+    "a signed loader for BIOS": [{"firmware": "Bios", "loader": "Signed"}],
+    "iPXE for iPXE": [{"firmware": "Ipxe", "loader": "Ipxe"}],
+    "the same by URL": [{"firmware": "Ipxe", "url": "http://10.78.0.9/undionly.kpxe?x=1"}],
+    "a variable of iPXE": [{"firmware": "Ipxe", "url": "http://10.78.0.9/${uuid}"}],
+    "a line break": [{"firmware": "Ipxe", "url": "http://10.78.0.9/a\nb"}],
+    "a path upwards": [{"firmware": "Bios", "url": "tftp://10.78.0.9/../x"}],
+    "a file": [{"firmware": "HttpX64", "url": "file:///etc/passwd"}],
+}
+
+
 def refusals(scene):
     """What makes no sense is refused at the door."""
     plan = {"prefix": "10.90.0.0/24", "ranges": [{"first": "10.90.0.10", "last": "10.90.0.20"}], "gateway": "10.90.0.1"}
@@ -98,6 +117,7 @@ def refusals(scene):
         ("one that is no address", {"ipv4": ranged("x", "10.90.0.5")}),
         ("one of IPv6", {"ipv6": {"prefix": "2001:db8::/64", "dynamicRanges": [{"first": "2001:db8::1", "last": "2001:db8::2"}]}}),
         ("a lease of a minute", {"ipv4": plan, "leaseSeconds": 60}),
+        *((f"bootLoaders: {what}", {"ipv4": plan, "bootLoaders": rows}) for what, rows in WRONG_LOADERS.items()),
     ):
         scene.expect(f"refused: {what}", scene.server.refuses("baremetalnetworks", "BareMetalNetwork", "wrong", spec))
     spec = {"address": "10.78.0.21", "networkName": "lan"}
@@ -227,6 +247,36 @@ def replicas(scene):
     scene.expect("when one is gone, the other one knows its leases", [one["address"] for one in kept], addresses)
 
 
+def boot_loaders(scene):
+    """A network and a machine are given something else to boot, with addresses and by ProxyDHCP."""
+    network, server = scene.network, scene.server
+    stranger, known = "02:00:5e:00:53:50", "02:00:5e:00:53:51"
+    inventory = {"system": {}, "cpu": {"architecture": "amd64", "sockets": 1, "cores": 1, "threads": 1}, "memory": {"bytes": 1 << 30}, "firmware": {"mode": "BIOS"}}
+    nic = {"name": "eth0", "mac": known, "link": True, "boot": True}
+    server.create("baremetaldiscoveries", "BareMetalDiscovery", "known", {}, status={"inventory": inventory | {"nics": [nic]}})
+    rows = [{"firmware": "Bios", "loader": "Ipxe"}, {"firmware": "Ipxe", "url": "http://10.78.0.9/menu.ipxe"}]
+    server.create("baremetalhardware", "BareMetalHardware", "known", {"discoveryName": "known", "bootLoaders": rows})
+    server.patch("baremetalnetworks", "lan", {"spec": {"bootLoaders": [{"firmware": "Bios", "url": "tftp://10.78.0.9/theirs.0"}]}})
+
+    def told(mac, firmware):
+        offer = ask(network, "client", mac=mac, firmware=firmware, patience=6)["offer"] or {}
+        return offer.get("file"), offer.get("next")
+
+    for mode in ("full", "proxy"):
+        server.stop()
+        server.start(f"lan0={mode}")
+        scene.expect(f"{mode}: the network's loader, from its server", told(stranger, "bios"), ("theirs.0", "10.78.0.9"))
+        scene.expect(f"{mode}: iPXE is led to us as ever", told(stranger, "ipxe")[0], f"http://{SERVER}:8080/boot/ipxe")
+        scene.expect(f"{mode}: a machine's own row outweighs it", told(known, "bios"), ("undionly.kpxe", SERVER))
+        scene.expect(f"{mode}: and its iPXE gets its own script", told(known, "ipxe")[0], "http://10.78.0.9/menu.ipxe")
+    server.patch("baremetalhardware", "known", {"spec": {"bootLoaders": [{"firmware": "Bios", "loader": "Nothing"}]}})
+    scene.expect("a machine that is to be left alone is", told(known, "bios"), (None, None))
+    server.patch("baremetalnetworks", "lan", {"spec": {"bootLoaders": []}})
+    scene.expect("without the row all is as before, at once", told(stranger, "bios"), ("undionly.kpxe", SERVER))
+    server.stop()
+    server.start("lan0=full")
+
+
 def modes(scene):
     """An interface may do less than its network says, and never more."""
     network, server = scene.network, scene.server
@@ -257,7 +307,7 @@ def main():
     if os.geteuid() != 0:
         raise SystemExit("network namespaces need root: scripts/namespaces python3 tests/dhcp ...")
     started = time.monotonic()
-    parts = (refusals, packets, real_clients, relayed, rogue, restarts, replicas, modes)
+    parts = (refusals, packets, real_clients, relayed, rogue, restarts, replicas, boot_loaders, modes)
     with tempfile.TemporaryDirectory() as folder, Network() as network:
         folder = Path(folder)
         (folder / "loaders").mkdir()

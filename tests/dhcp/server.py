@@ -14,9 +14,9 @@ class Server:
         self.program, self.network, self.folder, self.loaders = program, network, folder, loaders
         self.own, self.verbosity = address, log
         self.process = self.second = None
-        (folder / "media").mkdir()
+        (folder / "media/amd64").mkdir(parents=True)
         for name in ("vmlinuz", "initramfs.zst"):
-            (folder / "media" / name).write_bytes(bytes(1000))
+            (folder / "media/amd64" / name).write_bytes(bytes(1000))
 
     def start(self, dhcp):
         """Until everything is there; `dhcp` is the flag's value."""
@@ -54,11 +54,11 @@ class Server:
     def get(self, plural, name):
         return self.api.call("GET", f"{plural}/{name}")[1]
 
-    def post(self, plural, kind, name, spec):
-        return self.api.call("POST", plural, {"kind": kind, "metadata": {"name": name}, "spec": spec})
+    def post(self, plural, kind, name, spec, **further):
+        return self.api.call("POST", plural, {"kind": kind, "metadata": {"name": name}, "spec": spec, **further})
 
-    def create(self, plural, kind, name, spec):
-        code, told = self.post(plural, kind, name, spec)
+    def create(self, plural, kind, name, spec, **further):
+        code, told = self.post(plural, kind, name, spec, **further)
         if code != 201:
             raise SystemExit(f"{kind} {name} was not created: {told}")
 

@@ -187,7 +187,7 @@ def play(scene):
     house = network.dhcp_server("house", folder, "10.79.0.100", "10.79.0.150")
 
     network.stop(server)
-    (folder / "media" / "vmlinuz").unlink()
+    (folder / "media/amd64/vmlinuz").unlink()
     server = scene.up()
     want = {"port67": "problem", "port4011": "problem", "tftp": "unknown", "bootMedia": "problem"}
     scene.expect("no ProxyDHCP, and no boot media", scene.doctor("desk", *to_server), (1, unknown | want))
@@ -206,7 +206,7 @@ def recipes(scene, house):
     recipe = subprocess.check_output([scene.program, "--log", "warn", "netboot", "options", "--server", SERVER, "--format", "dnsmasq"], text=True)
     (folder / "recipe.conf").write_text(recipe)
     network.dhcp_server("house", folder, "10.79.0.100", "10.79.0.150", configuration=folder / "recipe.conf")
-    (folder / "media" / "vmlinuz").write_bytes(bytes(100_000))
+    (folder / "media/amd64/vmlinuz").write_bytes(bytes(100_000))
     server = scene.up("--dhcp", "eth0")
     scene.expect("the house's DHCP server with our recipe", scene.doctor("desk", "--server", SERVER), (0, {"machines": "unknown"}))
     scene.expect("it points machines at us", f"{HOUSE} " in scene.seen("bootOptions") and "points machines at us" in scene.seen("bootOptions"), True)
@@ -225,9 +225,9 @@ def main():
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, Network() as network:
         folder = Path(folder)
-        (folder / "media").mkdir()
+        (folder / "media/amd64").mkdir(parents=True)
         for name in ("vmlinuz", "initramfs.zst"):
-            (folder / "media" / name).write_bytes(bytes(100_000))
+            (folder / "media/amd64" / name).write_bytes(bytes(100_000))
         scene = Scene(arguments.program.resolve(), network, folder)
         play(scene)
     print(f"{len(scene.failures)} failures, {time.monotonic() - started:.0f} s")

@@ -64,6 +64,10 @@ class Row:
     def secure(self):
         return self.firmware.startswith("secure")
 
+    @property
+    def architecture(self):
+        return "arm64" if self.firmware.startswith("arm64") else "amd64"
+
 
 IPXE = ("--uefi-loader", "ipxe")
 ROWS = {
@@ -75,9 +79,8 @@ ROWS = {
     "secure": Row("secure", targets=("agent", "disk", "provisioned", "reboots")),
     "secure-ipxe": Row("secure", IPXE, targets=("refused",)),
     "secure-http": Row("secure-http"),
-    # There are no boot media for arm64 yet: its own disk is all that it can be told.
-    "arm64": Row("arm64", targets=("disk",)),
-    "arm64-http": Row("arm64-http", targets=("disk",)),
+    "arm64": Row("arm64"),
+    "arm64-http": Row("arm64-http"),
 }
 # Rows that are tried with every way to share the DHCP.
 SHARED = ("bios", "pxe", "http", "secure", "arm64")
@@ -104,7 +107,7 @@ def cell(arguments, folder, name):
         bios_disk(disk)
     elif row.secure:
         signed_disk(disk, arguments.loaders)
-    elif row.firmware.startswith("arm64"):
+    elif row.architecture == "arm64":
         signed_disk(disk, arguments.loaders, "arm64", "aa64")
     else:
         uefi_disk(disk)
@@ -144,6 +147,9 @@ def agent(row, server, machine):
     wanted = {"mode": "BIOS"} if row.firmware == "bios" else {"mode": "UEFI", "secureBoot": row.secure}
     if any(firmware.get(field) != value for field, value in wanted.items()):
         raise SystemExit(f"the agent found {firmware}, and not {wanted}")
+    architecture = server.discovery()["status"]["inventory"]["cpu"]["architecture"]
+    if architecture != row.architecture:
+        raise SystemExit(f"the agent is of {architecture}, and the machine of {row.architecture}")
     return f"the agent's session after {seconds:.0f} s"
 
 
@@ -207,8 +213,12 @@ def main():
     for path in (arguments.program, arguments.media, arguments.image, arguments.loaders, arguments.ovmf):
         if not path.exists():
             raise SystemExit(f"firmware: {path} is missing; `make build bootmedia image loaders` makes programs, boot media, image and loaders")
-    folder = Path(tempfile.mkdtemp(prefix="kbm-firmware-"))
     names = arguments.only or (SHORT if arguments.short else CELLS)
+    for architecture in sorted({ROWS[CELLS[name][0]].architecture for name in names if CELLS[name][1] != "disk"}):
+        if not (arguments.media / architecture / "vmlinuz").exists():
+            target = "bootmedia" if architecture == "amd64" else f"bootmedia-{architecture}"
+            raise SystemExit(f"firmware: {arguments.media}/{architecture} has no boot media; `make {target}` makes them, or leave those cells out with --only")
+    folder = Path(tempfile.mkdtemp(prefix="kbm-firmware-"))
     failed = 0
     for name in names:
         try:

@@ -1,5 +1,6 @@
 //! The words that an agent and a server exchange, and nothing else: no sockets, no files, no clock.
 //!
+//! * [`architecture`]: processors that we have programs for.
 //! * [`identity`]: MAC addresses and SMBIOS UUIDs as typed values.
 //! * [`inventory`] and [`disk`]: what a machine says of itself.
 //! * [`link`]: VLAN, MTU and bond of an agent's network.
@@ -16,6 +17,7 @@
 //!
 //! Protocol version rule: the server answers agents of [`PROTOCOL_VERSION`] and of the version before it.
 
+pub mod architecture;
 pub mod disk;
 pub mod guest;
 pub mod identity;

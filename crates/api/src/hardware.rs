@@ -19,6 +19,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    boot_loader::{BootLoader, MAX_BOOT_LOADERS},
     boot_network::BootNetwork,
     common::{NetworkRef, Taint},
     gate::Gate,
@@ -75,6 +76,10 @@ pub struct BareMetalHardwareSpec {
     /// How the agent goes on after the machine's firmware. Left out: as the network says that firmware booted from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_network: Option<BootNetwork>,
+    /// What this machine's firmware is given to boot, where it is not what its network says or netboot would choose. It holds on every network, for the MAC addresses in the machine's inventory.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_BOOT_LOADERS), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["firmware"]))]
+    pub boot_loaders: Vec<BootLoader>,
     /// Keeps instances away unless they tolerate it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]

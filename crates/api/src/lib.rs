@@ -16,6 +16,7 @@
 //! This crate holds types, defaults, CEL rules and names. It decides nothing (`lifecycle` does) and talks to nobody.
 
 pub mod address;
+pub mod boot_loader;
 pub mod boot_network;
 pub mod common;
 pub mod conditions;
@@ -31,6 +32,7 @@ pub mod policy;
 pub mod timeline;
 
 pub use address::{BareMetalAddress, BareMetalAddressSpec};
+pub use boot_loader::BootLoader;
 pub use boot_network::BootNetwork;
 pub use discovery::{BareMetalDiscovery, BareMetalDiscoverySpec, BareMetalDiscoveryStatus};
 pub use endpoint::{BareMetalEndpoint, BareMetalEndpointSpec, BareMetalEndpointStatus};

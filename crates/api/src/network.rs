@@ -5,7 +5,10 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::boot_network::BootNetwork;
+use crate::{
+    boot_loader::{BootLoader, MAX_BOOT_LOADERS},
+    boot_network::BootNetwork,
+};
 
 /// A CEL expression: an IPv4 address as a number. The list of one stands for a variable, which CEL of Kubernetes has none of.
 macro_rules! number {
@@ -102,6 +105,10 @@ pub struct BareMetalNetworkSpec {
     /// How the agent goes on, on machines whose firmware booted from this network. What a BareMetalHardware says outweighs it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_network: Option<BootNetwork>,
+    /// What firmware is given to boot there, where it is not what netboot would choose. What a BareMetalHardware says outweighs it, row by row.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_BOOT_LOADERS), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["firmware"]))]
+    pub boot_loaders: Vec<BootLoader>,
     /// Which DHCP service netboot offers there.
     #[serde(default)]
     pub dhcp: DhcpMode,
@@ -130,6 +137,7 @@ impl Default for BareMetalNetworkSpec {
             lease_seconds: default_lease_seconds(),
             image_sharing: ImageSharing::default(),
             boot_network: None,
+            boot_loaders: Vec::new(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The kernel command line of the agent, the same for every loader: words of types that print harmlessly, of constants, and of what was checked at start.
 
-use agent_protocol::link::Link;
+use agent_protocol::{architecture::Architecture, link::Link};
 
 use super::{host::Host, query::BootRequest};
 
@@ -23,6 +23,8 @@ pub struct AgentBoot<'a> {
     pub token: &'a str,
     /// What the machine asked.
     pub request: &'a BootRequest,
+    /// Of the media that are loaded.
+    pub architecture: Architecture,
     /// How the agent goes on from the network that firmware booted from.
     pub link: &'a Link,
     /// Checked when the configuration was read.
@@ -54,9 +56,19 @@ impl AgentBoot<'_> {
             format!("BOOTIF=01-{mac}"),
         ];
         words.extend(self.link.words());
-        words.extend(["console=tty0".to_owned(), "console=ttyS0,115200".to_owned(), "quiet".to_owned()]);
+        words.extend(consoles(self.architecture).iter().map(|word| (*word).to_owned()));
+        words.push("quiet".to_owned());
         words.extend(self.arguments.iter().map(|argument| plain(argument)));
         words
+    }
+}
+
+/// The screen, and the serial port that servers have: a 16550 on x86; on arm64 that, or the PL011 that Arm's Server Base System Architecture asks for. One that is not there is
+/// passed over; the last one is where PID 1 begins to write.
+const fn consoles(architecture: Architecture) -> &'static [&'static str] {
+    match architecture {
+        Architecture::Amd64 => &["console=tty0", "console=ttyS0,115200"],
+        Architecture::Arm64 => &["console=tty0", "console=ttyS0,115200", "console=ttyAMA0,115200"],
     }
 }
 
@@ -67,14 +79,14 @@ fn plain(text: &str) -> String {
         .collect()
 }
 
-/// As much as a network or a hardware object can say, for the tests of both loaders.
+/// An answer that loads the agent, told as much as a network or a hardware object can say, for the tests of both loaders.
 #[cfg(test)]
-pub(crate) fn told() -> Link {
+pub(crate) fn agent_with(loader: crate::Loader, request: &BootRequest, host: &Host, server: &str, arguments: &[String]) -> String {
     use agent_protocol::{
         identity::MacAddress,
         link::{Bond, BondMode, LacpRate, TransmitHash},
     };
-    Link {
+    let link = Link {
         vlan: Some(42),
         mtu: Some(9000),
         bond: Some(Bond {
@@ -83,5 +95,17 @@ pub(crate) fn told() -> Link {
             lacp_rate: Some(LacpRate::Fast),
             transmit_hash: Some(TransmitHash::Layer3And4),
         }),
-    }
+    };
+    loader.agent(&AgentBoot {
+        host,
+        tls_port: 8443,
+        advertise: &["192.0.2.8".to_owned()],
+        servers: &[format!("https://{host}:8443"), server.to_owned()],
+        pin: "00",
+        token: "kbm1.a.b",
+        request,
+        architecture: request.architecture().unwrap_or(Architecture::Amd64),
+        link: &link,
+        arguments,
+    })
 }

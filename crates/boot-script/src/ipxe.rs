@@ -32,9 +32,13 @@ pub fn ask() -> String {
 pub fn agent(boot: &AgentBoot<'_>) -> String {
     let mut text = String::from("#!ipxe\necho Kube BareMetal: loading the agent\n");
     // The UEFI build of old iPXE hands an initramfs over only where the kernel line names it.
-    text.push_str("kernel /boot/media/vmlinuz initrd=initramfs ");
-    text.push_str(&boot.words().join(" "));
-    text.push_str(" || goto failed\ninitrd --name initramfs /boot/media/initramfs || goto failed\nboot || goto failed\n:failed\n");
+    let (architecture, words) = (boot.architecture, boot.words().join(" "));
+    let written = write!(
+        text,
+        "kernel /boot/media/{architecture}/vmlinuz initrd=initramfs {words} || goto failed\n\
+         initrd --name initramfs /boot/media/{architecture}/initramfs || goto failed\nboot || goto failed\n:failed\n"
+    );
+    debug_assert!(written.is_ok(), "writing to a String does not fail");
     text.push_str("echo Kube BareMetal: the agent could not be loaded\n");
     text.push_str("imgfree\n");
     retry(&mut text, boot.request);
@@ -106,22 +110,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{
-        super::{command_line::told, host::Host},
+        super::{Loader, command_line, host::Host},
         *,
     };
 
     fn agent_with(request: &BootRequest, host: &Host, arguments: &[String]) -> String {
-        agent(&AgentBoot {
-            host,
-            tls_port: 8443,
-            advertise: &["192.0.2.8".to_owned()],
-            servers: &["https://10.0.2.2:8443".to_owned(), "https://10.0.2.3:8443".to_owned()],
-            pin: "00",
-            token: "kbm1.a.b",
-            request,
-            link: &told(),
-            arguments,
-        })
+        command_line::agent_with(Loader::Ipxe, request, host, "https://10.0.2.3:8443", arguments)
     }
 
     #[test]
@@ -131,9 +125,9 @@ mod tests {
         let text = agent_with(&request, &Host::parse("10.0.2.2").unwrap(), &["debug=1".to_owned()]);
         assert!(text.starts_with("#!ipxe\n"));
         assert!(text.contains(
-            "kernel /boot/media/vmlinuz initrd=initramfs kbm.server=https://10.0.2.2:8443,https://192.0.2.8:8443,https://10.0.2.3:8443 kbm.ca=00 kbm.token=kbm1.a.b BOOTIF=01-52-54-00-12-34-56 kbm.vlan=42 kbm.mtu=9000 kbm.bond=802.3ad kbm.bond-members=02:00:00:00:00:01,02:00:00:00:00:02 kbm.bond-lacp-rate=fast kbm.bond-hash=layer3+4 console=tty0 console=ttyS0,115200 quiet debug=1 ||"
+            "kernel /boot/media/amd64/vmlinuz initrd=initramfs kbm.server=https://10.0.2.2:8443,https://192.0.2.8:8443,https://10.0.2.3:8443 kbm.ca=00 kbm.token=kbm1.a.b BOOTIF=01-52-54-00-12-34-56 kbm.vlan=42 kbm.mtu=9000 kbm.bond=802.3ad kbm.bond-members=02:00:00:00:00:01,02:00:00:00:00:02 kbm.bond-lacp-rate=fast kbm.bond-hash=layer3+4 console=tty0 console=ttyS0,115200 quiet debug=1 ||"
         ));
-        assert!(text.contains("initrd --name initramfs /boot/media/initramfs"));
+        assert!(text.contains("initrd --name initramfs /boot/media/amd64/initramfs"));
     }
 
     #[test]

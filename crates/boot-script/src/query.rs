@@ -1,6 +1,9 @@
 //! The parameters of a boot request, as types.
 
-use agent_protocol::identity::{MacAddress, SystemUuid};
+use agent_protocol::{
+    architecture::Architecture,
+    identity::{MacAddress, SystemUuid},
+};
 
 /// What iPXE runs on (its `${platform}`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +105,15 @@ fn once<'a>(slot: &mut Option<&'a str>, name: &'static str, value: &'a str) -> R
 }
 
 impl BootRequest {
+    /// Whose boot media the machine can run. iPXE for BIOS calls itself `i386` on every x86 machine, and whoever says nothing but BIOS is one.
+    pub fn architecture(&self) -> Option<Architecture> {
+        match (self.buildarch, self.platform) {
+            (BuildArch::X86_64 | BuildArch::I386, _) | (BuildArch::Other, Platform::Bios) => Some(Architecture::Amd64),
+            (BuildArch::Arm64, _) => Some(Architecture::Arm64),
+            (BuildArch::Arm32, _) | (BuildArch::Other, Platform::Efi | Platform::Other) => None,
+        }
+    }
+
     /// Parameters beyond those known are ignored.
     pub fn parse(query: &str) -> Result<Self, QueryError> {
         if query.len() > MAX_QUERY {
@@ -151,6 +163,28 @@ impl BootRequest {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kernel_is_for_the_processor_that_asks() {
+        let of = |query: &str| {
+            BootRequest::parse(&format!("mac=52-54-00-12-34-56&{query}"))
+                .unwrap()
+                .architecture()
+        };
+        for (query, want) in [
+            ("platform=pcbios&buildarch=i386", Some(Architecture::Amd64)),
+            ("platform=pcbios&buildarch=x86_64", Some(Architecture::Amd64)),
+            ("platform=pcbios", Some(Architecture::Amd64)),
+            ("platform=efi&buildarch=x86_64", Some(Architecture::Amd64)),
+            ("platform=efi&buildarch=arm64", Some(Architecture::Arm64)),
+            ("platform=efi&buildarch=arm32", None),
+            ("platform=efi&buildarch=arm", None),
+            ("platform=efi&buildarch=riscv64", None),
+            ("platform=efi", None),
+        ] {
+            assert_eq!(of(query), want, "{query}");
+        }
+    }
 
     #[test]
     fn what_ipxe_sends_is_read_and_the_rest_is_refused() {

@@ -1,14 +1,15 @@
-//! Builds the boot media without the rest of the project: `cargo run -p bootmedia --example build -- AGENT OUTPUT [KERNEL.deb [FIRMWARE.deb..]]`.
+//! Builds the boot media without the rest of the project: `cargo run -p bootmedia --example build -- ARCHITECTURE AGENT OUTPUT [KERNEL.deb [FIRMWARE.deb..]]`.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
-    let (Some(agent), Some(output)) = (arguments.next(), arguments.next()) else {
-        eprintln!("usage: build AGENT OUTPUT [KERNEL.deb [FIRMWARE.deb..]]");
+    let architecture = arguments.next().and_then(|name| name.parse().ok());
+    let (Some(architecture), Some(agent), Some(output)) = (architecture, arguments.next(), arguments.next()) else {
+        eprintln!("usage: build amd64|arm64 AGENT OUTPUT [KERNEL.deb [FIRMWARE.deb..]]");
         return ExitCode::FAILURE;
     };
-    let mut options = bootmedia::Options::new(output, agent);
+    let mut options = bootmedia::Options::new(output, architecture, agent);
     options.kernel_package = arguments.next().map(Into::into);
     let firmware: Vec<_> = arguments.map(Into::into).collect();
     if !firmware.is_empty() {

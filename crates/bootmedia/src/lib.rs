@@ -1,7 +1,8 @@
 //! Builds the boot media: Debian's own kernel, and an initramfs with the agent as PID 1 and nothing else that runs.
 //!
 //! [`build`] takes Debian's kernel package (through apt, which verifies it, or a file), picks the modules that `bootmedia/modules.list`
-//! names with all they depend on, the firmware that `bootmedia/firmware.list` names, and writes into a folder:
+//! names with all they depend on, the firmware that `bootmedia/firmware.list` names, and writes into the folder of their architecture (`amd64`, `arm64`) in the
+//! media folder, which the boot server serves as it is:
 //!
 //! * [`KERNEL`]: the signed kernel as Debian ships it;
 //! * [`INITRAMFS`]: a cpio archive, zstd compressed: `/init` (the agent), `/sbin/modprobe` (the agent under another name: the kernel calls it),
@@ -9,13 +10,15 @@
 //! * [`MANIFEST`]: what is inside and where it came from.
 //!
 //! Invariants: equal inputs give equal bytes, whatever the clock, the umask, the file system's order or the number of processors; module
-//! signatures are never touched; no script of a package is run; nothing outside of the output folder and a temporary one is written.
+//! signatures are never touched; no script of a package is run; nothing outside of the output folder, the cache and a temporary one is written. No program of the other
+//! architecture is run, and apt's own lists stay those of the host.
 //!
-//! It does not build the agent: [`Options::agent`] is a static binary (`make agent`).
+//! It does not build the agent: [`Options::agent`] is a static binary (`make agent`, `make agent-arm64`).
 
 mod apt;
 pub mod cpio;
 pub mod deb;
+pub mod elf;
 mod firmware;
 pub mod modinfo;
 pub mod select;
@@ -29,22 +32,30 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use agent_protocol::architecture::Architecture;
+use apt::Apt;
 use deb::{Content, PackageId};
 use module_index::normalize;
 use select::{Candidate, Rules};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// File name of the kernel in the output folder.
+/// File name of the kernel in the folder of its architecture.
 pub const KERNEL: &str = "vmlinuz";
-/// File name of the initramfs in the output folder.
+/// File name of the initramfs in the folder of its architecture.
 pub const INITRAMFS: &str = "initramfs.zst";
-/// File name of the manifest in the output folder.
+/// File name of the manifest in the folder of its architecture.
 pub const MANIFEST: &str = "manifest.json";
 /// Path of the module index in the initramfs.
 pub const INDEX: &str = "lib/modules/index";
-/// The most that kernel and initramfs may have together: small machines and slow networks load them.
-pub const MAX_BYTES: u64 = 40 << 20;
+/// The most that kernel and initramfs may have together, in bytes: small machines and slow networks load them. Debian's kernel for arm64 is not compressed, because the
+/// architecture leaves that to boot loaders, and is four times as large.
+pub const fn max_bytes(architecture: Architecture) -> u64 {
+    match architecture {
+        Architecture::Amd64 => 40 << 20,
+        Architecture::Arm64 => 64 << 20,
+    }
+}
 
 /// The modules that are chosen by default.
 pub const MODULES_LIST: &str = include_str!("../../../bootmedia/modules.list");
@@ -100,11 +111,25 @@ pub enum Error {
     #[error("the kernel package does not hold all modules that others need")]
     Dependencies(#[source] module_index::IndexError),
     /// The agent is not what can run as PID 1.
-    #[error("{} is not a static Linux program: build it with `make agent`", .0.display())]
-    Agent(PathBuf),
+    #[error("{} cannot be the agent for {architecture}: {problem} (`make {}` builds it)", path.display(), agent_target(*architecture))]
+    Agent {
+        /// Which file.
+        path: PathBuf,
+        /// For which architecture it was given.
+        architecture: Architecture,
+        /// What is wrong.
+        problem: String,
+    },
     /// Too much was chosen.
-    #[error("kernel and initramfs have {0} bytes, more than {MAX_BYTES}: shorten the lists of modules and firmware")]
-    TooLarge(u64),
+    #[error("kernel and initramfs for {0} have {1} bytes, more than {max}: shorten the lists of modules and firmware", max = max_bytes(*.0))]
+    TooLarge(Architecture, u64),
+}
+
+fn agent_target(architecture: Architecture) -> &'static str {
+    match architecture {
+        Architecture::Amd64 => "agent",
+        Architecture::Arm64 => "agent-arm64",
+    }
 }
 
 /// Where firmware comes from.
@@ -122,14 +147,14 @@ pub enum FirmwareSource {
 /// What to build, and from what.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Folder that takes the results; made if missing.
+    /// The media folder; made if missing. The results go into its folder of the architecture.
     pub output: PathBuf,
+    /// For which machines.
+    pub architecture: Architecture,
     /// The static agent.
     pub agent: PathBuf,
-    /// Kernel package as a file; else [`Options::kernel_meta`] through apt.
+    /// Kernel package as a file; else what Debian's meta package (`linux-image-amd64`) stands for, through apt.
     pub kernel_package: Option<PathBuf>,
-    /// Meta package that names the kernel, `linux-image-amd64`.
-    pub kernel_meta: String,
     /// Where firmware comes from.
     pub firmware: FirmwareSource,
     /// Folder in which downloaded packages are kept; else they are forgotten.
@@ -144,18 +169,23 @@ pub struct Options {
 
 impl Options {
     /// The usual build of `agent` into `output`.
-    pub fn new(output: impl Into<PathBuf>, agent: impl Into<PathBuf>) -> Self {
+    pub fn new(output: impl Into<PathBuf>, architecture: Architecture, agent: impl Into<PathBuf>) -> Self {
         Self {
             output: output.into(),
+            architecture,
             agent: agent.into(),
             kernel_package: None,
-            kernel_meta: "linux-image-amd64".to_owned(),
             firmware: FirmwareSource::default(),
             cache: None,
             modules_list: MODULES_LIST.to_owned(),
             firmware_list: FIRMWARE_LIST.to_owned(),
             level: 19,
         }
+    }
+
+    /// Where the results are.
+    pub fn folder(&self) -> PathBuf {
+        self.output.join(self.architecture.name())
     }
 }
 
@@ -185,7 +215,7 @@ pub struct MissingFirmware {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
-    /// Go's name of the architecture: `amd64`.
+    /// Go's name of the architecture: `amd64`, `arm64`.
     pub architecture: String,
     /// `uname -r` of the kernel.
     pub kernel_version: String,
@@ -287,7 +317,7 @@ struct Firmware {
     left_out: Vec<MissingFirmware>,
 }
 
-fn gather_firmware(options: &Options, wanted: &BTreeSet<String>, cache: &Path) -> Result<Firmware, Error> {
+fn gather_firmware(options: &Options, apt: &Apt, wanted: &BTreeSet<String>, cache: &Path) -> Result<Firmware, Error> {
     let rules = Rules::parse(&options.firmware_list);
     let (mut files, mut packages, mut left_out) = (BTreeMap::new(), Vec::new(), Vec::new());
     let sources = match &options.firmware {
@@ -296,7 +326,7 @@ fn gather_firmware(options: &Options, wanted: &BTreeSet<String>, cache: &Path) -
         FirmwareSource::Apt => {
             let mut found = Vec::new();
             for package in &rules.packages {
-                match apt::download(package, None, cache) {
+                match apt.download(package, None, cache) {
                     Ok(file) => found.push(file),
                     Err(Error::Apt { problem, .. }) => left_out.push(MissingFirmware {
                         package: package.clone(),
@@ -323,38 +353,38 @@ fn gather_firmware(options: &Options, wanted: &BTreeSet<String>, cache: &Path) -
     Ok(Firmware { files, packages, left_out })
 }
 
-/// A static x86-64 Linux program has no interpreter: a dynamic one could not start where there is no libc.
-fn is_static_elf(program: &[u8]) -> bool {
-    program.starts_with(&[0x7f, b'E', b'L', b'F', 2, 1]) && !program.get(..4096).unwrap_or(program).windows(8).any(|w| w == b"/lib64/l")
-}
-
 /// Builds the media.
 ///
 /// # Errors
 /// [`Error`] that names what failed, on what, and what to do.
 pub fn build(options: &Options) -> Result<Manifest, Error> {
     let agent = fs::read(&options.agent).map_err(at("reading the agent", &options.agent))?;
-    if !is_static_elf(&agent) {
-        return Err(Error::Agent(options.agent.clone()));
-    }
-    fs::create_dir_all(&options.output).map_err(at("making the folder", &options.output))?;
+    let architecture = options.architecture;
+    elf::check(&agent, architecture).map_err(|problem| Error::Agent {
+        path: options.agent.clone(),
+        architecture,
+        problem,
+    })?;
+    let output = options.folder();
+    fs::create_dir_all(&output).map_err(at("making the folder", &output))?;
     let scratch = tempfile::tempdir().map_err(at("making a temporary folder in", &std::env::temp_dir()))?;
     let cache = options.cache.as_deref().unwrap_or(scratch.path());
     fs::create_dir_all(cache).map_err(at("making the folder", cache))?;
+    let apt = Apt::new(architecture, scratch.path())?;
 
     let package = match &options.kernel_package {
         Some(file) => file.clone(),
         None => {
-            let (name, version) = apt::kernel_behind(&options.kernel_meta)?;
+            let (name, version) = apt.kernel_behind(&format!("linux-image-{architecture}"))?;
             tracing::info!(package = name, version, "getting the kernel package");
-            apt::download(&name, Some(&version), cache)?
+            apt.download(&name, Some(&version), cache)?
         }
     };
     let kernel_package = deb::identify(&package).map_err(at("reading the kernel package", &package))?;
     let mut kernel = read_kernel_package(&package)?;
     let candidates = kernel.modules.iter().map(|(n, (c, _))| (n.clone(), c.clone())).collect();
     let selection = select::select(&candidates, &kernel.builtin, &Rules::parse(&options.modules_list)).map_err(Error::Dependencies)?;
-    let firmware = gather_firmware(options, &selection.firmware, cache)?;
+    let firmware = gather_firmware(options, &apt, &selection.firmware, cache)?;
 
     let mut archive = skeleton();
     let agent_sha256 = hex::encode(Sha256::digest(&agent));
@@ -380,9 +410,9 @@ pub fn build(options: &Options) -> Result<Manifest, Error> {
         archive.insert(&format!("lib/firmware/{path}"), file(data));
     }
 
-    let kernel_file = write(&options.output, KERNEL, |out| out.write_all(&kernel.vmlinuz))?;
+    let kernel_file = write(&output, KERNEL, |out| out.write_all(&kernel.vmlinuz))?;
     let mut unpacked_bytes = 0;
-    let initramfs = write(&options.output, INITRAMFS, |out| {
+    let initramfs = write(&output, INITRAMFS, |out| {
         let mut encoder = zstd::Encoder::new(out, options.level)?;
         // The bytes depend on whether there are workers, and not on how many: one at least, so that every machine makes the same.
         encoder.multithread(std::thread::available_parallelism().map_or(1, |n| n.get().clamp(1, 16)) as u32)?;
@@ -392,11 +422,11 @@ pub fn build(options: &Options) -> Result<Manifest, Error> {
         counter.inner.finish().map(drop)
     })?;
     let total = kernel_file.bytes + initramfs.bytes;
-    if total > MAX_BYTES {
-        return Err(Error::TooLarge(total));
+    if total > max_bytes(architecture) {
+        return Err(Error::TooLarge(architecture, total));
     }
     let manifest = Manifest {
-        architecture: "amd64".to_owned(),
+        architecture: architecture.name().to_owned(),
         kernel_version: kernel.version,
         kernel_package,
         firmware_packages: firmware.packages,
@@ -408,7 +438,7 @@ pub fn build(options: &Options) -> Result<Manifest, Error> {
         modules,
         firmware: firmware_names,
     };
-    write(&options.output, MANIFEST, |out| {
+    write(&output, MANIFEST, |out| {
         serde_json::to_writer_pretty(&mut *out, &manifest)?;
         out.write_all(b"\n")
     })?;

@@ -70,12 +70,27 @@ fn options(folder: &Path) -> Options {
             ("./lib/firmware/e100/z.bin", b"nobody asks"),
         ],
     );
-    fs::write(folder.join("agent"), [&[0x7f, b'E', b'L', b'F', 2, 1][..], &[0; 5000]].concat()).unwrap();
-    let mut options = Options::new(folder.join("out"), folder.join("agent"));
+    fs::write(folder.join("agent"), program(62, LOAD)).unwrap();
+    let mut options = Options::new(folder.join("out"), Architecture::Amd64, folder.join("agent"));
     options.kernel_package = Some(folder.join("kernel.deb"));
     options.firmware = FirmwareSource::Files(vec![folder.join("firmware.deb")]);
     options.level = 3;
     options
+}
+
+const LOAD: u32 = 1;
+const INTERP: u32 = 3;
+
+/// An ELF program of this machine (`e_machine`) with one program header of this type.
+fn program(machine: u16, header_type: u32) -> Vec<u8> {
+    let mut elf = vec![0; 64 + 56];
+    elf[..6].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1]);
+    elf[18..20].copy_from_slice(&machine.to_le_bytes());
+    elf[32] = 64;
+    elf[54] = 56;
+    elf[56] = 1;
+    elf[64..68].copy_from_slice(&header_type.to_le_bytes());
+    elf
 }
 
 fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -89,13 +104,14 @@ fn two_builds_are_the_same_bytes_and_hold_what_was_chosen() {
     let folder = tempfile::tempdir().unwrap();
     let options = options(folder.path());
     let manifest = build(&options).unwrap();
-    let first = contents(&options.output);
+    let first = contents(&options.folder());
+    assert_eq!(options.folder(), folder.path().join("out/amd64"), "the boot server looks there");
     let second = Options {
         output: folder.path().join("elsewhere/deep"),
         ..options.clone()
     };
     build(&second).unwrap();
-    assert!(first == contents(&second.output), "two builds differ");
+    assert!(first == contents(&second.folder()), "two builds differ");
 
     assert_eq!(manifest.kernel_version, "9.9.9-amd64");
     assert_eq!(manifest.modules, ["drivers/net/ethernet/intel/e100", "drivers/net/mii"]);
@@ -128,12 +144,19 @@ fn bad_input_is_named() {
         change(&mut options);
         build(&options).unwrap_err().to_string()
     };
-    fs::write(
-        folder.path().join("dynamic"),
-        [&[0x7f, b'E', b'L', b'F', 2, 1][..], b"/lib64/ld-linux-x86-64.so.2"].concat(),
-    )
-    .unwrap();
-    assert!(error(&|o| o.agent = folder.path().join("dynamic")).contains("not a static Linux program"));
+    fs::write(folder.path().join("dynamic"), program(62, INTERP)).unwrap();
+    fs::write(folder.path().join("other"), program(183, LOAD)).unwrap();
+    assert!(error(&|o| o.agent = folder.path().join("dynamic")).contains("linked dynamically"));
+    let other = error(&|o| o.agent = folder.path().join("other"));
+    assert!(
+        other.contains("for amd64: it is for another processor") && other.contains("`make agent`"),
+        "{other}"
+    );
+    let other = error(&|o| o.architecture = Architecture::Arm64);
+    assert!(
+        other.contains("for arm64: it is for another processor") && other.contains("`make agent-arm64`"),
+        "{other}"
+    );
     assert!(error(&|o| o.agent = folder.path().join("missing")).contains("missing"));
     assert!(error(&|o| o.kernel_package = Some(folder.path().join("agent"))).contains("agent"));
     assert!(error(&|o| o.kernel_package = Some(folder.path().join("firmware.deb"))).contains("not a kernel package"));

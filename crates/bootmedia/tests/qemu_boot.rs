@@ -85,8 +85,8 @@ impl Machine {
             .arg(format!("file={},if=none,id=d0,format=raw", disk.display()));
         command.args(["-device", "virtio-blk-pci,drive=d0,serial=KBMTEST1"]);
         command.arg("-serial").arg(format!("file:{}", folder.join("serial.log").display()));
-        command.arg("-kernel").arg(media.join(bootmedia::KERNEL));
-        command.arg("-initrd").arg(media.join(bootmedia::INITRAMFS));
+        command.arg("-kernel").arg(media.join("amd64").join(bootmedia::KERNEL));
+        command.arg("-initrd").arg(media.join("amd64").join(bootmedia::INITRAMFS));
         command.args(["-append", &line]).stdin(Stdio::null());
         Self(command.spawn().expect("qemu-system-x86_64 (Debian package qemu-system-x86)"))
     }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use agent_protocol::architecture::Architecture;
 use anyhow::{Context, Result};
 use bootmedia::{FirmwareSource, Options};
 
@@ -13,12 +14,15 @@ pub enum Command {
 
 #[derive(Debug, clap::Args)]
 pub struct Build {
-    /// Folder for the results.
+    /// The media folder. What is built goes into its folder of the architecture.
     #[arg(long, default_value = "target/bootmedia")]
     output: PathBuf,
-    /// The static agent (`make agent`).
-    #[arg(long, default_value = "target/agent/x86_64-unknown-linux-gnu/agent/kube-baremetal-agent")]
-    agent: PathBuf,
+    /// For machines of this architecture: amd64 or arm64.
+    #[arg(long, default_value_t = Architecture::Amd64)]
+    architecture: Architecture,
+    /// The static agent. Left out: what `make agent` or `make agent-arm64` built.
+    #[arg(long)]
+    agent: Option<PathBuf>,
     /// Kernel package as a file. Left out: Debian's newest, through apt.
     #[arg(long)]
     kernel_package: Option<PathBuf>,
@@ -36,10 +40,19 @@ pub struct Build {
     level: i32,
 }
 
+/// Where the Makefile has it built.
+fn built_agent(architecture: Architecture) -> &'static str {
+    match architecture {
+        Architecture::Amd64 => "target/agent/x86_64-unknown-linux-gnu/agent/kube-baremetal-agent",
+        Architecture::Arm64 => "target/agent/aarch64-unknown-linux-gnu/agent/kube-baremetal-agent",
+    }
+}
+
 /// Runs a subcommand.
 pub fn run(command: Command) -> Result<()> {
     let Command::Build(build) = command;
-    let mut options = Options::new(build.output.clone(), build.agent);
+    let agent = build.agent.unwrap_or_else(|| built_agent(build.architecture).into());
+    let mut options = Options::new(build.output, build.architecture, agent);
     options.kernel_package = build.kernel_package;
     options.cache = build.cache;
     options.level = build.level;
@@ -52,7 +65,7 @@ pub fn run(command: Command) -> Result<()> {
     println!(
         "{} in {}: Linux {}",
         manifest.architecture,
-        build.output.display(),
+        options.folder().display(),
         manifest.kernel_version
     );
     for file in [&manifest.kernel, &manifest.initramfs] {

@@ -91,8 +91,11 @@ fn exchanges(what: &str, known: bool, boots: bool, again: bool) {
         BootTable::built_in(Loaders::SecureBoot, "http://10.0.0.1:8080/l", "http://10.0.0.1:8080/boot/ipxe").expect("the built-in table");
     let site = BootSite {
         tftp: SERVER,
-        hardware: None,
-        built_in: &table,
+        tables: Tables {
+            hardware: None,
+            network: None,
+            built_in: &table,
+        },
     };
     let arrival = Arrival {
         local: SERVER,

@@ -13,7 +13,7 @@
 //!
 //! A request does not tell whether Secure Boot is on. Shim boots either way, so a network that has such machines gives it to all.
 
-use std::fmt;
+use std::{fmt, net::Ipv4Addr};
 
 /// What asks for something to boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -117,8 +117,10 @@ pub(crate) fn architecture_in_class(class: &[u8]) -> Option<u16> {
 /// What to boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Boot {
-    /// A loader by TFTP: its name, relative to the server's root.
+    /// A loader by TFTP from the boot server: its name, relative to the server's root.
     Tftp(Box<str>),
+    /// A loader by TFTP from somebody else.
+    TftpFrom(Ipv4Addr, Box<str>),
     /// A loader by HTTP: its whole URL.
     Http(Box<str>),
     /// An iPXE script: its whole URL.
@@ -127,6 +129,16 @@ pub enum Boot {
     RaspberryPi,
     /// Nothing: the machine is left alone.
     Nothing,
+}
+
+impl Boot {
+    /// Where its TFTP is, if it comes by TFTP; `ours` is the boot server's.
+    pub(crate) fn tftp_server(&self, ours: Ipv4Addr) -> Ipv4Addr {
+        match self {
+            Self::TftpFrom(server, _) => *server,
+            Self::Tftp(_) | Self::Http(_) | Self::Script(_) | Self::RaspberryPi | Self::Nothing => ours,
+        }
+    }
 }
 
 /// Why a row cannot stand in a table.
@@ -212,7 +224,7 @@ impl BootTable {
     /// Puts a row in, or replaces it.
     pub fn set(&mut self, firmware: Firmware, boot: Boot) -> Result<(), TableError> {
         match &boot {
-            Boot::Tftp(name) => {
+            Boot::Tftp(name) | Boot::TftpFrom(_, name) => {
                 if !plain(name, MAX_FILE) {
                     return Err(TableError::Text(name.clone(), "file name", MAX_FILE));
                 }
@@ -227,19 +239,19 @@ impl BootTable {
         }
         use Firmware::{Bios, HttpArm64, HttpIa32, HttpX64, Ipxe, Other, RaspberryPi, UefiArm64, UefiIa32, UefiX64};
         let possible = match (&boot, firmware) {
-            (Boot::Tftp(name) | Boot::Http(name), Ipxe) => return Err(TableError::Loop(name.clone())),
+            (Boot::Tftp(name) | Boot::TftpFrom(_, name) | Boot::Http(name), Ipxe) => return Err(TableError::Loop(name.clone())),
             (Boot::Script(url), Ipxe) if is_loader(url) => return Err(TableError::Loop(url.clone())),
             (Boot::Nothing, _) => true,
-            (Boot::Tftp(_), Bios | UefiX64 | UefiIa32 | UefiArm64 | Other(_)) => true,
+            (Boot::Tftp(_) | Boot::TftpFrom(..), Bios | UefiX64 | UefiIa32 | UefiArm64 | Other(_)) => true,
             (Boot::Http(_), HttpX64 | HttpIa32 | HttpArm64 | Other(_)) => true,
             (Boot::Script(_), Ipxe) | (Boot::RaspberryPi, RaspberryPi) => true,
-            (Boot::Tftp(_), HttpX64 | HttpIa32 | HttpArm64 | RaspberryPi) => false,
+            (Boot::Tftp(_) | Boot::TftpFrom(..), HttpX64 | HttpIa32 | HttpArm64 | RaspberryPi) => false,
             (Boot::Http(_), Bios | UefiX64 | UefiIa32 | UefiArm64 | RaspberryPi) => false,
             (Boot::Script(_) | Boot::RaspberryPi, _) => false,
         };
         if !possible {
             let what = match boot {
-                Boot::Tftp(_) => "a file over TFTP",
+                Boot::Tftp(_) | Boot::TftpFrom(..) => "a file over TFTP",
                 Boot::Http(_) => "a file over HTTP",
                 Boot::Script(_) => "an iPXE script",
                 Boot::RaspberryPi => "as a Raspberry Pi does",
@@ -383,6 +395,9 @@ mod tests {
         let mut table = table();
         for (firmware, boot) in [
             (Firmware::Ipxe, Boot::Tftp("ipxe-x64.efi".into())),
+            (Firmware::Ipxe, Boot::TftpFrom(Ipv4Addr::LOCALHOST, "x".into())),
+            (Firmware::HttpX64, Boot::TftpFrom(Ipv4Addr::LOCALHOST, "x.efi".into())),
+            (Firmware::Bios, Boot::TftpFrom(Ipv4Addr::LOCALHOST, "a\nb".into())),
             (Firmware::Ipxe, Boot::Http("http://h/x".into())),
             (Firmware::Ipxe, Boot::Script("http://h/snponly.EFI?x=1".into())),
             (Firmware::Ipxe, Boot::Script("http://h/undionly.kpxe".into())),

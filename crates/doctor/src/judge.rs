@@ -223,6 +223,7 @@ fn agrees(offer: &Offer, ours: Ipv4Addr, table: &BootTable) -> bool {
     };
     match table.get(firmware) {
         Some(Boot::Tftp(file)) => offer.boot_file == **file && offer.next_server == Some(ours),
+        Some(Boot::TftpFrom(server, file)) => offer.boot_file == **file && offer.next_server == Some(*server),
         Some(Boot::Http(url) | Boot::Script(url)) => offer.boot_file == **url,
         Some(Boot::RaspberryPi | Boot::Nothing) | None => false,
     }
@@ -309,9 +310,9 @@ fn boot_server(facts: &Facts, server: &BootServer) -> Vec<Finding> {
         findings.push(tried(
             "bootMedia",
             &server.media,
-            &format!("{name} has boot media"),
-            &format!("{name} has no boot media"),
-            "build them with `kube-baremetal bootmedia build`, and start the boot server with --media-dir",
+            &format!("{name} has boot media for amd64"),
+            &format!("{name} has no boot media for amd64"),
+            "build them with `kube-baremetal bootmedia build`, and start the boot server with --media-dir; where all machines are of another architecture, nothing is missing",
         ));
     }
     findings.push(tried(

@@ -20,9 +20,14 @@ pub struct Stop {
 
 /// Whether the boot ended where it should: in the agent, or in the machine's own disk because we said so.
 pub fn is_complete(boot: &BootTimeline) -> bool {
-    let local = |step: &BootStep| step.detail.starts_with("LocalDisk");
+    let local = |step: &BootStep| step.detail.starts_with("LocalDisk") && !lacks_media(step);
     let told_last = || boot.furthest().is_some_and(|step| step.step == BootStepKind::Script && local(step));
     boot.of_kind(BootStepKind::Session).next().is_some() || told_last()
+}
+
+/// Whether the machine was told its own disk for want of a kernel that it runs.
+fn lacks_media(step: &BootStep) -> bool {
+    step.detail.starts_with("LocalDisk: NoBootMedia")
 }
 
 /// Why the newest of these boots of one machine stopped; `None` where it did not. Earlier boots say whether it happens again and again.
@@ -83,6 +88,12 @@ pub fn stop(boots: &[BootTimeline]) -> Option<Stop> {
             seen: "the loader ran and did not ask for its script",
             usually: "the boot server's HTTP port (8080) is blocked, the loader got no address of its own, or a switch port was not forwarding yet (spanning tree)",
             remedy: "open the HTTP port, and set the switch port to edge (portfast)",
+        },
+        Script if lacks_media(furthest) => Stop {
+            reason: "NoBootMedia",
+            seen: "the machine was to load the agent, and was told its own disk because there are no boot media for its architecture",
+            usually: "boot media were built for other machines only; the line above names the architecture",
+            remedy: "build them (`kube-baremetal bootmedia build --architecture arm64`, or `make bootmedia-arm64`) into the folder of --media-dir, and start the machine again",
         },
         Script => Stop {
             reason: "NoKernel",
@@ -240,6 +251,7 @@ mod tests {
                 Some("AgentSilent"),
             ),
             (vec![with(&[(Script, "LocalDisk: x", 0)])], None),
+            (vec![with(&[(Script, "LocalDisk: NoBootMedia for arm64", 0)])], Some("NoBootMedia")),
             (vec![boot(&good[..3]), with(&[(Script, "Agent: x", 0), (Session, "", 0)])], None),
             (vec![], None),
         ] {

@@ -1,7 +1,8 @@
 //! What does a machine that asks for a boot script get: the agent, or its own disk?
 //!
 //! Booting the agent harms nothing (it looks, and waits for orders), so doubt about a machine that is *not* known to be in use leads there.
-//! A machine that runs an instance, is out of service, or belongs to nobody boots its own disk. No order follows from this decision.
+//! A machine that runs an instance, is out of service, or belongs to nobody boots its own disk, and so does one that could not run the agent: a kernel of another architecture
+//! helps nobody. No order follows from this decision.
 
 use api::{BareMetalDiscovery, BareMetalHardware, HardwarePhase, discovery::BootAnswer};
 use jiff::{SignedDuration, Timestamp};
@@ -23,6 +24,8 @@ pub struct BootFacts<'a> {
     pub hardware: Option<&'a BareMetalHardware>,
     /// For [`Match::Unclear`]: whether one of the named discoveries already has the condition `IdentityConflict`.
     pub conflict_known: bool,
+    /// Whether there are boot media for the architecture that asks.
+    pub has_media: bool,
     /// Times and choices.
     pub config: &'a Config,
     /// The server's clock.
@@ -45,8 +48,24 @@ pub struct BootDecision {
 /// Two boots of one machine within this time need one record only.
 const RECORD_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
 
+/// The reason of a machine that would get the agent if there were boot media for its architecture.
+pub const NO_BOOT_MEDIA: &str = "NoBootMedia";
+
 /// Decides.
 pub fn decide(facts: &BootFacts<'_>) -> BootDecision {
+    let wanted = wanted(facts);
+    if wanted.answer == BootAnswer::Agent && !facts.has_media {
+        return BootDecision {
+            answer: BootAnswer::LocalDisk,
+            reason: NO_BOOT_MEDIA,
+            ..wanted
+        };
+    }
+    wanted
+}
+
+/// What it is to boot, if it can.
+fn wanted(facts: &BootFacts<'_>) -> BootDecision {
     let plain = |answer, reason| BootDecision {
         answer,
         reason,

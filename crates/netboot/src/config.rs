@@ -190,7 +190,7 @@ pub struct Config {
     pub advertise_tls_port: Option<u16>,
     /// Base URLs (`https://host:port`) of all replicas. Agents are told of the replica that booted them first and of these after it, to be tried when it fails.
     pub servers: Vec<String>,
-    /// Folder with `vmlinuz` and `initramfs.zst` (or `initramfs`).
+    /// Folder with a folder for each architecture (`amd64`, `arm64`), which has `vmlinuz` and `initramfs.zst` (or `initramfs`).
     pub media_dir: Option<PathBuf>,
     /// Folder whose regular files are served as `/images/<name>`.
     pub image_dir: Option<PathBuf>,

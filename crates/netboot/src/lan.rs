@@ -22,11 +22,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::LanConfig,
-    dhcp::{Again, Giving, Parts, Service},
+    dhcp::{Again, Giving, Known, Parts, Service},
     error::Error,
     loaders::Loaders,
     metrics::Metrics,
-    objects::networks::Networks,
     timeline::{Moment, Seen, Timelines},
 };
 
@@ -45,7 +44,7 @@ impl Lan {
         config: &LanConfig,
         loaders: &Loaders,
         http_port: u16,
-        networks: &Arc<Networks>,
+        known: &Known,
         giving: Option<&Giving>,
         metrics: &Arc<Metrics>,
         timelines: &Arc<Timelines>,
@@ -55,7 +54,8 @@ impl Lan {
                 ports: config.ports,
                 http_port,
                 offers: loaders.offers.clone(),
-                networks: networks.clone(),
+                available: loaders.available.clone(),
+                known: known.clone(),
                 giving: giving.cloned(),
                 metrics: metrics.clone(),
                 timelines: timelines.clone(),

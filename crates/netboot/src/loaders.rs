@@ -4,7 +4,7 @@
 //! looked up in a file system.
 //!
 //! A request does not say whether Secure Boot is on. Shim starts either way, so it is offered where the chain is there; iPXE, which firmware with Secure Boot refuses, where
-//! it is not or where that was wished.
+//! it is not or where that was wished. A network or a machine may be given the other one (`spec.bootLoaders`), so both are kept.
 //!
 //! **Which GRUB.** Beside another DHCP server a GRUB that came over TFTP finds its configuration only if it knows ProxyDHCP: GRUB 2.12 does, and builds that took that change over.
 //! One that does not would ask the house's router for it and stop at its prompt, so it is not offered over TFTP. Over HTTP any GRUB with HTTP boot will do.
@@ -100,6 +100,8 @@ pub(crate) struct Loader {
 pub(crate) struct Loaders {
     pub(crate) files: Vec<Loader>,
     pub(crate) offers: Vec<(Firmware, Chain)>,
+    /// All that could be offered.
+    pub(crate) available: Vec<(Firmware, Chain)>,
 }
 
 /// Why a loader cannot be served.
@@ -122,14 +124,15 @@ impl Loaders {
         let mut loaders = Self::default();
         for (firmware, name, candidates) in IPXE {
             if loaders.take(folders, name, candidates)?.is_some() {
-                loaders.offers.extend(firmware.iter().map(|firmware| (*firmware, Chain::Ipxe)));
+                loaders.available.extend(firmware.iter().map(|firmware| (*firmware, Chain::Ipxe)));
             }
         }
-        if uefi == UefiLoader::Signed {
-            for signed in SIGNED {
-                loaders.take_signed(folders, signed)?;
-            }
+        for signed in SIGNED {
+            loaders.take_signed(folders, signed)?;
         }
+        let signed = |firmware| uefi == UefiLoader::Signed && loaders.available.contains(&(firmware, Chain::SecureBoot));
+        let wished = |&&(firmware, chain): &&(Firmware, Chain)| (chain == Chain::SecureBoot) == signed(firmware);
+        loaders.offers = loaders.available.iter().filter(wished).copied().collect();
         Ok(loaders)
     }
 
@@ -148,9 +151,9 @@ impl Loaders {
         };
         self.take(folders, signed.shim.0, signed.shim.1)?;
         let content = self.take(folders, signed.grub.0, signed.grub.1)?.unwrap_or_default();
-        self.offer(signed.http, Chain::SecureBoot);
+        self.available.push((signed.http, Chain::SecureBoot));
         if knows_proxy_dhcp(&content) {
-            self.offer(signed.pxe, Chain::SecureBoot);
+            self.available.push((signed.pxe, Chain::SecureBoot));
         } else {
             tracing::warn!(
                 firmware = %signed.pxe, grub = %grub.display(),
@@ -158,11 +161,6 @@ impl Loaders {
             );
         }
         Ok(())
-    }
-
-    fn offer(&mut self, firmware: Firmware, chain: Chain) {
-        self.offers.retain(|(known, _)| *known != firmware);
-        self.offers.push((firmware, chain));
     }
 
     /// Reads a loader, if it is there.
@@ -268,6 +266,13 @@ mod tests {
         assert_eq!(new.get(file::SHIM_X64).unwrap().content, Bytes::from_static(b"shim"));
         assert_eq!(offers(&read(UefiLoader::Ipxe), Firmware::UefiX64), Some(Chain::Ipxe));
         assert_eq!(offers(&new, Firmware::Bios), None);
+        let ipxe = read(UefiLoader::Ipxe);
+        for chain in [Chain::Ipxe, Chain::SecureBoot] {
+            assert!(
+                ipxe.available.contains(&(Firmware::UefiX64, chain)),
+                "a machine may be given it: {chain:?}"
+            );
+        }
     }
 
     #[test]

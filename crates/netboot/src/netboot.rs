@@ -20,7 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     agent_api, boot,
     config::{Config, LanInterface},
-    dhcp::{self, Full, Giving, others::Others},
+    dhcp::{self, Full, Giving, Known, others::Others},
     error::{Error, chain},
     guest_api,
     image_store::{
@@ -75,7 +75,7 @@ const PATH_FIRST_GRUB: &str = "/grub/grub.cfg";
 const PATH_LOADERS: &str = "/boot/loaders/{name}";
 /// How shim asks for the GRUB beside itself: it puts `/grubx64.efi` behind the folder of its own URL, which ends in a slash already.
 const PATH_LOADERS_OF_SHIM: &str = "/boot/loaders//{name}";
-const PATH_MEDIA: &str = "/boot/media/{name}";
+const PATH_MEDIA: &str = "/boot/media/{architecture}/{name}";
 const PATH_IMAGES: &str = "/images/{name}";
 const PATH_PACKS: &str = "/images/{digest}/{part}";
 const PATH_UPLOADS: &str = "/images/v1/uploads/{name}";
@@ -115,9 +115,9 @@ fn packs_router(packs: &Packs) -> Router {
 
 fn plain_router(shared: &Arc<Shared>, packs: &Packs, loaders: Arc<Loaders>) -> Router {
     let media = Router::new()
-        .route(PATH_MEDIA, get(image_store::serve_folder))
+        .route(PATH_MEDIA, get(boot::media::serve))
         .layer(middleware::from_fn_with_state(shared.timelines.clone(), timeline::media::follow))
-        .with_state(Folder::media(shared.config.media_dir.clone()));
+        .with_state(shared.media.clone());
     let images = Router::new()
         .route(PATH_IMAGES, get(image_store::serve_folder))
         .with_state(Folder::images(shared.config.image_dir.clone()));
@@ -200,13 +200,17 @@ impl Netboot {
             metrics.clone(),
         ));
         let networks = Arc::new(Networks::default());
+        let known = Known {
+            networks: networks.clone(),
+            machines: cache.clone(),
+        };
         let giving = giving(&config, &networks, &store, &metrics);
         let lan = config
             .lan
             .as_ref()
             .map(|lan| {
                 let http_port = addresses.http.port();
-                Lan::open(lan, &loaders, http_port, &networks, giving.as_ref(), &metrics, &timelines)
+                Lan::open(lan, &loaders, http_port, &known, giving.as_ref(), &metrics, &timelines)
             })
             .transpose()?;
         let seeds = Arc::new(Seeds::default());
@@ -231,6 +235,7 @@ impl Netboot {
             hints: Arc::new(Hints::new(budget.clone())),
             budget,
             timelines,
+            media: Arc::new(boot::media::Media::new(config.media_dir.as_deref())),
             metrics: metrics.clone(),
             synced,
             keys: Arc::new(RwLock::new(None)),
@@ -303,6 +308,7 @@ impl Netboot {
             background(Box::pin(watch::follow_images(&shared.store, &images)));
             background(Box::pin(keeper.run()));
         }
+        shared.media.report().await;
         tasks.close();
         tracing::info!(http = %addresses.http, tls = %addresses.tls, replica = %shared.config.replica, "netboot serves");
         Ok(Self {

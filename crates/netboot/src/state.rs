@@ -6,6 +6,7 @@ use std::{
 };
 
 use crate::{
+    boot::media::Media,
     config::Config,
     keys::Keys,
     limits::RateLimit,
@@ -37,6 +38,7 @@ pub(crate) struct Shared {
     /// Writes that can wait: progress, and timelines of boots that stopped.
     pub budget: Arc<Budget>,
     pub timelines: Arc<Timelines>,
+    pub media: Arc<Media>,
     pub metrics: Arc<Metrics>,
     pub synced: Synced,
     pub keys: Arc<RwLock<Option<Arc<Keys>>>>,

@@ -33,7 +33,11 @@ async fn every_route_refuses_those_who_show_nothing() {
     let pin = rig.pin();
     let addresses = rig.netboot.addresses();
     for route in netboot::routes() {
-        let path = route.path.replace("{name}", "no-such-file").replace("{digest}/{part}", "00/chunks");
+        let path = route
+            .path
+            .replace("{architecture}", "amd64")
+            .replace("{name}", "no-such-file")
+            .replace("{digest}/{part}", "00/chunks");
         for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE"] {
             let mut connection = if route.tls {
                 connect_tls(STRANGER, addresses.tls, &pin).await.unwrap()

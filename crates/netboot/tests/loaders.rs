@@ -39,7 +39,7 @@ async fn grub_gets_the_same_decision_as_ipxe() {
     let (machine, ..) = rig.imaging("uid-1").await;
     let agent = told(&rig, &grub_path(&machine)).await;
     assert!(
-        agent.contains("linux /boot/media/vmlinuz 'kbm.server=https://") && agent.contains("'kbm.token=kbm1."),
+        agent.contains("linux /boot/media/amd64/vmlinuz 'kbm.server=https://") && agent.contains("'kbm.token=kbm1."),
         "{agent}"
     );
     // Its first question, by either path, is answered with the next one.

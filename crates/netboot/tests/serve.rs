@@ -339,23 +339,26 @@ async fn files_are_served_by_name_in_parts_and_never_by_path() {
     let folder = tempfile::tempdir().unwrap();
     let (media, images) = (folder.path().join("media"), folder.path().join("images"));
     std::fs::create_dir_all(images.join("sub")).unwrap();
-    std::fs::create_dir_all(&media).unwrap();
+    std::fs::create_dir_all(media.join("amd64")).unwrap();
     let bytes: Vec<u8> = (0..1_000_000u32).map(|n| (n % 251) as u8).collect();
     std::fs::write(images.join("debian-13.raw"), &bytes).unwrap();
     std::fs::write(images.join(".hidden"), "secret").unwrap();
     std::fs::write(images.join("sub/file"), "secret").unwrap();
     std::fs::write(folder.path().join("outside"), "secret").unwrap();
     std::os::unix::fs::symlink("/etc/passwd", images.join("link")).unwrap();
-    std::fs::write(media.join("vmlinuz"), "kernel").unwrap();
-    std::fs::write(media.join("initramfs.zst"), "initramfs").unwrap();
-    std::fs::write(media.join("manifest.json"), "secret").unwrap();
+    std::fs::write(media.join("amd64/vmlinuz"), "kernel").unwrap();
+    std::fs::write(media.join("amd64/initramfs.zst"), "initramfs").unwrap();
+    std::fs::write(media.join("amd64/manifest.json"), "secret").unwrap();
     let rig = Rig::with(|c| {
         c.media_dir = Some(media.clone());
         c.image_dir = Some(images.clone());
     })
     .await;
     let mut plain = connect_plain(HONEST, rig.netboot.addresses().http).await.unwrap();
-    for (path, want) in [("/boot/media/vmlinuz", "kernel"), ("/boot/media/initramfs", "initramfs")] {
+    for (path, want) in [
+        ("/boot/media/amd64/vmlinuz", "kernel"),
+        ("/boot/media/amd64/initramfs", "initramfs"),
+    ] {
         let (status, body) = send(&mut plain, get(path)).await;
         assert_eq!((status, body.as_ref()), (StatusCode::OK, want.as_bytes()), "{path}");
     }
@@ -393,9 +396,13 @@ async fn files_are_served_by_name_in_parts_and_never_by_path() {
         "/images/%2fetc%2fpasswd",
         "/images//etc/passwd",
         "/images/debian-13.raw%00",
-        "/boot/media/manifest.json",
-        "/boot/media/initramfs.zst",
-        "/boot/media/..%2f..%2foutside",
+        "/boot/media/amd64/manifest.json",
+        "/boot/media/amd64/initramfs.zst",
+        "/boot/media/amd64/..%2f..%2f..%2foutside",
+        "/boot/media/../outside",
+        "/boot/media/%2e%2e/outside",
+        "/boot/media/arm64/vmlinuz",
+        "/boot/media/vmlinuz",
     ] {
         let (status, body) = send(&mut plain, get(path)).await;
         assert_eq!(status, StatusCode::NOT_FOUND, "{path}");

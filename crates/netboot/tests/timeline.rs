@@ -37,7 +37,7 @@ const LOADER: &[u8] = &[0x4d; 100_000];
 struct Lan {
     rig: Rig,
     ports: LanPorts,
-    _files: tempfile::TempDir,
+    files: tempfile::TempDir,
 }
 
 impl Lan {
@@ -50,8 +50,9 @@ impl Lan {
         for name in ["undionly.kpxe", "snponly.efi"] {
             std::fs::write(files.path().join(name), LOADER).unwrap();
         }
+        std::fs::create_dir(files.path().join("amd64")).unwrap();
         for name in ["vmlinuz", "initramfs.zst"] {
-            std::fs::write(files.path().join(name), vec![7; 300_000]).unwrap();
+            std::fs::write(files.path().join("amd64").join(name), vec![7; 300_000]).unwrap();
         }
         let ports = lan_ports();
         let rig = Rig::beside(api, replica, |config| {
@@ -69,7 +70,7 @@ impl Lan {
             change(config);
         })
         .await;
-        Self { rig, ports, _files: files }
+        Self { rig, ports, files }
     }
 
     fn local(port: u16) -> SocketAddr {
@@ -117,7 +118,7 @@ impl Lan {
 
     async fn media(&self, name: &str) {
         let mut connection = connect_plain(HONEST, self.rig.netboot.addresses().http).await.unwrap();
-        let (status, body) = send(&mut connection, get(&format!("/boot/media/{name}"))).await;
+        let (status, body) = send(&mut connection, get(&format!("/boot/media/amd64/{name}"))).await;
         assert_eq!((status, body.len()), (StatusCode::OK, 300_000));
     }
 
@@ -146,6 +147,40 @@ fn uefi(lan: &Lan) -> Machine {
     let mut machine = lan.rig.machine(HONEST);
     machine.inventory.firmware.mode = FirmwareMode::UEFI;
     machine
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_without_media_for_its_architecture_boots_its_own_disk_and_that_is_written_down() {
+    use BootStepKind::Script;
+    let lan = Lan::start().await;
+    let path = uefi(&lan)
+        .boot_path()
+        .replace("platform=pcbios&buildarch=x86_64", "platform=efi&buildarch=arm64");
+    let told = || async {
+        let mut connection = connect_plain(HONEST, lan.rig.netboot.addresses().http).await.unwrap();
+        let (status, body) = send(&mut connection, get(&path)).await;
+        assert_eq!(status, StatusCode::OK);
+        String::from_utf8(body.to_vec()).unwrap()
+    };
+    let script = told().await;
+    assert!(script.contains("sanboot") && !script.contains("/boot/media/"), "{script}");
+    let boots = lan.boots("it is written down", |boots| !boots.is_empty()).await;
+    assert_eq!(step(&boots[0], Script).detail, "LocalDisk: NoBootMedia for arm64");
+    assert_eq!(doctor::timeline::stop(&boots).map(|stop| stop.reason), Some("NoBootMedia"));
+
+    // They are found without a restart.
+    let media = lan.files.path().join("arm64");
+    std::fs::create_dir(&media).unwrap();
+    for name in ["vmlinuz", "initramfs.zst"] {
+        std::fs::write(media.join(name), "for arm64").unwrap();
+    }
+    until("the agent's kernel for arm64", || async {
+        told().await.contains("kernel /boot/media/arm64/vmlinuz ")
+    })
+    .await;
+    let mut connection = connect_plain(HONEST, lan.rig.netboot.addresses().http).await.unwrap();
+    let (status, body) = send(&mut connection, get("/boot/media/arm64/initramfs")).await;
+    assert_eq!((status, body.as_ref()), (StatusCode::OK, &b"for arm64"[..]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,7 @@
 //! Writes the container image of `kube-baremetal` as an OCI archive (image-spec 1.1), without a container engine, a daemon or root.
 //!
-//! * [`elf`]: a program is looked at before it is packed: right processor, no loader needed.
+//! A program is looked at before it is packed ([`bootmedia::elf`]): right processor, no loader needed.
+//!
 //! * [`rootfs`]: what lies in the image, as layers.
 //! * [`layer`]: a layer: a tar of files, compressed, with both of its digests.
 //! * [`archive`]: configurations, manifests, index, and the archive around them.
@@ -11,42 +12,12 @@
 //! It does not push, pull or sign: any client that reads `oci-archive` does.
 
 pub mod archive;
-pub mod elf;
 pub mod layer;
 pub mod rootfs;
 
 use std::path::{Path, PathBuf};
 
-/// Processor of an image, by its name in OCI (and Go, and Debian).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Architecture {
-    /// x86-64.
-    Amd64,
-    /// 64-bit ARM.
-    Arm64,
-}
-
-impl Architecture {
-    /// The name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Amd64 => "amd64",
-            Self::Arm64 => "arm64",
-        }
-    }
-}
-
-impl std::str::FromStr for Architecture {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "amd64" => Ok(Self::Amd64),
-            "arm64" => Ok(Self::Arm64),
-            _ => Err(format!("{text:?} is no architecture of ours: amd64 or arm64")),
-        }
-    }
-}
+pub use agent_protocol::architecture::Architecture;
 
 /// Why there is no image.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +33,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A program that would not run in the image.
-    #[error("{path} cannot be the program for {architecture}: {problem}", architecture = architecture.name())]
+    #[error("{path} cannot be the program for {architecture}: {problem}")]
     Program {
         /// Which file.
         path: PathBuf,

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::{
-    Architecture, Error, elf,
+    Architecture, Error,
     layer::{Entry, Layer},
 };
 
@@ -59,7 +59,7 @@ pub fn shared(certificates: Option<&Path>, media: Option<&Path>) -> Result<Vec<L
     ]);
     let mut layers = vec![Layer::pack("users, certificate authorities, folders", &base)?];
     if let Some(folder) = media {
-        layers.push(Layer::pack("boot media", &boot_media(folder)?)?);
+        layers.extend(boot_media(folder)?);
     }
     Ok(layers)
 }
@@ -70,7 +70,7 @@ pub fn shared(certificates: Option<&Path>, media: Option<&Path>) -> Result<Vec<L
 /// [`Error::File`] when it cannot be read, [`Error::Program`] when it would not run.
 pub fn program(path: &Path, architecture: Architecture) -> Result<Layer, Error> {
     let bytes = read(path)?;
-    elf::check(&bytes, architecture).map_err(|problem| Error::Program {
+    bootmedia::elf::check(&bytes, architecture).map_err(|problem| Error::Program {
         path: path.to_owned(),
         architecture,
         problem,
@@ -130,9 +130,30 @@ fn authorities(path: &Path) -> Result<Vec<u8>, Error> {
     Ok(bundle)
 }
 
-fn boot_media(folder: &Path) -> Result<Vec<Entry>, Error> {
-    let paths = files(folder)?;
-    for needed in ["vmlinuz", "initramfs.zst"] {
+/// A layer for each architecture of which there are media; at least one. A boot server serves them all, whatever it runs on itself.
+fn boot_media(folder: &Path) -> Result<Vec<Layer>, Error> {
+    let there = Architecture::ALL.into_iter().filter(|a| folder.join(a.name()).is_dir());
+    let layers: Vec<Layer> = there.map(|architecture| media_of(folder, architecture)).collect::<Result<_, _>>()?;
+    if layers.is_empty() {
+        return Err(Error::Input {
+            field: "--media",
+            problem: format!(
+                "{} has no folder of an architecture: build the boot media with `make bootmedia`",
+                folder.display()
+            ),
+        });
+    }
+    Ok(layers)
+}
+
+fn media_of(media: &Path, architecture: Architecture) -> Result<Layer, Error> {
+    let folder = media.join(architecture.name());
+    let summary = match architecture {
+        Architecture::Amd64 => "boot media for amd64",
+        Architecture::Arm64 => "boot media for arm64",
+    };
+    let paths = files(&folder)?;
+    for needed in [bootmedia::KERNEL, bootmedia::INITRAMFS] {
         if !paths.iter().any(|p| p.ends_with(needed)) {
             return Err(Error::Input {
                 field: "--media",
@@ -140,13 +161,14 @@ fn boot_media(folder: &Path) -> Result<Vec<Entry>, Error> {
             });
         }
     }
-    let mut entries = vec![Entry::folder(MEDIA)];
+    let inside = format!("{MEDIA}/{architecture}");
+    let mut entries = vec![Entry::folder(MEDIA), Entry::folder(&inside)];
     for path in paths {
         let name = path.file_name().and_then(|n| n.to_str()).ok_or_else(|| Error::Input {
             field: "--media",
             problem: format!("{} has a name that is not UTF-8", path.display()),
         })?;
-        entries.push(Entry::file(&format!("{MEDIA}/{name}"), read(&path)?));
+        entries.push(Entry::file(&format!("{inside}/{name}"), read(&path)?));
     }
-    Ok(entries)
+    Layer::pack(summary, &entries)
 }

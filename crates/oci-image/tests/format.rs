@@ -53,8 +53,8 @@ impl Workshop {
         this.put("certificates/b.crt", b"-----BEGIN CERTIFICATE-----\nb\n-----END CERTIFICATE-----");
         this.put("certificates/a.crt", b"-----BEGIN CERTIFICATE-----\na\n-----END CERTIFICATE-----\n");
         this.put("certificates/README", b"not one");
-        this.put("media/vmlinuz", b"kernel");
-        this.put("media/initramfs.zst", b"initramfs");
+        this.put("media/amd64/vmlinuz", b"kernel");
+        this.put("media/amd64/initramfs.zst", b"initramfs");
         this
     }
 
@@ -227,7 +227,7 @@ fn every_digest_size_and_setting_is_right() {
     );
     let bundle = String::from_utf8(root["etc/ssl/certs/ca-certificates.crt"].2.clone()).unwrap();
     assert!(bundle.find("\na\n").unwrap() < bundle.find("\nb\n").unwrap() && !bundle.contains("----------BEGIN"));
-    assert_eq!(root["usr/share/kube-baremetal/bootmedia/vmlinuz"].2, b"kernel");
+    assert_eq!(root["usr/share/kube-baremetal/bootmedia/amd64/vmlinuz"].2, b"kernel");
     let writable: Vec<&String> = root.iter().filter(|(_, f)| f.1 != 0 || f.0 & 0o022 != 0).map(|(p, _)| p).collect();
     assert_eq!(writable, ["tmp/", "var/lib/kube-baremetal/"], "nothing else may be written to");
 }
@@ -302,13 +302,15 @@ fn what_would_not_run_is_refused_and_nothing_is_left() {
 fn folders_that_do_not_hold_what_they_should_are_refused() {
     let shop = Workshop::new();
     shop.put("empty/README", b"");
+    shop.put("half/arm64/initramfs.zst", b"");
     shop.put("wrong/x.crt", b"PRIVATE KEY");
     let refused = |change: &dyn Fn(&mut Recipe)| {
         let mut recipe = shop.recipe(&[Architecture::Amd64]);
         change(&mut recipe);
         archive::write(&recipe, &shop.path("image.tar")).unwrap_err().to_string()
     };
-    assert!(refused(&|r| r.media = Some(shop.path("empty"))).contains("has no vmlinuz"));
+    assert!(refused(&|r| r.media = Some(shop.path("empty"))).contains("has no folder of an architecture"));
+    assert!(refused(&|r| r.media = Some(shop.path("half"))).contains("arm64 has no vmlinuz"));
     assert!(refused(&|r| r.certificates = Some(shop.path("empty"))).contains("holds no *.crt"));
     assert!(refused(&|r| r.certificates = Some(shop.path("wrong"))).contains("no certificate"));
     assert!(refused(&|r| r.certificates = Some(shop.path("absent"))).contains("absent"));

@@ -3,6 +3,7 @@
 //! An input is lines: the query, the `Host` header, and further texts that stand for whatever an object or a configuration could hold.
 
 use agent_protocol::{
+    architecture::Architecture,
     identity::MacAddress,
     link::{Bond, BondMode, LacpRate, Link, TransmitHash},
 };
@@ -37,6 +38,7 @@ fn answers(loader: Loader, input: &[u8]) -> Vec<String> {
         pin: "00",
         token,
         request: &request,
+        architecture: request.architecture().unwrap_or(Architecture::Amd64),
         link: &link,
         arguments: &[argument],
     });
@@ -70,7 +72,7 @@ pub fn grub(input: &[u8]) {
     let usual = answers(Loader::Grub, b"mac=52-54-00-12-34-56&buildarch=x86_64\nhost");
     for text in answers(Loader::Grub, input) {
         assert!(text.is_ascii() && !text.contains(['\r', '\0', '\t']));
-        let is_agent = text.contains("linux /boot/media/vmlinuz");
+        let is_agent = text.contains("linux /boot/media/");
         let like = &usual[usize::from(!is_agent)];
         assert_eq!(shape(&text), shape(like));
         assert!(
@@ -81,17 +83,14 @@ pub fn grub(input: &[u8]) {
     }
 }
 
-/// Its lines without what is the machine's own.
-fn shape(text: &str) -> Vec<&str> {
-    text.lines()
-        .filter(|line| !line.starts_with("set efi="))
-        .map(without_words)
-        .collect()
+/// Its lines without what is the machine's own: its architecture, and the words of a kernel command line, each of which is quoted and harmless.
+fn shape(text: &str) -> Vec<String> {
+    let lines = text.lines().filter(|line| !line.starts_with("set efi="));
+    lines.map(|line| without_words(line).replace("/arm64/", "/amd64/")).collect()
 }
 
-/// A line without the words of a kernel command line, each of which is quoted and harmless.
 fn without_words(line: &str) -> &str {
-    let Some((command, words)) = line.split_once("/boot/media/vmlinuz ") else {
+    let Some((command, words)) = line.split_once("/vmlinuz ") else {
         return line;
     };
     let words = words.strip_suffix("; then").expect("a condition");

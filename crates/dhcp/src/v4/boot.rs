@@ -57,8 +57,8 @@ pub(super) fn put(encoder: &mut Encoder<'_>, boot: &Boot, class: Option<BootClas
         encoder.put(option::VENDOR, scratch);
     }
     match boot {
-        Boot::Tftp(file) => {
-            put_server(encoder, tftp);
+        Boot::Tftp(file) | Boot::TftpFrom(_, file) => {
+            put_server(encoder, boot.tftp_server(tftp));
             encoder.boot_file(file.as_bytes(), true);
         }
         Boot::Http(url) | Boot::Script(url) => {

@@ -104,7 +104,11 @@ pub fn answer(packet: &Packet<'_>, client: &Client, arrival: &Arrival, site: &Si
     let asks_again = firmware.is_uefi_pxe() && site.uefi == UefiStyle::AskAgain;
     let leads_to_4011 = asks_again && kind == MessageType::Offer;
     // A client that is to ask again asks the server named here, and we are the ones who listen at port 4011.
-    let siaddr = if leads_to_4011 { arrival.local } else { site.tftp };
+    let siaddr = if leads_to_4011 {
+        arrival.local
+    } else {
+        boot.tftp_server(site.tftp)
+    };
     let head = Head {
         ciaddr: packet.ciaddr(),
         siaddr,

@@ -43,6 +43,14 @@ static TABLE: LazyLock<BootTable> = LazyLock::new(|| {
     BootTable::built_in(Loaders::SecureBoot, "http://10.0.0.1:8080/l", "http://10.0.0.1:8080/boot/ipxe").expect("a good table")
 });
 
+fn tables() -> Tables<'static> {
+    Tables {
+        hardware: None,
+        network: None,
+        built_in: &TABLE,
+    }
+}
+
 fn take(input: &mut &[u8]) -> u8 {
     let Some((first, rest)) = input.split_first() else { return 0 };
     *input = rest;
@@ -141,11 +149,7 @@ pub fn v4_proxy(mut input: &[u8]) {
     let Ok(packet) = Packet::parse(input) else { return };
     let site = Site {
         tftp: SERVER,
-        tables: Tables {
-            hardware: None,
-            network: None,
-            built_in: &TABLE,
-        },
+        tables: tables(),
         uefi,
         policy: Policy::Answer,
     };
@@ -224,8 +228,7 @@ pub fn v4_server(mut input: &[u8]) {
                 let client = v4::Client::of(&packet);
                 let site = server4::BootSite {
                     tftp: SERVER,
-                    hardware: None,
-                    built_in: &TABLE,
+                    tables: tables(),
                 };
                 let outcome = server.handle(&packet, &client, &arrival, Some(&site), now, &mut out);
                 if let Ok(server4::Outcome::Send(reply)) = outcome {

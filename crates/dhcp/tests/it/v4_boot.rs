@@ -225,6 +225,26 @@ fn one_machine_may_be_given_something_else() {
     };
     let (_, bytes) = ask(&uefi(REQUEST, mac(1)).build(), &at_4011("10.0.0.77:68"), &site).unwrap();
     assert_eq!(parse(&bytes).file(), b"bootx64.efi");
+
+    // A loader of somebody else's: it is still we who are asked at port 4011, and he who sends the file.
+    let (elsewhere, mut network) = (Ipv4Addr::new(192, 0, 2, 5), BootTable::default());
+    network
+        .set(Firmware::UefiX64, Boot::TftpFrom(elsewhere, "a/theirs.efi".into()))
+        .unwrap();
+    let site = Site {
+        tables: Tables {
+            hardware: None,
+            network: Some(&network),
+            built_in: &table,
+        },
+        ..site
+    };
+    let (_, bytes) = ask(&uefi(DISCOVER, mac(1)).build(), &at_67(), &site).unwrap();
+    assert_ne!(parse(&bytes).siaddr(), elsewhere);
+    let (_, bytes) = ask(&uefi(REQUEST, mac(1)).build(), &at_4011("10.0.0.77:68"), &site).unwrap();
+    let told = parse(&bytes);
+    assert_eq!((told.siaddr(), told.file()), (elsewhere, &b"a/theirs.efi"[..]));
+    assert_ne!(told.server_id(), Some(elsewhere));
 }
 
 proptest! {

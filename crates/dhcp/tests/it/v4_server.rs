@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use dhcp::{
     State, Time,
-    arch::{BootTable, Loaders},
+    arch::{Boot, BootTable, Firmware, Loaders, Tables},
     v4::{
         Arrival, Client, Destination, Ignored,
         server::{BootSite, Counts, Identity, Options, Outcome, Reply, Reservation, Route, Server, Settings, Subnet, Who},
@@ -40,6 +40,8 @@ pub struct Lan {
     pub server: Server,
     pub now: Time,
     pub table: BootTable,
+    /// What the network's admin said.
+    pub network: Option<BootTable>,
     pub reply: Vec<u8>,
 }
 
@@ -54,6 +56,7 @@ impl Lan {
             server: Server::new(settings, subnets).unwrap(),
             now: Time::from_secs(1_800_000_000),
             table,
+            network: None,
             reply: Vec::new(),
         }
     }
@@ -66,8 +69,11 @@ impl Lan {
         let packet = parse(request);
         let site = BootSite {
             tftp: SERVER,
-            hardware: None,
-            built_in: &self.table,
+            tables: Tables {
+                hardware: None,
+                network: self.network.as_ref(),
+                built_in: &self.table,
+            },
         };
         let outcome = self
             .server
@@ -545,6 +551,16 @@ fn machines_that_boot_are_told_what() {
         (sent.vendor_class(), sent.pxe_vendor().boot_menu.is_some()),
         (Some(&b"PXEClient"[..]), true)
     );
+    let elsewhere = Ipv4Addr::new(192, 0, 2, 5);
+    let mut network = BootTable::default();
+    network
+        .set(Firmware::UefiX64, Boot::TftpFrom(elsewhere, "theirs.efi".into()))
+        .unwrap();
+    lan.network = Some(network);
+    lan.send(uefi(DISCOVER, mac(1))).unwrap();
+    let sent = parse(&lan.reply);
+    assert_eq!((sent.siaddr(), sent.file()), (elsewhere, &b"theirs.efi"[..]));
+    assert_eq!(sent.option(66), Some(&b"192.0.2.5"[..]));
 }
 
 #[test]

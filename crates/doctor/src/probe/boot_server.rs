@@ -78,7 +78,9 @@ pub(super) fn try_all(settings: &Settings, link: &Link, address: Ipv4Addr) -> Bo
                 Err("something else than an iPXE script answers: is another server on this port?".to_owned())
             }
         }),
-        media: get(http, "HEAD", "/boot/media/vmlinuz", |_| Ok("the agent's kernel".to_owned())),
+        media: get(http, "HEAD", "/boot/media/amd64/vmlinuz", |_| {
+            Ok("the agent's kernel for amd64".to_owned())
+        }),
         tls: connect(SocketAddr::from((address, settings.tls_port))).map_or_else(
             |error| Tried::Failed { why: explain(&error) },
             |(_, milliseconds)| Tried::Worked {

@@ -134,7 +134,7 @@ impl Plan {
             let (file, http) = match self.table.get(*firmware)? {
                 Boot::Tftp(file) => (file, false),
                 Boot::Http(url) => (url, true),
-                Boot::Script(_) | Boot::RaspberryPi | Boot::Nothing => return None,
+                Boot::TftpFrom(..) | Boot::Script(_) | Boot::RaspberryPi | Boot::Nothing => return None,
             };
             Some(Row {
                 firmware: *firmware,

@@ -44,7 +44,7 @@ use wire::Wire;
 pub struct Options {
     /// The `kube-baremetal` program.
     pub program: PathBuf,
-    /// Folder with `vmlinuz` and `initramfs`.
+    /// Folder of the boot media.
     pub media: PathBuf,
     /// The Debian image, zstd-compressed raw.
     pub image: PathBuf,

@@ -21,6 +21,7 @@ fn ask(world: &World, matched: &Match, accepted: bool, unaccepted: UnacceptedPol
         discovery: matches!(matched, Match::Known(_)).then_some(&world.discovery),
         hardware: accepted.then_some(&world.hardware),
         conflict_known,
+        has_media: true,
         config: &config,
         now: world.now,
     })
@@ -59,6 +60,42 @@ fn doubt_leads_to_the_agent_once_and_then_to_the_own_disk() {
         ask(&world, &unclear, false, UnacceptedPolicy::Inventory, true).answer,
         BootAnswer::LocalDisk
     );
+}
+
+#[test]
+fn a_machine_that_no_kernel_is_there_for_boots_its_own_disk_and_that_is_no_evidence() {
+    let world = World::ready();
+    let (matched, config) = (Match::Known(NAME.to_owned()), Config::default());
+    let decide = |has_media| {
+        boot::decide(&BootFacts {
+            matched: &matched,
+            discovery: Some(&world.discovery),
+            hardware: Some(&world.hardware),
+            conflict_known: false,
+            has_media,
+            config: &config,
+            now: world.now,
+        })
+    };
+    assert_eq!((decide(true).answer, decide(true).reason), (BootAnswer::Agent, "Accepted"));
+    let without = decide(false);
+    assert_eq!(
+        (without.answer, without.reason, without.record),
+        (BootAnswer::LocalDisk, boot::NO_BOOT_MEDIA, false)
+    );
+    // Who boots its disk anyway is told why as ever.
+    let mut out = world;
+    out.hardware.spec.maintenance = true;
+    let decision = boot::decide(&BootFacts {
+        matched: &matched,
+        discovery: Some(&out.discovery),
+        hardware: Some(&out.hardware),
+        conflict_known: false,
+        has_media: false,
+        config: &config,
+        now: out.now,
+    });
+    assert_eq!(decision.reason, "Maintenance");
 }
 
 #[test]

@@ -247,6 +247,7 @@ impl World {
             discovery: Some(&self.discovery),
             hardware: Some(&self.hardware),
             conflict_known: false,
+            has_media: true,
             config: &self.config,
             now: self.now,
         });

@@ -595,6 +595,7 @@ fn ask_boot(mutant: Planted, m: usize, session: u8, disc: Option<Id>, hw: Option
         discovery: Some(&disc),
         hardware: hw.as_ref(),
         conflict_known: false,
+        has_media: true,
         config: &config,
         now: now(session),
     });

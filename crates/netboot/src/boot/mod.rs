@@ -7,9 +7,11 @@
 //! An unknown machine causes no object here; that happens when its agent opens a session, or when its boot stopped before that ([`crate::timeline`]). A script holds no secret but the boot token,
 //! and that is good only from the address it was given to.
 
+pub(crate) mod media;
+
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
-use agent_protocol::token::BootClaims;
+use agent_protocol::{architecture::Architecture, token::BootClaims};
 use api::{
     BareMetalDiscoveryStatus,
     discovery::{BootAnswer, BootRecord},
@@ -25,7 +27,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use lifecycle::{
-    boot::{BootDecision, BootFacts},
+    boot::{BootDecision, BootFacts, NO_BOOT_MEDIA},
     boot_network::{self, Told},
     identity::Match,
 };
@@ -122,16 +124,43 @@ async fn answer(loader: Loader, shared: &Shared, peer: &Peer, request: &BootRequ
     };
     tracing::info!(mac = %request.mac, address = %peer.address, ?loader, answer = ?decision.answer, reason = decision.reason, "boot");
     match decision.answer {
-        BootAnswer::LocalDisk => local(),
+        BootAnswer::LocalDisk => {
+            if decision.reason == NO_BOOT_MEDIA {
+                warn_of_missing_media(shared, request);
+            }
+            local()
+        }
         BootAnswer::Agent => agent(loader, shared, peer, request, headers).unwrap_or_else(local),
+    }
+}
+
+/// The machine is to come to the agent and cannot: somebody has to do something.
+fn warn_of_missing_media(shared: &Shared, request: &BootRequest) {
+    match (request.architecture(), &shared.config.media_dir) {
+        (Some(architecture), Some(folder)) => tracing::warn!(
+            mac = %request.mac, %architecture,
+            "there are no boot media for this machine, which boots its own disk instead of the agent: `kube-baremetal bootmedia build --architecture {architecture}` puts them into {}; then start the machine again",
+            folder.join(architecture.name()).display()
+        ),
+        _ => tracing::warn!(
+            mac = %request.mac, buildarch = request.buildarch.as_str(),
+            "boot media are built for amd64 and arm64 only, and this machine said that it is neither: it boots its own disk instead of the agent"
+        ),
     }
 }
 
 /// Into the boot's timeline.
 fn note(shared: &Shared, peer: &Peer, request: &BootRequest, began: Instant, answer: BootAnswer, reason: &str) {
-    let mut seen = Seen::new(BootStepKind::Script, format!("{answer:?}: {reason}"));
+    let missing = reason == NO_BOOT_MEDIA;
+    let architecture = request.architecture().map_or(request.buildarch.as_str(), Architecture::name);
+    let detail = match missing {
+        true => format!("{answer:?}: {reason} for {architecture}"),
+        false => format!("{answer:?}: {reason}"),
+    };
+    let mut seen = Seen::new(BootStepKind::Script, detail);
     seen.took = began.elapsed();
-    seen.ends = answer == BootAnswer::LocalDisk;
+    // Without media it did not come where it should, and that is written down.
+    seen.ends = answer == BootAnswer::LocalDisk && !missing;
     let moment = Moment::now();
     shared.timelines.seen(request.mac, request.uuid, &seen, moment);
     shared.timelines.learn(request.mac, peer.address, false, moment);
@@ -155,12 +184,14 @@ async fn decide(shared: &Shared, peer: &Peer, request: &BootRequest, began: Inst
         .as_ref()
         .and_then(|d| d.metadata.name.as_deref())
         .and_then(|name| shared.cache.hardware_of(name));
+    let has_media = shared.media.has(request.architecture()).await;
     let judge = |discovery: Option<&api::BareMetalDiscovery>| {
         lifecycle::boot::decide(&BootFacts {
             matched: &matched,
             discovery,
             hardware: hardware.as_deref(),
             conflict_known,
+            has_media,
             config: &shared.config.decisions,
             now: Timestamp::now(),
         })
@@ -264,6 +295,7 @@ pub(crate) fn told(shared: &Shared, discovery: Option<&str>, address: IpAddr) ->
 
 fn agent(loader: Loader, shared: &Shared, peer: &Peer, request: &BootRequest, headers: &HeaderMap) -> Option<String> {
     let keys = shared.keys()?;
+    let architecture = request.architecture()?;
     let known = match shared.cache.match_boot(request.uuid, request.mac) {
         Match::Known(name) => Some(name),
         Match::New | Match::Unclear { .. } => None,
@@ -286,6 +318,7 @@ fn agent(loader: Loader, shared: &Shared, peer: &Peer, request: &BootRequest, he
         pin: keys.pin(),
         token: &keys.issue_boot(&claims),
         request,
+        architecture,
         link: &told.link,
         arguments: &shared.config.kernel_arguments,
     }))

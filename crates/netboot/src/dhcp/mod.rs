@@ -13,7 +13,7 @@
 //! | [`tables`] | what each firmware boots |
 //!
 //! What is answered is decided by the crate `dhcp`. Everything that is offered leads to this replica, at the address by which the machine's packet came: it is known to be reachable, whatever else
-//! the host is connected to.
+//! the host is connected to, unless a BareMetalNetwork or BareMetalHardware names another loader (`spec.bootLoaders`).
 //!
 //! An address is only ever given out on a network whose object says `Full`, whatever an interface was started with.
 
@@ -35,9 +35,9 @@ use std::{
 };
 
 use agent_protocol::identity::MacAddress;
-use api::DhcpMode;
+use api::{BareMetalHardware, BareMetalNetwork, BootLoader, DhcpMode};
 use dhcp::{
-    arch::{Firmware, Loaders, Tables},
+    arch::{Firmware, Loaders},
     v4::{
         Arrival, Client, Destination, Ignored,
         proxy::{self, Buffers, Policy, Site, UefiStyle},
@@ -45,6 +45,7 @@ use dhcp::{
         wire::{MessageType, PXE_PORT, Packet, SERVER_PORT},
     },
 };
+use lifecycle::identity::Match;
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -59,7 +60,7 @@ use self::{
 use crate::{
     config::{LanInterface, LanPorts},
     metrics::{DhcpAnswer, DhcpMessage, Metrics},
-    objects::networks::Networks,
+    objects::{cache::Cache, networks::Networks},
     timeline::{Moment, Timelines},
 };
 
@@ -81,7 +82,7 @@ pub(crate) struct Service {
     sockets: [Arc<Socket>; 2],
     ports: LanPorts,
     tables: TableMaker,
-    networks: Arc<Networks>,
+    known: Known,
     /// `None`: no address is given out here, whatever a network says.
     giving: Option<Giver>,
     metrics: Arc<Metrics>,
@@ -121,12 +122,53 @@ enum Answered {
     Nothing,
 }
 
+/// What objects say of networks and machines.
+#[derive(Clone)]
+pub(crate) struct Known {
+    pub(crate) networks: Arc<Networks>,
+    pub(crate) machines: Arc<Cache>,
+}
+
+impl Known {
+    /// What was said about who wants to boot; nothing about others.
+    fn about(&self, client: &Client, network: Option<&str>) -> Said {
+        let boots = client.firmware.is_some();
+        let mac = client.mac.map(MacAddress).filter(|_| boots);
+        // By the MAC address alone: firmware and loaders do not agree how a UUID is sent.
+        let machine = mac.and_then(|mac| match self.machines.match_boot(None, mac) {
+            Match::Known(name) => self.machines.hardware_of(&name),
+            Match::New | Match::Unclear { .. } => None,
+        });
+        Said {
+            machine,
+            network: network.filter(|_| boots).and_then(|name| self.networks.named(name)),
+        }
+    }
+}
+
+/// What was said about what a machine boots.
+struct Said {
+    machine: Option<Arc<BareMetalHardware>>,
+    network: Option<Arc<BareMetalNetwork>>,
+}
+
+impl Said {
+    fn of_machine(&self) -> &[BootLoader] {
+        self.machine.as_ref().map_or(&[], |hardware| &hardware.spec.boot_loaders)
+    }
+
+    fn of_network(&self) -> &[BootLoader] {
+        self.network.as_ref().map_or(&[], |network| &network.spec.boot_loaders)
+    }
+}
+
 /// What a listener shares with other parts of the replica.
 pub(crate) struct Parts {
     pub(crate) ports: LanPorts,
     pub(crate) http_port: u16,
     pub(crate) offers: Vec<(Firmware, Loaders)>,
-    pub(crate) networks: Arc<Networks>,
+    pub(crate) available: Vec<(Firmware, Loaders)>,
+    pub(crate) known: Known,
     pub(crate) giving: Option<Giving>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) timelines: Arc<Timelines>,
@@ -154,8 +196,8 @@ impl Service {
         let service = Self {
             sockets,
             ports: parts.ports,
-            tables: TableMaker::new(parts.http_port, parts.offers),
-            networks: parts.networks,
+            tables: TableMaker::new(parts.http_port, parts.offers, parts.available),
+            known: parts.known,
             giving,
             metrics: parts.metrics,
             timelines: parts.timelines,
@@ -259,7 +301,7 @@ impl Service {
         arrival: &Arrival,
         buffers: &mut Buffers,
     ) -> Result<Answered, Ignored> {
-        let network = self.networks.dhcp(link_address(packet, arrival, false));
+        let network = self.known.networks.dhcp(link_address(packet, arrival, false));
         let said = network.as_ref().map_or(DhcpMode::default(), |(_, mode)| *mode);
         let mode = match self.interface.dhcp {
             None => said,
@@ -271,14 +313,11 @@ impl Service {
             (DhcpMode::Full, Some((name, DhcpMode::Full))) if arrival.port != PXE_PORT => {
                 self.give(socket, &name, packet, client, arrival, buffers)
             }
-            (DhcpMode::Full | DhcpMode::Proxy, _) => {
+            (DhcpMode::Full | DhcpMode::Proxy, network) => {
+                let about = self.known.about(client, network.as_ref().map(|(name, _)| &**name));
                 let site = Site {
                     tftp: arrival.local,
-                    tables: Tables {
-                        hardware: None,
-                        network: None,
-                        built_in: self.tables.table(arrival.local),
-                    },
+                    tables: self.tables.tables(arrival.local, about.of_machine(), about.of_network()),
                     uefi: UefiStyle::default(),
                     // Who is to boot its own disk is told so by its script.
                     policy: Policy::Answer,
@@ -300,10 +339,10 @@ impl Service {
         buffers: &mut Buffers,
     ) -> Result<Answered, Ignored> {
         let giver = self.giving.as_ref().ok_or(Ignored::Policy)?;
+        let about = self.known.about(client, Some(network));
         let site = BootSite {
             tftp: arrival.local,
-            hardware: None,
-            built_in: self.tables.table(arrival.local),
+            tables: self.tables.tables(arrival.local, about.of_machine(), about.of_network()),
         };
         let question = Question {
             packet,

@@ -1,4 +1,4 @@
-//! Serves files of one folder over plain HTTP: images at `/images/<name>`, boot media at `/boot/media/<name>`.
+//! Serves files of one folder over plain HTTP: images at `/images/<name>`, boot media of an architecture ([`crate::boot::media`]).
 //!
 //! What can be asked for is a list that this process makes of the folder; a request is looked up in it and never becomes a path. Regular files
 //! with plain names only: no links, no subfolders, nothing hidden. Whole files, one range, conditions by ETag, and HEAD.
@@ -75,6 +75,18 @@ impl Folder {
         })
     }
 
+    /// `GET` and `HEAD` of one file.
+    pub(crate) async fn serve(self: &Arc<Self>, name: &str, method: &Method, headers: &HeaderMap) -> Response {
+        let Some(path) = self.find(name).await else { return not_found() };
+        match answer(&path, method, headers).await {
+            Ok(response) => response,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "a file cannot be served");
+                not_found()
+            }
+        }
+    }
+
     fn lookup(&self, name: &str) -> Option<PathBuf> {
         let listing = self.listing.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         listing.files.get(name).cloned()
@@ -131,25 +143,18 @@ fn list(folder: &Path) -> std::io::Result<HashMap<String, PathBuf>> {
     Ok(files)
 }
 
-fn not_found() -> Response {
+pub(crate) fn not_found() -> Response {
     (StatusCode::NOT_FOUND, "there is no such file\n").into_response()
 }
 
-/// `GET` and `HEAD` of one file.
+/// `GET` and `HEAD` of one image.
 pub(crate) async fn serve(
     State(folder): State<Arc<Folder>>,
     UrlPath(name): UrlPath<String>,
     method: Method,
     headers: HeaderMap,
 ) -> Response {
-    let Some(path) = folder.find(&name).await else { return not_found() };
-    match answer(&path, &method, &headers).await {
-        Ok(response) => response,
-        Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "a file cannot be served");
-            not_found()
-        }
-    }
+    folder.serve(&name, &method, &headers).await
 }
 
 /// Opens without following a link that took the file's place.

@@ -1,6 +1,6 @@
 //! Images over HTTP.
 //!
-//! * [`Folder`]: files of one folder as they are, at `/images/<name>`; boot media at `/boot/media/<name>`.
+//! * [`Folder`]: files of one folder as they are, at `/images/<name>`; the boot media are served by the same means.
 //! * The image store: packed images at `/images/<hex of the manifest's digest>/{manifest.json,chunks}`. [`shelf`] is its disk, [`serve`] its HTTP side, [`keeper`] prepares what the
 //!   BareMetalImages name ([`decide`] says what is to be done, [`prepare`] does it, [`oci`] speaks with registries, [`upload`] takes what somebody sends) and says in
 //!   their status what became of it.
@@ -18,4 +18,4 @@ pub(crate) mod serve;
 pub(crate) mod shelf;
 pub mod upload;
 
-pub(crate) use folder::{Folder, serve as serve_folder};
+pub(crate) use folder::{Folder, not_found as no_such_file, serve as serve_folder};

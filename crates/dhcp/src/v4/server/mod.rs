@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     Replicas, Time,
-    arch::{Boot, BootTable, Tables},
+    arch::{Boot, Tables},
     book::{Record, State},
 };
 
@@ -48,10 +48,8 @@ pub struct Settings {
 pub struct BootSite<'s> {
     /// Where TFTP is served.
     pub tftp: Ipv4Addr,
-    /// What was said about this machine. Networks have a table of their own in [`Subnet::boot`].
-    pub hardware: Option<&'s BootTable>,
-    /// What holds otherwise.
-    pub built_in: &'s BootTable,
+    /// What there is to boot.
+    pub tables: Tables<'s>,
 }
 
 /// A reply; its bytes are in the buffer.
@@ -285,7 +283,7 @@ impl Answer<'_> {
         out: &mut Vec<u8>,
         scratch: &mut Vec<u8>,
     ) -> Reply {
-        let boot = self.boot(subnet);
+        let boot = self.boot();
         let head = Head {
             // An OFFER has none (RFC 2131, table 3).
             ciaddr: if kind == MessageType::Ack {
@@ -294,7 +292,7 @@ impl Answer<'_> {
                 Ipv4Addr::UNSPECIFIED
             },
             yiaddr: address,
-            siaddr: boot.map_or(Ipv4Addr::UNSPECIFIED, |(_, site)| site.tftp),
+            siaddr: boot.map_or(Ipv4Addr::UNSPECIFIED, |(boot, site)| boot.tftp_server(site.tftp)),
             force_broadcast: false,
         };
         let mut encoder = Encoder::reply(self.packet, &head, kind, out);
@@ -321,14 +319,9 @@ impl Answer<'_> {
     }
 
     /// What the client is given to boot, if it wants to.
-    fn boot<'s>(&'s self, subnet: &'s Served) -> Option<(&'s Boot, &'s BootSite<'s>)> {
+    fn boot(&self) -> Option<(&Boot, &BootSite<'_>)> {
         let (site, firmware) = (self.site?, self.client.firmware?);
-        let tables = Tables {
-            hardware: site.hardware,
-            network: subnet.boot.as_ref(),
-            built_in: site.built_in,
-        };
-        Some((tables.choose(firmware)?, site))
+        Some((site.tables.choose(firmware)?, site))
     }
 
     fn refuse(&self, why: &str, out: &mut Vec<u8>) -> Reply {

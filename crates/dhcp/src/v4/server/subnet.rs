@@ -3,7 +3,6 @@
 use std::{collections::HashMap, net::Ipv4Addr};
 
 use crate::{
-    arch::BootTable,
     book::{Book, RESERVED},
     v4::wire::{Encoder, Packet, code::option},
 };
@@ -35,8 +34,6 @@ pub struct Subnet {
     pub probe: bool,
     /// What makes two requests the same client's.
     pub identity: Identity,
-    /// What is booted here, where it differs from the built-in table.
-    pub boot: Option<BootTable>,
 }
 
 impl Subnet {
@@ -53,7 +50,6 @@ impl Subnet {
             authoritative: true,
             probe: true,
             identity: Identity::default(),
-            boot: None,
         }
     }
 }
@@ -199,7 +195,6 @@ pub(super) struct Served {
     pub(super) authoritative: bool,
     pub(super) probe: bool,
     identity: Identity,
-    pub(super) boot: Option<BootTable>,
     /// First address, last address, number of the first place.
     ranges: Vec<(u32, u32, u32)>,
     /// Reserved addresses outside the ranges.
@@ -262,7 +257,6 @@ impl Served {
             authoritative: subnet.authoritative,
             probe: subnet.probe,
             identity: subnet.identity,
-            boot: subnet.boot,
             ranges,
             outside: HashMap::new(),
             outside_first: next,

@@ -364,7 +364,8 @@ fn put_boot(subnet: &Served, encoder: &mut Encoder<'_>, client: &Client, site: &
         Boot::Tftp(file) => put_tftp(encoder, site.tftp, file),
         Boot::RaspberryPi => put_tftp(encoder, site.tftp, ""),
         Boot::Http(url) | Boot::Script(url) => encoder.put(option::BOOT_FILE_URL, url.as_bytes()),
-        Boot::Nothing => {}
+        // Who boots over IPv6 has no way to an IPv4 address.
+        Boot::TftpFrom(..) | Boot::Nothing => {}
     }
     // EDK2's HTTP boot takes only what carries its class, under the number it asked with.
     if let Some((enterprise, class @ BootClass::Http)) = client.class {

@@ -192,6 +192,7 @@ impl Machine {
             discovery: discovery.as_ref(),
             hardware: hardware.as_ref(),
             conflict_known: false,
+            has_media: true,
             config: &self.config,
             now: jiff::Timestamp::now(),
         });

@@ -1,8 +1,8 @@
-//! Looks at a program's header: an image without a loader and libraries can run only a static program, and only one for its own processor.
+//! Looks at a program's header: boot media and container image have neither loader nor libraries, so they can run only a static program, and only one for their own processor.
 //!
 //! Only the first bytes and the program headers are read. That the rest is sound is seen when it runs.
 
-use crate::Architecture;
+use agent_protocol::architecture::Architecture;
 
 const EM_X86_64: u16 = 62;
 const EM_AARCH64: u16 = 183;
@@ -45,7 +45,7 @@ pub fn check(bytes: &[u8], architecture: Architecture) -> Result<(), String> {
         .any(|header| header.starts_with(&PT_INTERP.to_le_bytes()));
     if interpreted {
         return Err(
-            "it is linked dynamically, and the image has neither loader nor libraries: build it with `-C target-feature=+crt-static`"
+            "it is linked dynamically, and where it is to run there are neither loader nor libraries: build it with `-C target-feature=+crt-static`"
                 .to_owned(),
         );
     }
