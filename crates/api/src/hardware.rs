@@ -23,6 +23,7 @@ use crate::{
     boot_network::BootNetwork,
     common::{NetworkRef, Taint},
     gate::Gate,
+    power::{PowerSpec, PowerStatus},
 };
 
 /// One accepted machine.
@@ -47,6 +48,7 @@ use crate::{
     printcolumn = r#"{"name":"Namespace","type":"string","jsonPath":".spec.claimRef.namespace","priority":1}"#,
     printcolumn = r#"{"name":"Class","type":"string","jsonPath":".spec.class","priority":1}"#,
     printcolumn = r#"{"name":"Erase","type":"string","jsonPath":".status.lastErase.strength","priority":1}"#,
+    printcolumn = r#"{"name":"Power","type":"string","jsonPath":".status.power.state","priority":1}"#,
     printcolumn = r#"{"name":"Paused","type":"boolean","jsonPath":".spec.paused"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
@@ -80,6 +82,9 @@ pub struct BareMetalHardwareSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_BOOT_LOADERS), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["firmware"]))]
     pub boot_loaders: Vec<BootLoader>,
+    /// By what the machine is switched. Left out: its guest helper or a person does it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power: Option<PowerSpec>,
     /// Keeps instances away unless they tolerate it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
@@ -284,6 +289,9 @@ pub struct BareMetalHardwareStatus {
     /// Whether the machine should be off, because its instance says `running: false`.
     #[serde(default)]
     pub power_off: bool,
+    /// What was done about its power; only with `spec.power`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power: Option<PowerStatus>,
     /// UIDs of the claims released last, newest last. A released claim is never taken up again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]

@@ -29,6 +29,7 @@ pub mod image;
 pub mod instance;
 pub mod network;
 pub mod policy;
+pub mod power;
 pub mod timeline;
 
 pub use address::{BareMetalAddress, BareMetalAddressSpec};

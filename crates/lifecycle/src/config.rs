@@ -25,6 +25,14 @@ pub struct Config {
     pub allow_asserted_identity: bool,
     /// How long a machine may stay away before a person is asked to switch it off and on.
     pub power_cycle_after: SignedDuration,
+    /// How long a machine may be missing in the agent before its driver boots it into it.
+    pub power_act_after: SignedDuration,
+    /// Within which a machine that was switched into the agent has to open a session.
+    pub power_boot_within: SignedDuration,
+    /// Within which a driver has to show that the machine is on or off, after it was told so.
+    pub power_state_within: SignedDuration,
+    /// Within which a system that was asked to shut down has to be off; then the power is taken away.
+    pub power_shut_down_within: SignedDuration,
     /// How long a machine that was told to boot its disk must not ask again to count as running.
     pub local_boot_confirmed_after: SignedDuration,
     /// When a machine of which nothing is heard after imaging is called running without evidence.
@@ -48,6 +56,10 @@ impl Default for Config {
             unaccepted_hold: SignedDuration::from_mins(10),
             allow_asserted_identity: false,
             power_cycle_after: SignedDuration::from_mins(2),
+            power_act_after: SignedDuration::from_secs(10),
+            power_boot_within: SignedDuration::from_mins(10),
+            power_state_within: SignedDuration::from_mins(1),
+            power_shut_down_within: SignedDuration::from_mins(3),
             local_boot_confirmed_after: SignedDuration::from_mins(3),
             running_unconfirmed_after: SignedDuration::from_mins(20),
             retry_base: SignedDuration::from_secs(10),

@@ -35,6 +35,7 @@ pub mod image;
 pub mod instance;
 pub mod orders;
 pub mod policy;
+pub mod power;
 pub mod quantity;
 pub mod scheduler;
 pub mod seed;

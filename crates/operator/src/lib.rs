@@ -7,6 +7,7 @@
 //! | [`queue`] | keyed work: bounded, serialised per key, retried, panics caught |
 //! | [`world`] | the verbs with which anything is written: compare and swap |
 //! | `discovery`, `hardware`, `instance`, `image`, `endpoint`, `address` | one controller each: gather, decide, act |
+//! | `power` | carries out what was decided about a machine's power, through its driver |
 //! | [`lease`] | whose turn it is, where there is more than one operator |
 //! | [`secrets`], [`keys`] | the only places where Secrets are read |
 //! | [`events`], [`metrics`] | what it tells people and monitors |
@@ -46,6 +47,7 @@ pub mod keys;
 pub mod lease;
 pub mod metrics;
 mod pacer;
+mod power;
 pub mod queue;
 pub mod secrets;
 mod wiring;
@@ -281,7 +283,7 @@ fn spawn<F, R>(
     parts: &mut JoinSet<&'static str>,
     world: &Arc<World>,
     kind: &'static str,
-    queue: &Arc<Queue<Key>>,
+    (queue, concurrency): (&Arc<Queue<Key>>, usize),
     stop: &CancellationToken,
     reconcile: F,
 ) where
@@ -289,7 +291,7 @@ fn spawn<F, R>(
     R: Future<Output = Result<Next>> + Send + 'static,
 {
     let (world, queue, stop) = (Arc::clone(world), Arc::clone(queue), stop.clone());
-    let (concurrency, metrics) = (world.config.concurrency, Arc::clone(&world.metrics));
+    let metrics = Arc::clone(&world.metrics);
     parts.spawn(async move {
         queue::run(kind, queue, concurrency, metrics, stop, move |key| {
             reconcile(Arc::clone(&world), key)
@@ -308,24 +310,28 @@ async fn work(world: &Arc<World>, stop: CancellationToken) -> Result<()> {
         image,
         endpoint,
         address,
+        power: switches,
     } = &world.queues;
     // Whatever another leader, or an earlier run, left behind: look at everything once.
     let cluster = |names: Vec<Key>, queue: &Queue<Key>| names.into_iter().for_each(|key| queue.add(key));
     cluster(world.images.keys(), image);
     cluster(world.discoveries.keys(), discovery);
     cluster(world.hardware.keys(), hardware);
+    cluster(world.hardware.keys(), switches);
     cluster(world.instances.keys(), instance);
     cluster(world.endpoints.keys(), endpoint);
     cluster(world.addresses.keys(), address);
     world.scheduler.wake();
 
     let mut parts = JoinSet::new();
-    spawn(&mut parts, world, "BareMetalDiscovery", discovery, &stop, discovery::reconcile);
-    spawn(&mut parts, world, "BareMetalHardware", hardware, &stop, hardware::reconcile);
-    spawn(&mut parts, world, "BareMetalInstance", instance, &stop, instance::reconcile);
-    spawn(&mut parts, world, "BareMetalImage", image, &stop, image::reconcile);
-    spawn(&mut parts, world, "BareMetalEndpoint", endpoint, &stop, endpoint::reconcile);
-    spawn(&mut parts, world, "BareMetalAddress", address, &stop, address::reconcile);
+    let usual = world.config.concurrency;
+    spawn(&mut parts, world, "BareMetalDiscovery", (discovery, usual), &stop, discovery::reconcile);
+    spawn(&mut parts, world, "BareMetalHardware", (hardware, usual), &stop, hardware::reconcile);
+    spawn(&mut parts, world, "BareMetalInstance", (instance, usual), &stop, instance::reconcile);
+    spawn(&mut parts, world, "BareMetalImage", (image, usual), &stop, image::reconcile);
+    spawn(&mut parts, world, "BareMetalEndpoint", (endpoint, usual), &stop, endpoint::reconcile);
+    spawn(&mut parts, world, "BareMetalAddress", (address, usual), &stop, address::reconcile);
+    spawn(&mut parts, world, "Power", (switches, power::AT_ONCE), &stop, power::reconcile);
     {
         let (world, stop) = (Arc::clone(world), stop.clone());
         parts.spawn(async move {

@@ -31,6 +31,12 @@ impl Contents {
         self.0.get(key).map(Vec::as_slice)
     }
 
+    /// These keys and values.
+    #[cfg(test)]
+    pub(crate) fn of<const N: usize>(entries: [(&str, &str); N]) -> Self {
+        Self(entries.into_iter().map(|(key, value)| (key.to_owned(), value.as_bytes().to_vec())).collect())
+    }
+
     /// Names of the keys.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)

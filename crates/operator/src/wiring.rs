@@ -18,6 +18,7 @@ use lifecycle::hardware::is_free;
 
 use crate::{
     cache::{Cache, Key},
+    power,
     world::{Kept, World, index},
 };
 
@@ -140,6 +141,7 @@ pub(crate) fn listen(world: &Arc<World>) {
         for machine in old.into_iter().chain(new) {
             wake_machine_and_claimant(&world, machine);
         }
+        power::wake(&world, old, new);
         if let (Some(machine), None) = (old, new) {
             // The machine is not accepted any more, or was deleted to be accepted anew.
             world.queues.discovery.add(Key::cluster(machine.spec.discovery_name.clone()));
@@ -377,6 +379,7 @@ pub(crate) fn measure(world: &World) {
         ("BareMetalImage", &world.queues.image),
         ("BareMetalEndpoint", &world.queues.endpoint),
         ("BareMetalAddress", &world.queues.address),
+        ("Power", &world.queues.power),
     ] {
         world.metrics.set_queue_depth(kind, queue.depth());
     }

@@ -30,6 +30,7 @@ use crate::{
     keys::KeySource,
     metrics::Metrics,
     pacer::Pacer,
+    power::Switches,
     queue::Queue,
     wiring,
 };
@@ -121,6 +122,8 @@ pub struct Queues {
     pub endpoint: Arc<Queue<Key>>,
     /// Addresses whose owner may be gone.
     pub address: Arc<Queue<Key>>,
+    /// Accepted machines whose driver may have something to do.
+    pub power: Arc<Queue<Key>>,
 }
 
 /// Everything controllers share.
@@ -155,6 +158,8 @@ pub struct World {
     pub pacer: Pacer,
     /// Addresses that are taken or being taken.
     pub book: Book,
+    /// Machines' drivers.
+    pub power: Switches,
     /// Netboot's keys.
     pub keys: KeySource,
     /// Takes events.
@@ -189,6 +194,7 @@ impl World {
             inputs: Inputs::default(),
             pacer: Pacer::new(&config),
             book: Book::default(),
+            power: Switches::default(),
             keys: KeySource::new(config.client.clone(), config.netboot_namespace.clone()),
             events,
             metrics,

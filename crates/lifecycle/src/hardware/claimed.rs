@@ -20,6 +20,7 @@ use super::{
 use crate::{
     image::{Way, way},
     orders,
+    power::Want,
     view::{self, Uids},
 };
 
@@ -305,6 +306,9 @@ fn live(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInstance) {
         draft.clear(conditions::POWER_CYCLE_NEEDED);
         draft.set(conditions::INSPECTED, true, "InUse", "The root disk holds the instance");
         draft.phase(HardwarePhase::InUse);
+        if !draft.facts.hardware.spec.maintenance {
+            draft.power_want = if draft.new.power_off { Want::Off } else { Want::On };
+        }
         if reinstall {
             begin_reinstall(draft, claim, instance);
         }

@@ -16,7 +16,11 @@ use k8s_openapi::apimachinery::pkg::{
 };
 
 use super::{EventNote, HardwareDecision, HardwareFacts, SeedAction, SpecChange, gates::GATE_CLOSED};
-use crate::{deadlines, disks, orders, view};
+use crate::{
+    deadlines, disks, orders,
+    power::{self, Want},
+    view,
+};
 
 /// What became of a wanted order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,6 +40,8 @@ pub(super) struct Draft<'a> {
     pub release_addresses: bool,
     /// The present wait lasts only until another writer's next step: not worth a write.
     pub transient: bool,
+    /// What is waited for that power has to do with.
+    pub power_want: Want,
     pub events: Vec<EventNote>,
     pub requeue: Option<SignedDuration>,
     /// Whether the retry token changed since the last decision.
@@ -55,6 +61,7 @@ impl<'a> Draft<'a> {
             seed_wanted: false,
             release_addresses: false,
             transient: false,
+            power_want: Want::default(),
             events: Vec::new(),
             requeue: None,
         };
@@ -390,14 +397,26 @@ impl<'a> Draft<'a> {
         self.clear(conditions::ORDER_FAILED);
     }
 
-    /// Asks a person to switch the machine off and on when it has stayed away since `since` for too long.
+    /// Lets its driver boot a machine that has stayed away since `since` into the agent; where there is none, or it does not help, asks a person to switch it off and on.
     pub fn watch_for_return(&mut self, since: Timestamp) -> bool {
+        if self.due(since.saturating_add(self.facts.config.power_act_after).unwrap_or(since)) {
+            self.power_want = Want::Agent(since);
+        }
+        if power::is_at_it(self.facts.power, &self.old) {
+            return false;
+        }
         let then = since.saturating_add(self.facts.config.power_cycle_after).unwrap_or(since);
         if !self.due(then) {
             return false;
         }
+        let fault = self.old.power.as_ref().map_or("", |p| p.fault.as_str());
+        let tried = match (self.facts.power, fault) {
+            (None, _) => String::new(),
+            (Some(_), "") => ". Its power driver switched it, and it did not boot into the agent".to_owned(),
+            (Some(_), fault) => format!(". Its power driver cannot: {fault}"),
+        };
         let message = format!(
-            "Switch this machine off and on, with the network as its first boot device: {}",
+            "Switch this machine off and on, with the network as its first boot device: {}{tried}",
             self.describe()
         );
         if !conditions::is_true(&self.old.conditions, conditions::POWER_CYCLE_NEEDED) {
@@ -493,6 +512,28 @@ impl<'a> Draft<'a> {
         }
     }
 
+    fn settle_power(&mut self) {
+        let (facts, want) = (self.facts, self.power_want);
+        let settled = power::settle(self.old.power.as_ref(), facts.power, want, facts.config, facts.salt, facts.now);
+        if let Some(again) = settled.again {
+            self.due(again);
+        }
+        let old = self.old.power.clone();
+        let (old, new) = (old.as_ref(), settled.status.as_ref());
+        if let Some(act) = new
+            .and_then(|p| p.act.as_ref())
+            .filter(|act| old.and_then(|p| p.act.as_ref()) != Some(act))
+        {
+            let what = power::told(act.kind);
+            self.event(false, "PowerAct", format!("Its power driver is told to {what}"));
+        }
+        if let Some(power) = new.filter(|p| !p.fault.is_empty() && old.is_none_or(|old| old.failures < p.failures)) {
+            let message = format!("Its power driver failed: {}", power.fault);
+            self.event(true, "PowerFailed", message);
+        }
+        self.new.power = settled.status;
+    }
+
     pub fn finish(mut self) -> HardwareDecision {
         let ready = self.new.phase == HardwarePhase::Ready;
         if ready {
@@ -515,6 +556,7 @@ impl<'a> Draft<'a> {
             self.new.phase_since = Some(Time(self.facts.now));
         }
         self.judge_deadline();
+        self.settle_power();
         let mut status = (self.new != self.old).then(|| self.new.clone());
         let generation = self.facts.hardware.metadata.generation;
         // Clearing a claim moves the generation; that alone is not worth a write.

@@ -30,7 +30,7 @@ use api::{
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::{config::Config, disks, policy::Acceptance};
+use crate::{config::Config, disks, policy::Acceptance, power::PowerFacts};
 use draft::Draft;
 
 /// Something that is prepared outside and must be there before an image order.
@@ -74,6 +74,8 @@ pub struct HardwareFacts<'a> {
     pub seed_input: &'a Readiness,
     /// For what the seed Secret of this machine was sealed, where there is one.
     pub sealed: Option<&'a SealedFor>,
+    /// What is known of its power, where it has a driver.
+    pub power: Option<&'a PowerFacts>,
     /// Random, drawn anew for each call: goes into the id of an order that this decision creates.
     pub salt: u64,
     /// Times and choices.

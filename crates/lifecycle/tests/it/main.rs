@@ -9,6 +9,7 @@ mod identity;
 mod life;
 mod moved;
 mod policy;
+mod power;
 mod quantity;
 mod reinstall;
 mod scheduler;

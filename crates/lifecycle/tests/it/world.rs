@@ -21,6 +21,7 @@ use lifecycle::{
     identity::Match,
     instance::{self, InstanceChange, InstanceFacts},
     policy::Acceptance,
+    power::PowerFacts,
     scheduler::{self, Placement},
 };
 
@@ -137,6 +138,8 @@ pub struct World {
     pub sealed: Option<SealedFor>,
     pub endpoints: Readiness,
     pub seed_input: Readiness,
+    /// Of a machine with a power driver.
+    pub power: Option<PowerFacts>,
     /// What the disk really holds.
     pub disk: DiskContents,
     pub writes: usize,
@@ -167,6 +170,7 @@ impl World {
             sealed: None,
             endpoints: Readiness::Ready,
             seed_input: Readiness::Ready,
+            power: None,
             disk: DiskContents::blank(),
             writes: 0,
             events: Vec::new(),
@@ -399,6 +403,7 @@ impl World {
         };
         let image = claimant.and_then(|c| self.images.iter().find(|i| i.metadata.name.as_ref() == Some(&c.spec.image)));
         hardware::decide(&HardwareFacts {
+            power: self.power.as_ref(),
             hardware: &self.hardware,
             discovery: Some(&self.discovery),
             claimant,

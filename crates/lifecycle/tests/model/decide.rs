@@ -279,6 +279,7 @@ fn ask_hardware(mutant: Planted, stored: &BareMetalHardware, view: View, session
     };
     let (image, config) = (objects::image(), config());
     let decision = hardware::decide(&HardwareFacts {
+        power: None,
         hardware: &hw,
         discovery: disc.as_ref(),
         claimant,

@@ -52,6 +52,7 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
         ),
         _ => (Readiness::Ready, Readiness::Ready),
     };
+    let power = world.power.facts(&hardware);
     let facts = HardwareFacts {
         hardware: &hardware,
         discovery: discovery.as_deref(),
@@ -60,6 +61,7 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
         endpoints: &endpoints,
         seed_input: &seed_input,
         sealed: sealed.as_ref(),
+        power: power.as_ref(),
         salt: rand::random(),
         config: &world.config.lifecycle,
         now: jiff::Timestamp::now(),

@@ -6,4 +6,5 @@ mod embedded;
 mod faults;
 mod leases;
 mod life;
+mod power;
 mod support;

@@ -1,0 +1,223 @@
+//! When a machine is switched: what [`hardware`](crate::hardware) wants of its power, what its driver can do, what came of it so far.
+//!
+//! The other decisions say what they wait for ([`Want`]); this one says what is done about it ([`PowerAct`], in `status.power`). Whoever carries it out reports how an act ended by its id, and only then
+//! another one is made, so that losing either costs a repetition and never an act that nobody wanted.
+//!
+//! A driver that says yes is not believed: a machine that was told to boot into the agent and did not come is told again, and after [`TRIES`] of it a person is asked.
+//!
+//! Not here: how a machine is switched (the crate `power`), and asking a person ([`hardware`](crate::hardware) sets the condition).
+
+use api::{
+    hardware::BareMetalHardwareStatus,
+    power::{PowerAct, PowerActKind, PowerState, PowerStatus},
+};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::config::Config;
+
+/// So often a machine is told the same thing before a person is asked.
+pub const TRIES: u32 = 3;
+
+/// What a driver can do, of what is decided about here.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Can {
+    /// Let the machine boot anew, once from the network.
+    pub boot_agent: bool,
+    /// Switch on.
+    pub on: bool,
+    /// Ask the system to shut down.
+    pub shut_down: bool,
+    /// Take the power away.
+    pub off: bool,
+}
+
+/// How an act ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// [`PowerAct::id`].
+    pub id: String,
+    /// When.
+    pub at: Timestamp,
+    /// Why it could not be done, for people.
+    pub fault: Option<String>,
+}
+
+/// What is known of a machine's power. Only of one with a driver.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PowerFacts {
+    /// What its driver can do.
+    pub can: Can,
+    /// What the driver said last.
+    pub state: PowerState,
+    /// How the latest act ended, as far as whoever carries them out remembers it.
+    pub ended: Option<Ended>,
+}
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Want {
+    /// Nothing that power has to do with.
+    #[default]
+    Nothing,
+    /// The machine in the agent, in a session opened since then.
+    Agent(Timestamp),
+    /// It runs its system.
+    On,
+    /// It is off.
+    Off,
+}
+
+impl Want {
+    fn first_act(self, facts: &PowerFacts) -> Option<PowerActKind> {
+        match self {
+            Self::Nothing => None,
+            Self::Agent(_) => facts.can.boot_agent.then_some(PowerActKind::BootAgent),
+            Self::On => (facts.can.on && facts.state == PowerState::Off).then_some(PowerActKind::On),
+            Self::Off if facts.state == PowerState::Off => None,
+            Self::Off if facts.can.shut_down => Some(PowerActKind::ShutDown),
+            Self::Off => facts.can.off.then_some(PowerActKind::Off),
+        }
+    }
+
+    fn since(self) -> Option<Timestamp> {
+        match self {
+            Self::Agent(since) => Some(since),
+            Self::Nothing | Self::On | Self::Off => None,
+        }
+    }
+}
+
+/// What was decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Settled {
+    /// The new `status.power`.
+    pub status: Option<PowerStatus>,
+    /// When to look again.
+    pub again: Option<Timestamp>,
+}
+
+/// Whether a driver still does what [`Want::Agent`] waits for, so that no person has to be asked.
+pub(crate) fn is_at_it(facts: Option<&PowerFacts>, status: &BareMetalHardwareStatus) -> bool {
+    let failures = status.power.as_ref().map_or(0, |p| p.failures);
+    facts.is_some_and(|f| f.can.boot_agent) && failures < TRIES
+}
+
+/// Decides.
+pub(crate) fn settle(
+    old: Option<&PowerStatus>,
+    facts: Option<&PowerFacts>,
+    want: Want,
+    config: &Config,
+    salt: u64,
+    now: Timestamp,
+) -> Settled {
+    let Some(facts) = facts else {
+        return Settled { status: None, again: None };
+    };
+    let mut new = old.cloned().unwrap_or_default();
+    new.state = facts.state;
+    take_in(&mut new, facts, config);
+    let mut again = None;
+    match next(&mut new, facts, want, config, now) {
+        Next::Nothing => forget(&mut new),
+        Next::Wait(until) => again = until,
+        Next::Act(kind) if new.act.as_ref().is_some_and(|act| act.kind == kind) => {}
+        Next::Act(kind) => {
+            new.sequence += 1;
+            new.act = Some(PowerAct {
+                id: format!("{}-{:08x}", new.sequence, salt as u32),
+                kind,
+                since: Time(now),
+            });
+            new.retry_after = None;
+        }
+    }
+    Settled { status: Some(new), again }
+}
+
+/// How the act in force ended.
+fn take_in(new: &mut PowerStatus, facts: &PowerFacts, config: &Config) {
+    let Some(ended) = &facts.ended else { return };
+    let Some(act) = new.act.take_if(|act| act.id == ended.id) else {
+        return;
+    };
+    match &ended.fault {
+        None => {
+            new.done = Some(act);
+            new.done_at = Some(Time(ended.at));
+            new.fault.clear();
+        }
+        Some(fault) => {
+            new.failures += 1;
+            new.fault.clone_from(fault);
+            let wait = config.backoff(new.failures);
+            new.retry_after = Some(Time(ended.at.saturating_add(wait).unwrap_or(ended.at)));
+        }
+    }
+}
+
+enum Next {
+    Nothing,
+    /// Until this time, or a change.
+    Wait(Option<Timestamp>),
+    Act(PowerActKind),
+}
+
+fn next(new: &mut PowerStatus, facts: &PowerFacts, want: Want, config: &Config, now: Timestamp) -> Next {
+    let Some(first) = want.first_act(facts) else { return Next::Nothing };
+    if let Some(act) = &new.act {
+        // One that is being carried out ends first; nothing else is asked of a BMC meanwhile.
+        return if act.kind == first { Next::Act(first) } else { Next::Wait(None) };
+    }
+    if let Some(retry) = &new.retry_after
+        && now < retry.0
+    {
+        return Next::Wait(Some(retry.0));
+    }
+    let counts = |done: &PowerAct, at: Timestamp| want.since().is_none_or(|since| at >= since) && is_same(done.kind, first);
+    let done = new.done.as_ref().zip(new.done_at.as_ref()).filter(|(done, at)| counts(done, at.0));
+    let Some((done, at)) = done.map(|(done, at)| (done.kind, at.0)) else {
+        return Next::Act(first);
+    };
+    // It was done, and what is wanted is not there yet.
+    let patience = match done {
+        PowerActKind::BootAgent => config.power_boot_within,
+        PowerActKind::On | PowerActKind::Off => config.power_state_within,
+        PowerActKind::ShutDown => config.power_shut_down_within,
+    };
+    // One that never comes is told less and less often.
+    let until = at.saturating_add(patience.max(config.backoff(new.failures))).unwrap_or(at);
+    if now < until {
+        return Next::Wait(Some(until));
+    }
+    if done == PowerActKind::ShutDown && facts.can.off {
+        // It did not listen.
+        return Next::Act(PowerActKind::Off);
+    }
+    new.failures += 1;
+    Next::Act(first)
+}
+
+/// Whether an act that was done serves what another one is for.
+fn is_same(done: PowerActKind, wanted: PowerActKind) -> bool {
+    done == wanted || (done == PowerActKind::Off && wanted == PowerActKind::ShutDown)
+}
+
+/// An act, as an event says it.
+pub(crate) fn told(kind: PowerActKind) -> &'static str {
+    match kind {
+        PowerActKind::BootAgent => "boot it once from the network, into the agent",
+        PowerActKind::On => "switch it on",
+        PowerActKind::ShutDown => "shut its system down",
+        PowerActKind::Off => "switch it off",
+    }
+}
+
+/// Nothing is waited for: the next wait begins anew.
+fn forget(new: &mut PowerStatus) {
+    new.act = None;
+    new.failures = 0;
+    new.fault.clear();
+    new.retry_after = None;
+}

@@ -1,0 +1,294 @@
+//! Machines' switches: carries out what `lifecycle::power` decided, and asks drivers whether machines are on.
+//!
+//! One reconcile per machine with a driver: the act in force first, then the state. What came of it is kept here until the machine's own reconcile takes it into the status; whoever starts anew knows nothing, and
+//! carries an act that is still in force out once more.
+//!
+//! Invariants:
+//! * One call at a time per machine (the queue), and per controller (`power::calls`); a dead controller holds up its own machines alone.
+//! * Nothing is written here: the status belongs to the machine's reconcile, and events tell what only a person can mend.
+//! * Credentials are read by name, in the operator's namespace, and go to the driver and nowhere else. The last good ones are used on while the API server does not answer.
+
+pub(crate) mod drivers;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use agent_protocol::inventory::FirmwareMode;
+use api::{
+    BareMetalHardware,
+    power::{PowerAct, PowerActKind, PowerSpec, PowerState},
+};
+use jiff::Timestamp;
+use kube::ResourceExt;
+use lifecycle::power::{Ended, PowerFacts};
+use power::{BootDevice, BootOnce, Calls, Fault, Firmware, Machine, Off, PowerError, calls::Limits};
+use tokio::time::Instant;
+
+use crate::{
+    cache::Key,
+    error::Result,
+    events::Notice,
+    queue::Next,
+    secrets::{self, Contents},
+    world::{World, jittered, reference},
+};
+
+/// How often a machine's state is asked for.
+const ASK: Duration = Duration::from_secs(100);
+/// How often after an act, for as long as [`SOON_FOR`].
+const SOON: Duration = Duration::from_secs(3);
+const SOON_FOR: Duration = Duration::from_secs(30);
+/// A Secret that is older than that here is read again.
+const FRESH: Duration = Duration::from_secs(600);
+/// Reconciles at once: more than calls at once, of which most wait for a controller.
+pub(crate) const AT_ONCE: usize = 512;
+
+/// A driver, and of what it was made.
+struct Wired {
+    spec: PowerSpec,
+    credentials: Contents,
+    read_at: Instant,
+    machine: Machine,
+}
+
+#[derive(Default)]
+struct Known {
+    wired: Option<Arc<Wired>>,
+    state: PowerState,
+    /// Whether the state could not be asked for, the last time.
+    unreachable: bool,
+    asked_at: Option<Instant>,
+    soon_until: Option<Instant>,
+    ended: Option<Ended>,
+}
+
+/// What is known of the machines with drivers.
+pub struct Switches {
+    calls: Calls,
+    /// By the hardware's name.
+    machines: Mutex<HashMap<String, Known>>,
+}
+
+impl std::fmt::Debug for Switches {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Switches").finish_non_exhaustive()
+    }
+}
+
+impl Default for Switches {
+    fn default() -> Self {
+        Self {
+            calls: Calls::new(Limits::default()),
+            machines: Mutex::default(),
+        }
+    }
+}
+
+impl Switches {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Known>> {
+        self.machines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For the decisions about a machine; nothing where it has no driver.
+    pub(crate) fn facts(&self, hardware: &BareMetalHardware) -> Option<PowerFacts> {
+        let spec = hardware.spec.power.as_ref()?;
+        let machines = self.lock();
+        let known = machines.get(&hardware.name_any());
+        Some(PowerFacts {
+            can: drivers::can(spec),
+            // One that was not asked yet, after a start, is what it was.
+            state: known.filter(|k| k.asked_at.is_some()).map_or_else(
+                || hardware.status.as_ref().and_then(|s| s.power.as_ref()).map(|p| p.state).unwrap_or_default(),
+                |k| k.state,
+            ),
+            ended: known.and_then(|k| k.ended.clone()),
+        })
+    }
+
+    fn with<T>(&self, name: &str, change: impl FnOnce(&mut Known) -> T) -> T {
+        change(self.lock().entry(name.to_owned()).or_default())
+    }
+
+    /// The machine is gone, or has no driver any more.
+    async fn forget(&self, name: &str) {
+        let known = self.lock().remove(name);
+        if let Some(wired) = known.and_then(|k| k.wired) {
+            self.close(&wired).await;
+        }
+    }
+
+    /// Gives the controller its session back, as far as it takes it.
+    async fn close(&self, wired: &Wired) {
+        if let Err(error) = self.calls.close(&wired.machine).await {
+            tracing::debug!(%error, "a session with a BMC was not closed");
+        }
+    }
+}
+
+/// Wakes the machine's switch where there may be something to do.
+pub(crate) fn wake(world: &World, old: Option<&Arc<BareMetalHardware>>, new: Option<&Arc<BareMetalHardware>>) {
+    let act = |m: Option<&Arc<BareMetalHardware>>| m.and_then(|m| m.status.as_ref()?.power.as_ref()?.act.clone());
+    let spec = |m: Option<&Arc<BareMetalHardware>>| m.and_then(|m| m.spec.power.clone());
+    let paused = |m: Option<&Arc<BareMetalHardware>>| m.is_some_and(|m| m.spec.paused);
+    if (act(old) != act(new) || spec(old) != spec(new) || paused(old) != paused(new))
+        && let Some(machine) = new.or(old)
+    {
+        world.queues.power.add(Key::cluster(machine.name_any()));
+    }
+}
+
+pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
+    let hardware = world.hardware.get(&key);
+    let Some((hardware, spec)) = hardware.and_then(|h| Some((h.clone(), h.spec.power.clone()?))) else {
+        world.power.forget(&key.name).await;
+        return Ok(Next::Rest);
+    };
+    if hardware.spec.paused {
+        return Ok(Next::Rest);
+    }
+    let name = hardware.name_any();
+    let act = hardware.status.as_ref().and_then(|s| s.power.as_ref()).and_then(|p| p.act.clone());
+    let act = act.filter(|act| world.power.with(&name, |k| k.ended.as_ref().is_none_or(|ended| ended.id != act.id)));
+    let wired = wired(&world, &name, &spec).await?;
+    if let Some(act) = act {
+        let done = match &wired {
+            Ok(wired) => carry_out(&world, &hardware, wired, &act).await,
+            Err(problem) => Err(problem.clone()),
+        };
+        tracing::info!(hardware = name, act = ?act.kind, id = act.id, problem = done.as_ref().err(), "power");
+        world.power.with(&name, |known| {
+            known.soon_until = Some(Instant::now() + SOON_FOR);
+            known.ended = Some(Ended {
+                id: act.id,
+                at: Timestamp::now(),
+                fault: done.err(),
+            });
+        });
+        world.queues.hardware.add(key.clone());
+    }
+    if let Ok(wired) = wired {
+        look(&world, &hardware, &key, &wired).await;
+    }
+    let soon = world.power.with(&name, |known| known.soon_until.is_some_and(|until| Instant::now() < until));
+    Ok(Next::After(if soon { SOON } else { jittered(ASK) }))
+}
+
+/// The machine's driver; what keeps it from having one is for people.
+async fn wired(world: &World, name: &str, spec: &PowerSpec) -> Result<std::result::Result<Arc<Wired>, String>> {
+    let before = world.power.with(name, |known| known.wired.clone());
+    if let Some(wired) = before.as_ref().filter(|w| w.spec == *spec && w.read_at.elapsed() < FRESH) {
+        return Ok(Ok(Arc::clone(wired)));
+    }
+    let secret = drivers::secret(spec).unwrap_or_default();
+    let namespace = &world.config.operator_namespace;
+    let credentials = match (secrets::read(world.client(), namespace, secret).await, &before) {
+        (Ok(Some(contents)), _) => contents,
+        (Ok(None), _) => {
+            return Ok(Err(format!(
+                "the Secret {namespace}/{secret}, which spec.power names, is not there: create it with username and password"
+            )));
+        }
+        (Err(_), Some(wired)) if wired.spec == *spec => return Ok(Ok(Arc::clone(wired))),
+        (Err(error), _) => return Err(error),
+    };
+    let driver = match drivers::driver(spec, &credentials) {
+        Ok(driver) => driver,
+        Err(fault) => return Ok(Err(fault.to_string())),
+    };
+    let same = before.as_ref().filter(|w| w.spec == *spec && w.credentials == credentials);
+    let machine = match same {
+        Some(wired) => wired.machine.clone(),
+        None => world.power.calls.machine(name, Arc::from(driver)),
+    };
+    let is_new = same.is_none();
+    let wired = Arc::new(Wired {
+        spec: spec.clone(),
+        credentials,
+        read_at: Instant::now(),
+        machine,
+    });
+    world.power.with(name, |known| known.wired = Some(Arc::clone(&wired)));
+    if let Some(old) = before.filter(|_| is_new) {
+        world.power.close(&old).await;
+    }
+    Ok(Ok(wired))
+}
+
+async fn carry_out(world: &World, hardware: &BareMetalHardware, wired: &Wired, act: &PowerAct) -> std::result::Result<(), String> {
+    let (calls, machine) = (&world.power.calls, &wired.machine);
+    let done = match act.kind {
+        PowerActKind::BootAgent => {
+            let boot = BootOnce {
+                device: BootDevice::Network,
+                firmware: firmware(world, hardware),
+            };
+            match calls.boot_once(machine, boot).await {
+                Ok(()) => calls.cycle(machine).await,
+                Err(error) => Err(error),
+            }
+        }
+        PowerActKind::On => calls.on(machine).await,
+        PowerActKind::ShutDown => calls.off(machine, Off::Soft).await,
+        PowerActKind::Off => calls.off(machine, Off::Hard).await,
+    };
+    done.map_err(|error| {
+        refresh(world, hardware, &error);
+        error.to_string()
+    })
+}
+
+/// What the machine's firmware was when its agent looked; UEFI where nothing tells.
+fn firmware(world: &World, hardware: &BareMetalHardware) -> Firmware {
+    let discovery = world.discoveries.by_name(&hardware.spec.discovery_name);
+    let inventory = discovery.as_ref().and_then(|d| d.status.as_ref()).and_then(|s| s.inventory.as_ref());
+    match inventory.map(|i| i.firmware.mode) {
+        Some(FirmwareMode::BIOS) => Firmware::Bios,
+        Some(FirmwareMode::UEFI) | None => Firmware::Uefi,
+    }
+}
+
+/// Credentials that were refused are read again before the next call: somebody may have corrected them.
+fn refresh(world: &World, hardware: &BareMetalHardware, error: &PowerError) {
+    if matches!(error.fault, Fault::Credentials(_)) {
+        world.power.with(&hardware.name_any(), |known| known.wired = None);
+    }
+}
+
+/// Asks whether the machine is on.
+async fn look(world: &World, hardware: &Arc<BareMetalHardware>, key: &Key, wired: &Wired) {
+    let name = hardware.name_any();
+    let answer = world.power.calls.state(&wired.machine).await;
+    let state = match &answer {
+        Ok(power::PowerState::On) => PowerState::On,
+        Ok(power::PowerState::Off) => PowerState::Off,
+        Ok(power::PowerState::Unknown) | Err(_) => PowerState::Unknown,
+    };
+    let (changed, lost) = world.power.with(&name, |known| {
+        let changed = known.state != state || known.asked_at.is_none();
+        let lost = answer.is_err() && !known.unreachable;
+        known.state = state;
+        known.unreachable = answer.is_err();
+        known.asked_at = Some(Instant::now());
+        (changed, lost)
+    });
+    if let Err(error) = answer {
+        refresh(world, hardware, &error);
+        if lost {
+            tracing::warn!(hardware = name, %error, "nothing tells whether the machine is on");
+            world.events.tell(Notice {
+                regarding: reference(hardware.as_ref()),
+                related: None,
+                warning: true,
+                reason: "PowerUnreachable".to_owned(),
+                action: "Asked".to_owned(),
+                note: format!("Nothing tells whether the machine is on: {error}"),
+            });
+        }
+    }
+    if changed {
+        world.queues.hardware.add(key.clone());
+    }
+}
