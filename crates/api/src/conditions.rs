@@ -38,6 +38,8 @@ pub const RUNNING: &str = "Running";
 pub const RELEASED: &str = "Released";
 /// A DHCP server that is none of netboot's gives out addresses beside it (network).
 pub const OTHER_DHCP_SERVER: &str = "OtherDHCPServer";
+/// Machines get from every replica of netboot what they need to boot (network).
+pub const NETBOOT_HEALTHY: &str = "NetbootHealthy";
 
 /// Sets one condition: adds it, or changes it and moves `lastTransitionTime` only when the status changes.
 pub fn set(conditions: &mut Vec<Condition>, kind: &str, status: bool, reason: &str, message: &str, generation: Option<i64>, now: &Time) {
