@@ -221,10 +221,11 @@ impl Health {
         }
     }
 
-    /// Takes a replica's report away. What only it said goes with it.
+    /// Takes a replica's report away, in its name.
     async fn forget(&self, network: &str, replica: &str) {
-        let nothing = api::BareMetalNetworkStatus::default();
-        match self.store.apply_network_status(network, &manager(replica), &nothing).await {
+        let Some(known) = self.networks.named(network) else { return };
+        let left = report::withdrawn(&known, replica, Timestamp::now());
+        match self.store.apply_network_status(network, &manager(replica), &left).await {
             Ok(written) => self.networks.apply(written),
             Err(error) if error.is_not_found() => {}
             Err(error) => tracing::debug!(network, replica, error = %chain(&error), "a report could not be taken away"),

@@ -8,7 +8,7 @@ use api::{
 };
 use doctor::judge::{Finding, Verdict};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 /// How often a replica gives a sign of life.
 const RENEW: SignedDuration = SignedDuration::from_hours(6);
@@ -94,8 +94,7 @@ pub(super) fn wanted(network: &BareMetalNetwork, looked: &Looked, now: Timestamp
         replica: looked.replica.clone(),
         interface: looked.interface.clone(),
         address: looked.address.to_string(),
-        // Stored times have whole seconds.
-        time: Time(Timestamp::from_second(now.as_second()).unwrap_or(now)),
+        time: whole_seconds(now),
         findings: looked.findings.clone(),
     };
     let mut same = false;
@@ -109,27 +108,52 @@ pub(super) fn wanted(network: &BareMetalNetwork, looked: &Looked, now: Timestamp
     let mut reports: Vec<&NetbootReport> = fresh(status, now).filter(|other| other.replica != looked.replica).collect();
     reports.push(&report);
     reports.sort_by(|a, b| a.replica.cmp(&b.replica));
-    let (healthy, reason, message) = verdict(&reports);
-    let mut conditions: Vec<_> = status
-        .conditions
-        .iter()
-        .filter(|c| c.type_ == conditions::NETBOOT_HEALTHY)
-        .cloned()
-        .collect();
-    let before = conditions.clone();
-    let (kind, at) = (conditions::NETBOOT_HEALTHY, report.time.clone());
-    conditions::set(&mut conditions, kind, healthy, &reason, &message, network.metadata.generation, &at);
-    if same && conditions == before {
+    let (condition, before) = condition(network, &reports, &report.time);
+    if same && before.as_ref() == Some(&condition) {
         return None;
     }
     Some(BareMetalNetworkStatus {
-        conditions,
+        conditions: vec![condition],
         netboot: vec![report],
     })
 }
 
-/// Status, reason and message of the condition. The reports are in the order of their replicas.
-fn verdict(reports: &[&NetbootReport]) -> (bool, String, String) {
+/// What is to be applied for a replica that says nothing more: no report, and the condition over those of the others.
+///
+/// The condition stays, since the API gives each of its fields to those who wrote the present value: one of them that lets go takes some fields away and leaves others, which is no condition.
+pub(super) fn withdrawn(network: &BareMetalNetwork, replica: &str, now: Timestamp) -> BareMetalNetworkStatus {
+    let nothing = BareMetalNetworkStatus::default();
+    let status = network.status.as_ref().unwrap_or(&nothing);
+    let mut reports: Vec<&NetbootReport> = fresh(status, now).filter(|other| other.replica != replica).collect();
+    reports.sort_by(|a, b| a.replica.cmp(&b.replica));
+    BareMetalNetworkStatus {
+        conditions: vec![condition(network, &reports, &whole_seconds(now)).0],
+        netboot: Vec::new(),
+    }
+}
+
+/// As times are stored.
+fn whole_seconds(now: Timestamp) -> Time {
+    Time(Timestamp::from_second(now.as_second()).unwrap_or(now))
+}
+
+/// The condition over these reports, in the order of their replicas; and the one that is there.
+fn condition(network: &BareMetalNetwork, reports: &[&NetbootReport], now: &Time) -> (Condition, Option<Condition>) {
+    let stored = network.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    let mut conditions: Vec<Condition> = stored.iter().filter(|c| c.type_ == conditions::NETBOOT_HEALTHY).cloned().collect();
+    let before = conditions.first().cloned();
+    let (healthy, reason, message) = verdict(reports);
+    let (kind, generation) = (conditions::NETBOOT_HEALTHY, network.metadata.generation);
+    conditions::set_or_unknown(&mut conditions, kind, healthy, &reason, &message, generation, now);
+    (conditions.swap_remove(0), before)
+}
+
+/// Status, reason and message of the condition.
+fn verdict(reports: &[&NetbootReport]) -> (Option<bool>, String, String) {
+    if reports.is_empty() {
+        let message = "No replica of netboot serves machines on this network".to_owned();
+        return (None, "NobodyLooks".to_owned(), message);
+    }
     let findings = || {
         reports
             .iter()
@@ -158,7 +182,7 @@ fn verdict(reports: &[&NetbootReport]) -> (bool, String, String) {
         ),
         false => lines.join("\n"),
     };
-    (problem.is_none(), reason, message)
+    (Some(problem.is_none()), reason, message)
 }
 
 /// A check's name as a reason.
@@ -201,7 +225,7 @@ mod tests {
         }
     }
 
-    fn condition(network: &BareMetalNetwork) -> (&str, &str, &str) {
+    fn told(network: &BareMetalNetwork) -> (&str, &str, &str) {
         let status = network.status.as_ref().unwrap();
         let condition = status.conditions.iter().find(|c| c.type_ == "NetbootHealthy").unwrap();
         (&condition.status, &condition.reason, &condition.message)
@@ -216,7 +240,7 @@ mod tests {
         let first = wanted(&network, &good, start).unwrap();
         assert!(first.netboot[0].findings.is_empty(), "what is good or unknown is no news");
         apply(&mut network, first);
-        assert_eq!((condition(&network).0, condition(&network).1), ("True", "NothingFound"));
+        assert_eq!((told(&network).0, told(&network).1), ("True", "NothingFound"));
         assert_eq!(wanted(&network, &good, after(5)), None);
         let sign = wanted(&network, &good, after(6)).expect("a sign of life");
         assert_eq!(sign.netboot[0].time.0, after(6));
@@ -224,8 +248,8 @@ mod tests {
         let bad = looked("a", &[finding("port4011", Verdict::Problem)]);
         let changed = wanted(&network, &bad, after(1)).unwrap();
         apply(&mut network, changed);
-        assert_eq!((condition(&network).0, condition(&network).1), ("False", "Port4011"));
-        assert_eq!(condition(&network).2, "a (eth0): port4011 was seen: do something");
+        assert_eq!((told(&network).0, told(&network).1), ("False", "Port4011"));
+        assert_eq!(told(&network).2, "a (eth0): port4011 was seen: do something");
         assert_eq!(network.status.as_ref().unwrap().conditions[0].last_transition_time.0, after(1));
         network.metadata.generation = Some(7);
         assert!(wanted(&network, &bad, after(2)).is_some(), "it is about another spec");
@@ -241,13 +265,13 @@ mod tests {
         );
         let of_a = wanted(&network, &a, now).unwrap();
         apply(&mut network, of_a);
-        assert_eq!((condition(&network).0, condition(&network).1), ("True", "Warnings"));
+        assert_eq!((told(&network).0, told(&network).1), ("True", "Warnings"));
         let of_b = wanted(&network, &b, now).unwrap();
         assert_eq!(of_b.netboot.len(), 1, "a replica says nothing for another one");
         apply(&mut network, of_b);
-        assert_eq!((condition(&network).0, condition(&network).1), ("False", "Http"));
+        assert_eq!((told(&network).0, told(&network).1), ("False", "Http"));
         assert_eq!(
-            condition(&network).2.lines().collect::<Vec<_>>(),
+            told(&network).2.lines().collect::<Vec<_>>(),
             [
                 "a (eth0): dhcpServer was seen: do something",
                 "b (eth0): http was seen: do something"
@@ -260,8 +284,29 @@ mod tests {
         assert_eq!(silent(&network, "a", later), ["b"]);
         let of_a = wanted(&network, &a, later).unwrap();
         apply(&mut network, of_a);
-        assert_eq!((condition(&network).0, condition(&network).1), ("True", "Warnings"));
+        assert_eq!((told(&network).0, told(&network).1), ("True", "Warnings"));
         assert!(silent(&network, "b", later).is_empty(), "a gave a sign of life");
+    }
+
+    #[test]
+    fn who_ends_leaves_the_word_to_the_others() {
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let mut network = BareMetalNetwork::new("lan", Default::default());
+        for looked in [looked("a", &[]), looked("b", &[finding("http", Verdict::Problem)])] {
+            let wanted = wanted(&network, &looked, now).unwrap();
+            apply(&mut network, wanted);
+        }
+        let end = |network: &mut BareMetalNetwork, replica: &str| {
+            let left = withdrawn(network, replica, now);
+            assert!(left.netboot.is_empty(), "its report goes");
+            network.status.as_mut().unwrap().netboot.retain(|report| report.replica != replica);
+            apply(network, left);
+        };
+        end(&mut network, "b");
+        assert_eq!((told(&network).0, told(&network).1), ("True", "NothingFound"));
+        assert_eq!(wanted(&network, &looked("a", &[]), now), None, "they agree");
+        end(&mut network, "a");
+        assert_eq!((told(&network).0, told(&network).1), ("Unknown", "NobodyLooks"));
     }
 
     #[test]
