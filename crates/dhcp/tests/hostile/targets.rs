@@ -206,7 +206,7 @@ fn subnet4(probe: bool) -> server4::Subnet {
     subnet
 }
 
-/// Any packets at any time to a full server: addresses are those that it may give, each to one client, the reserved one to its owner, and in the end all are free.
+/// Any packets at any time to a full server: addresses are those that it may give, the reserved one goes to its owner, and in the end all are free.
 pub fn v4_server(mut input: &[u8]) {
     let input = &mut input;
     let probe = take(input) % 2 == 0;
