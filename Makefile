@@ -19,7 +19,7 @@ KUBECTL := $(TARGET)/kubernetes/kubectl
 .PHONY: help
 help: ## Show the targets
 	@echo "Kube BareMetal: bare machines as a cloud"; echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: ## Install what is missing: Debian packages, Rust

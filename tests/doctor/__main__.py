@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from kubernetes_api import KubernetesApi  # noqa: E402
 from namespaces import Namespaces, ip  # noqa: E402
 
 HOUSE, SERVER, DESK, ROGUE, FAR = "10.79.0.1", "10.79.0.2", "10.79.0.3", "10.79.0.66", "10.80.0.3"
@@ -196,7 +197,63 @@ def play(scene):
     want = {"port67": "problem", "port4011": "problem", "tftp": "unknown", "http": "problem", "agentPort": "problem"}
     scene.expect("the boot server is off", got, (1, unknown | want))
 
+    house = health(scene, house)
     recipes(scene, house)
+
+
+def health(scene, house):
+    """The boot server's own word: the condition NetbootHealthy of the network, and a report of each replica."""
+    network, folder = scene.network, scene.folder
+    (folder / "media/amd64/vmlinuz").write_bytes(bytes(100_000))
+    server = scene.up("--dhcp", "eth0", "--api-listen", f"{SERVER}:6443")
+    api = KubernetesApi(folder / "kubeconfig", lambda command: network.inside("server", *command))
+    body = {"kind": "BareMetalNetwork", "metadata": {"name": "lan"}, "spec": {"ipv4": {"prefix": "10.79.0.0/24"}}}
+    scene.expect("a network", api.call("POST", "baremetalnetworks", body)[0], 201)
+    status = lambda: api.call("GET", "baremetalnetworks/lan")[1].get("status") or {}
+
+    def told():
+        """Status and reason of the condition."""
+        return next(((c["status"], c["reason"]) for c in status().get("conditions", []) if c["type"] == "NetbootHealthy"), None)
+
+    def until(what, got, want, seconds=45):
+        deadline = time.monotonic() + seconds
+        while got() != want and time.monotonic() < deadline:
+            time.sleep(0.5)
+        scene.expect(what, got(), want)
+
+    replicas = lambda: {report["replica"]: (report["address"], report["interface"]) for report in status().get("netboot", [])}
+    until("the boot server finds nothing wrong with itself", told, ("True", "NothingFound"))
+    scene.expect("it says where it looked", replicas(), {"up": (SERVER, "eth0")})
+    version = lambda: api.call("GET", "baremetalnetworks/lan")[1]["metadata"]["resourceVersion"]
+    before = version()
+    time.sleep(15)
+    scene.expect("nothing is written while nothing changes", version(), before)
+
+    # Another look is due when the addresses change.
+    network.stop(house)
+    (folder / "media/amd64/vmlinuz").unlink()
+    ip("-n", network.name("server"), "addr", "add", "10.79.0.23/24", "dev", "eth0")
+    until("without a DHCP server it is not healthy", told, ("False", "DhcpServer"))
+    findings = {finding["check"]: finding["verdict"] for report in status()["netboot"] for finding in report.get("findings", [])}
+    scene.expect("and both faults are told", findings, {"dhcpServer": "Problem", "bootMedia": "Problem"})
+    (folder / "media/amd64/vmlinuz").write_bytes(bytes(100_000))
+    house = network.dhcp_server("house", folder, "10.79.0.100", "10.79.0.150")
+    ip("-n", network.name("server"), "addr", "del", "10.79.0.23/24", "dev", "eth0")
+    until("mended, it is again", told, ("True", "NothingFound"))
+
+    command = [scene.program, "--log", "info", "netboot", "--kubeconfig", folder / "kubeconfig", "--replica", "second", "--media-dir", folder / "media", "--advertise", DESK]
+    second = network.start("desk", folder / "second.log", *command, "--server", f"https://{SERVER}:8443", "--dhcp", "eth0", cwd=folder)
+    until("a second replica tells its own", lambda: sorted(replicas()), ["second", "up"])
+    # Both have looked once more by then, knowing of each other.
+    time.sleep(25)
+    scene.expect("neither takes the other for a stranger", told(), ("True", "NothingFound"))
+    got = scene.doctor("server", "--kubeconfig", folder / "kubeconfig")[1]
+    scene.expect("nor does the doctor who can ask the API", {check: got[check] for check in ("bootOptions", "dhcpServer") if check in got}, {})
+    network.stop(second)
+    until("one that ends takes its report away", lambda: sorted(replicas()), ["up"])
+    scene.expect("and the condition stays", told(), ("True", "NothingFound"))
+    network.stop(server)
+    return house
 
 
 def recipes(scene, house):
@@ -206,7 +263,6 @@ def recipes(scene, house):
     recipe = subprocess.check_output([scene.program, "--log", "warn", "netboot", "options", "--server", SERVER, "--format", "dnsmasq"], text=True)
     (folder / "recipe.conf").write_text(recipe)
     network.dhcp_server("house", folder, "10.79.0.100", "10.79.0.150", configuration=folder / "recipe.conf")
-    (folder / "media/amd64/vmlinuz").write_bytes(bytes(100_000))
     server = scene.up("--dhcp", "eth0")
     scene.expect("the house's DHCP server with our recipe", scene.doctor("desk", "--server", SERVER), (0, {"machines": "unknown"}))
     scene.expect("it points machines at us", f"{HOUSE} " in scene.seen("bootOptions") and "points machines at us" in scene.seen("bootOptions"), True)

@@ -38,10 +38,29 @@ pub const RUNNING: &str = "Running";
 pub const RELEASED: &str = "Released";
 /// A DHCP server that is none of netboot's gives out addresses beside it (network).
 pub const OTHER_DHCP_SERVER: &str = "OtherDHCPServer";
+/// Machines get from every replica of netboot what they need to boot (network).
+pub const NETBOOT_HEALTHY: &str = "NetbootHealthy";
 
 /// Sets one condition: adds it, or changes it and moves `lastTransitionTime` only when the status changes.
 pub fn set(conditions: &mut Vec<Condition>, kind: &str, status: bool, reason: &str, message: &str, generation: Option<i64>, now: &Time) {
-    let status = if status { "True" } else { "False" };
+    set_or_unknown(conditions, kind, Some(status), reason, message, generation, now);
+}
+
+/// The same; a status of `None` is Unknown.
+pub fn set_or_unknown(
+    conditions: &mut Vec<Condition>,
+    kind: &str,
+    status: Option<bool>,
+    reason: &str,
+    message: &str,
+    generation: Option<i64>,
+    now: &Time,
+) {
+    let status = match status {
+        Some(true) => "True",
+        Some(false) => "False",
+        None => "Unknown",
+    };
     let since = match conditions.iter().find(|c| c.type_ == kind) {
         Some(old) if old.status == status => old.last_transition_time.clone(),
         _ => now.clone(),

@@ -8,7 +8,7 @@
 //! | [`BareMetalHardware`] | people and policies; `claimRef` by the operator | operator |
 //! | [`BareMetalInstance`] | tenants; `hardwareName` by the operator, once | operator |
 //! | [`BareMetalImage`] | admins | operator: the condition `Ready`; netboot's image store: all else |
-//! | [`BareMetalNetwork`] | admins | nobody yet |
+//! | [`BareMetalNetwork`] | admins | netboot |
 //! | [`BareMetalEndpoint`] | operator | the controller that answers `networkRef` |
 //! | [`BareMetalAddress`] | operator; creating it is the atomic allocation | none |
 //! | [`BareMetalDiscoveryPolicy`] | admins | none |

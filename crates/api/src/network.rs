@@ -1,6 +1,6 @@
 //! BareMetalNetwork: one layer-2 network with its address plan.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -75,6 +75,7 @@ const DYNAMIC_RANGES_WITHOUT_GATEWAY: &str = concat!(
     printcolumn = r#"{"name":"IPv6","type":"string","jsonPath":".spec.ipv6.prefix"}"#,
     printcolumn = r#"{"name":"VLAN","type":"integer","jsonPath":".spec.vlan","priority":1}"#,
     printcolumn = r#"{"name":"DHCP","type":"string","jsonPath":".spec.dhcp"}"#,
+    printcolumn = r#"{"name":"Healthy","type":"string","jsonPath":".status.conditions[?(@.type=='NetbootHealthy')].status"}"#,
     printcolumn = r#"{"name":"Other DHCP","type":"string","jsonPath":".status.conditions[?(@.type=='OtherDHCPServer')].status","priority":1}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
@@ -146,10 +147,52 @@ impl Default for BareMetalNetworkSpec {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BareMetalNetworkStatus {
-    /// `OtherDHCPServer`.
+    /// `OtherDHCPServer`, `NetbootHealthy`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+    /// What each replica of netboot found when it last looked at itself there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["replica"]))]
+    pub netboot: Vec<NetbootReport>,
+}
+
+/// What a replica of netboot found on its own interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NetbootReport {
+    /// Its name.
+    pub replica: String,
+    /// The interface by which it serves this network.
+    pub interface: String,
+    /// Its address there.
+    pub address: String,
+    /// When it wrote this: when something changed, and four times a day.
+    pub time: Time,
+    /// What is wrong or odd. Empty: nothing, as far as can be seen from there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<NetbootFinding>,
+}
+
+/// One thing that a replica found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NetbootFinding {
+    /// What was looked at, as `kube-baremetal netboot doctor` calls it.
+    pub check: String,
+    /// How bad it is.
+    pub verdict: NetbootVerdict,
+    /// What was seen, and what to do.
+    pub message: String,
+}
+
+/// How bad something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum NetbootVerdict {
+    /// It may be meant so, and may be the reason.
+    Warning,
+    /// Machines do not boot like this.
+    Problem,
 }
 
 /// Addresses of one family.

@@ -156,7 +156,7 @@ mod tests {
         let request = BootRequest::parse("mac=52:54:00:12:34:56&platform=efi&buildarch=arm64").unwrap();
         let text = agent_with(&request, &Host::parse("10.0.2.2").unwrap(), &[]);
         assert!(text.contains(
-            "linux /boot/media/amd64/vmlinuz 'kbm.server=https://10.0.2.2:8443,https://192.0.2.8:8443,https://[2001:db8::3]:8443' 'kbm.ca=00' 'kbm.token=kbm1.a.b' 'BOOTIF=01-52-54-00-12-34-56' 'kbm.vlan=42' 'kbm.mtu=9000' 'kbm.bond=802.3ad' 'kbm.bond-members=02:00:00:00:00:01,02:00:00:00:00:02' 'kbm.bond-lacp-rate=fast' 'kbm.bond-hash=layer3+4' 'console=tty0'"
+            "linux /boot/media/arm64/vmlinuz 'kbm.server=https://10.0.2.2:8443,https://192.0.2.8:8443,https://[2001:db8::3]:8443' 'kbm.ca=00' 'kbm.token=kbm1.a.b' 'BOOTIF=01-52-54-00-12-34-56' 'kbm.vlan=42' 'kbm.mtu=9000' 'kbm.bond=802.3ad' 'kbm.bond-members=02:00:00:00:00:01,02:00:00:00:00:02' 'kbm.bond-lacp-rate=fast' 'kbm.bond-hash=layer3+4' 'console=tty0'"
         ));
         assert!(local_disk(Some(&request)).contains("set efi=aa64\n"));
         assert!(ask_by_tftp(8080).contains("set root=\"http,$net_default_server:8080\"\n"));
@@ -184,7 +184,8 @@ mod tests {
             prop_assert!(text.is_ascii() && !text.contains(['$', '"', '\\', '`', '{', '\r', '\0']), "{}", text);
             prop_assert_eq!(text.lines().count(), 8);
             let linux = text.lines().nth(2).unwrap();
-            let words = linux.strip_prefix("if linux /boot/media/amd64/vmlinuz '").and_then(|l| l.strip_suffix("'; then")).unwrap();
+            let media = ["amd64", "arm64"].map(|architecture| format!("if linux /boot/media/{architecture}/vmlinuz '"));
+            let words = media.iter().find_map(|media| linux.strip_prefix(media.as_str())).and_then(|l| l.strip_suffix("'; then")).unwrap();
             for word in words.split("' '") {
                 prop_assert!(word.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.,:=/@+[]".contains(&b)), "{}", word);
             }

@@ -125,6 +125,7 @@ impl Apt {
 /// Sources and their keys are the host's own. Its state is left alone, and so is what it holds to be installed.
 fn configuration(architecture: Architecture, folder: &Path) -> String {
     let folder = folder.display();
+    // Without its sandbox: apt's own user cannot write into a folder of the one who builds; what comes is held against signed indexes all the same.
     format!(
         "APT::Architecture \"{architecture}\";\nAPT::Architectures {{ \"{architecture}\"; }};\n\
          Dir::State::Lists \"{folder}/lists\";\nDir::State::status \"/dev/null\";\nDir::Cache \"{folder}/cache\";\n\

@@ -1,6 +1,6 @@
 //! `kube-baremetal timeline`, `netboot doctor` and `netboot options`: why does a machine not boot, and what to write into a DHCP server.
 
-use std::{net::Ipv4Addr, process::ExitCode, time::Duration};
+use std::{collections::BTreeSet, net::Ipv4Addr, process::ExitCode, time::Duration};
 
 use agent_protocol::identity::MacAddress;
 use anyhow::{Context, Result};
@@ -199,16 +199,16 @@ async fn examine(arguments: DoctorArguments) -> Result<Verdict> {
         tls_port: arguments.tls_port,
         patience: Duration::from_secs(arguments.patience),
     };
-    let machines = match arguments.cluster.is_named() {
-        true => Some(machines(&arguments.cluster).await?),
-        false => None,
+    let (machines, replicas) = match arguments.cluster.is_named() {
+        true => (Some(machines(&arguments.cluster).await?), replicas(&arguments.cluster).await?),
+        false => (None, BTreeSet::new()),
     };
     let facts = tokio::task::spawn_blocking(move || probe::look(&settings))
         .await
         .context("looking")??;
     let server = facts.boot_server.as_ref().map_or(Ipv4Addr::UNSPECIFIED, |server| server.address);
     let plan = Plan::new(server, arguments.http_port, arguments.uefi_loader.loaders(), false)?;
-    let findings = judge::judge(&facts, plan.table(), machines.as_deref());
+    let findings = judge::judge(&facts, plan.table(), &replicas, machines.as_deref());
     let worst = judge::worst(&findings);
     match arguments.output {
         Output::Text => print!("{}", judge::render(&findings)),
@@ -228,6 +228,14 @@ async fn machines(cluster: &Cluster) -> Result<Vec<judge::Machine>> {
         .await
         .context("listing BareMetalDiscoveries")?;
     Ok(all.items.iter().map(|d| (d.name_any(), boots(d).to_vec())).collect())
+}
+
+/// Addresses of netboot's replicas, as they report them.
+async fn replicas(cluster: &Cluster) -> Result<BTreeSet<Ipv4Addr>> {
+    let networks: Api<BareMetalNetwork> = Api::all(cluster.client().await?);
+    let all = networks.list(&Default::default()).await.context("listing BareMetalNetworks")?;
+    let reports = all.items.into_iter().flat_map(|network| network.status.unwrap_or_default().netboot);
+    Ok(reports.filter_map(|report| report.address.parse().ok()).collect())
 }
 
 /// `kube-baremetal timeline`.

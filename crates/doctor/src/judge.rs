@@ -1,6 +1,10 @@
 //! Findings out of facts: what is wrong, and what to do. Pure.
 
-use std::{collections::BTreeMap, fmt::Write as _, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    net::Ipv4Addr,
+};
 
 use api::timeline::{BootStepKind, BootTimeline};
 use dhcp::arch::BootTable;
@@ -62,13 +66,14 @@ impl Finding {
 /// A machine and its boots.
 pub type Machine = (String, Vec<BootTimeline>);
 
-/// All findings, in the order in which a boot would meet them. `table` is what machines should be given; `machines` is `None` where no Kubernetes API was asked.
-pub fn judge(facts: &Facts, table: &BootTable, machines: Option<&[Machine]>) -> Vec<Finding> {
+/// All findings, in the order in which a boot would meet them. `table` is what machines should be given; `replicas` are addresses of other replicas of the boot server, which answer as it does;
+/// `machines` is `None` where no Kubernetes API was asked.
+pub fn judge(facts: &Facts, table: &BootTable, replicas: &BTreeSet<Ipv4Addr>, machines: Option<&[Machine]>) -> Vec<Finding> {
     let mut findings = vec![link(facts)];
-    findings.extend(dhcp(facts));
+    findings.extend(dhcp(facts, replicas));
     if let Some(server) = &facts.boot_server {
-        findings.extend(conflicts(facts, server, table));
-        findings.extend(boot_server(facts, server));
+        findings.extend(conflicts(facts, server, table, replicas));
+        findings.extend(boot_server(facts, server, replicas));
     } else {
         findings.push(Finding::new(
             "bootServer",
@@ -127,12 +132,16 @@ fn named(server: Ipv4Addr, offers: &[&Offer]) -> String {
     text
 }
 
-fn dhcp(facts: &Facts) -> Vec<Finding> {
+fn dhcp(facts: &Facts, replicas: &BTreeSet<Ipv4Addr>) -> Vec<Finding> {
     let ours = facts.boot_server.as_ref().map(|server| server.address);
-    let giving: Vec<_> = servers(facts)
+    let is_ours = |server: &Ipv4Addr| ours == Some(*server) || replicas.contains(server);
+    let mut giving: Vec<_> = servers(facts)
         .into_iter()
         .filter(|(_, offers)| offers.iter().any(|offer| offer.address.is_some()))
         .collect();
+    // Replicas share their leases: together they are one server.
+    let first = giving.iter().map(|(server, _)| *server).find(is_ours);
+    giving.retain(|(server, _)| !is_ours(server) || Some(*server) == first);
     let mut findings = vec![match giving.as_slice() {
         [] => Finding::problem(
             "dhcpServer",
@@ -161,7 +170,7 @@ fn dhcp(facts: &Facts) -> Vec<Finding> {
         .offers
         .iter()
         .filter_map(|offer| Some((offer.server(), offer.mtu?)))
-        .filter(|(server, mtu)| Some(*server) != ours && u32::from(*mtu) != facts.link.mtu)
+        .filter(|(server, mtu)| !is_ours(server) && u32::from(*mtu) != facts.link.mtu)
         .collect();
     if let Some((server, mtu)) = mtus.first() {
         findings.push(Finding::new(
@@ -178,10 +187,10 @@ fn dhcp(facts: &Facts) -> Vec<Finding> {
 }
 
 /// What other servers say about booting, held against what we would.
-fn conflicts(facts: &Facts, ours: &BootServer, table: &BootTable) -> Vec<Finding> {
+fn conflicts(facts: &Facts, ours: &BootServer, table: &BootTable, replicas: &BTreeSet<Ipv4Addr>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (server, offers) in servers(facts) {
-        if server == ours.address {
+        if server == ours.address || replicas.contains(&server) {
             continue;
         }
         let wrong = offers.iter().filter(|offer| offer.boots() && !agrees(offer, ours.address, table));
@@ -229,14 +238,14 @@ fn agrees(offer: &Offer, ours: Ipv4Addr, table: &BootTable) -> bool {
     }
 }
 
-fn boot_server(facts: &Facts, server: &BootServer) -> Vec<Finding> {
+fn boot_server(facts: &Facts, server: &BootServer, replicas: &BTreeSet<Ipv4Addr>) -> Vec<Finding> {
     let name = server.address;
     let mut findings = Vec::new();
     let offered = |asker| {
         facts
             .offers
             .iter()
-            .any(|offer| offer.asker == asker && offer.server() == name && offer.boots())
+            .any(|offer| offer.asker == asker && (offer.server() == name || replicas.contains(&offer.server())) && offer.boots())
     };
     let elsewhere = |asker: Asker| {
         facts
@@ -310,9 +319,9 @@ fn boot_server(facts: &Facts, server: &BootServer) -> Vec<Finding> {
         findings.push(tried(
             "bootMedia",
             &server.media,
-            &format!("{name} has boot media for amd64"),
-            &format!("{name} has no boot media for amd64"),
-            "build them with `kube-baremetal bootmedia build`, and start the boot server with --media-dir; where all machines are of another architecture, nothing is missing",
+            &format!("{name} has boot media"),
+            &format!("{name} has no boot media"),
+            "build them with `kube-baremetal bootmedia build`, and start the boot server with --media-dir",
         ));
     }
     findings.push(tried(
@@ -520,7 +529,7 @@ mod tests {
     }
 
     fn bad(facts: &Facts) -> Vec<(&'static str, Verdict)> {
-        let findings = judge(facts, &table(), Some(&[]));
+        let findings = judge(facts, &table(), &BTreeSet::new(), Some(&[]));
         assert!(
             findings.iter().all(|f| f.verdict < Verdict::Warning || !f.remedy.is_empty()),
             "each has a remedy"
@@ -535,7 +544,7 @@ mod tests {
     #[test]
     fn a_healthy_network_has_nothing_to_say() {
         assert_eq!(bad(&healthy()), []);
-        assert_eq!(worst(&judge(&healthy(), &table(), Some(&[]))), Verdict::Good);
+        assert_eq!(worst(&judge(&healthy(), &table(), &BTreeSet::new(), Some(&[]))), Verdict::Good);
         assert_eq!(
             bad(&Facts {
                 boot_server: None,
@@ -612,7 +621,7 @@ mod tests {
             next_server: Some(rogue),
             ..lease(Asker::UefiX64, rogue)
         });
-        let text = render(&judge(&facts, &table(), None));
+        let text = render(&judge(&facts, &table(), &BTreeSet::new(), None));
         assert!(
             text.contains("10.77.0.66 (52:54:00:00:00:42) tells machines to boot something else: UefiX64 \"evil.efi\" from 10.77.0.66"),
             "{text}"
@@ -622,5 +631,41 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("boot timelines were not looked at"), "{text}");
+    }
+
+    #[test]
+    fn replicas_are_no_strangers_to_each_other() {
+        let other = Ipv4Addr::new(10, 77, 0, 4);
+        // Two that give out addresses: who answers which machine first, a hash decides.
+        let answers = |asker| Offer {
+            next_server: Some(other),
+            boot_file: "bootx64.efi".to_owned(),
+            ..lease(asker, other)
+        };
+        let mut facts = healthy();
+        facts.offers = vec![lease(Asker::System, OURS), answers(Asker::Bios), answers(Asker::UefiX64)];
+        let found = |replicas: &[Ipv4Addr]| {
+            let findings = judge(&facts, &table(), &replicas.iter().copied().collect(), Some(&[]));
+            let odd = findings.into_iter().filter(|f| f.verdict != Verdict::Good);
+            odd.map(|f| (f.check, f.verdict)).collect::<Vec<_>>()
+        };
+        assert_eq!(found(&[other]), []);
+        assert_eq!(
+            found(&[]),
+            [
+                ("dhcpServer", Verdict::Warning),
+                ("bootOptions", Verdict::Problem),
+                ("port67", Verdict::Problem)
+            ]
+        );
+        // A stranger beside them is one.
+        facts.offers.push(lease(Asker::System, ROUTER));
+        let findings = judge(&facts, &table(), &BTreeSet::from([other]), Some(&[]));
+        let dhcp = findings.iter().find(|f| f.check == "dhcpServer").unwrap();
+        assert!(
+            dhcp.verdict == Verdict::Warning && dhcp.seen.starts_with("2 DHCP servers"),
+            "{}",
+            dhcp.seen
+        );
     }
 }

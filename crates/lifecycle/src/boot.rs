@@ -51,10 +51,15 @@ const RECORD_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
 /// The reason of a machine that would get the agent if there were boot media for its architecture.
 pub const NO_BOOT_MEDIA: &str = "NoBootMedia";
 
+const RELEASING: &str = "Releasing";
+const QUARANTINED: &str = "Quarantined";
+
 /// Decides.
 pub fn decide(facts: &BootFacts<'_>) -> BootDecision {
     let wanted = wanted(facts);
-    if wanted.answer == BootAnswer::Agent && !facts.has_media {
+    // What its disk holds was given up, or is doubted: rather than to boot it, the machine asks again until there are media.
+    let waits = matches!(wanted.reason, RELEASING | QUARANTINED);
+    if wanted.answer == BootAnswer::Agent && !facts.has_media && !waits {
         return BootDecision {
             answer: BootAnswer::LocalDisk,
             reason: NO_BOOT_MEDIA,
@@ -105,10 +110,10 @@ fn wanted(facts: &BootFacts<'_>) -> BootDecision {
         };
     };
     if view::is_releasing(hardware) {
-        return agent("Releasing");
+        return agent(RELEASING);
     }
     if phase == HardwarePhase::Quarantined {
-        return agent("Quarantined");
+        return agent(QUARANTINED);
     }
     if view::is_installed(hardware, facts.discovery) {
         return BootDecision {

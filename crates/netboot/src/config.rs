@@ -89,6 +89,15 @@ pub struct LanInterface {
 }
 
 impl LanInterface {
+    /// Which service machines of a network get there, whose object says so.
+    pub(crate) fn mode(&self, said: DhcpMode) -> DhcpMode {
+        match self.dhcp {
+            None => said,
+            Some(DhcpMode::Full) if said != DhcpMode::Full => DhcpMode::Off,
+            Some(mode) => mode,
+        }
+    }
+
     /// Whether addresses may be given out there, if a network says so.
     pub(crate) fn may_give(&self) -> bool {
         matches!(self.dhcp, None | Some(DhcpMode::Full))

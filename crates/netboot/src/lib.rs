@@ -30,6 +30,7 @@ mod config;
 mod dhcp;
 mod error;
 mod guest_api;
+mod health;
 mod image_store;
 pub mod keys;
 mod lan;

@@ -128,7 +128,13 @@ impl Loaders {
             }
         }
         for signed in SIGNED {
-            loaders.take_signed(folders, signed)?;
+            match loaders.take_signed(folders, signed, uefi == UefiLoader::Signed) {
+                // Nobody wished for it; a network or a machine may still.
+                Err(error) if uefi != UefiLoader::Signed => {
+                    tracing::warn!(error = %crate::error::chain(&error), "a signed loader is not there for those who ask for it by spec.bootLoaders");
+                }
+                taken => taken?,
+            }
         }
         let signed = |firmware| uefi == UefiLoader::Signed && loaders.available.contains(&(firmware, Chain::SecureBoot));
         let wished = |&&(firmware, chain): &&(Firmware, Chain)| (chain == Chain::SecureBoot) == signed(firmware);
@@ -144,7 +150,7 @@ impl Loaders {
         Ok(())
     }
 
-    fn take_signed(&mut self, folders: &[PathBuf], signed: &Signed) -> Result<(), LoaderError> {
+    fn take_signed(&mut self, folders: &[PathBuf], signed: &Signed, wished: bool) -> Result<(), LoaderError> {
         let (shim, grub) = (find(folders, signed.shim.1), find(folders, signed.grub.1));
         let (Some(_), Some(grub)) = (shim, grub) else {
             return Ok(());
@@ -154,7 +160,7 @@ impl Loaders {
         self.available.push((signed.http, Chain::SecureBoot));
         if knows_proxy_dhcp(&content) {
             self.available.push((signed.pxe, Chain::SecureBoot));
-        } else {
+        } else if wished {
             tracing::warn!(
                 firmware = %signed.pxe, grub = %grub.display(),
                 "this GRUB does not know ProxyDHCP and is offered over HTTP only: machines with Secure Boot cannot boot by PXE; take shim and GRUB 2.12 or newer (Debian 13's packages)"

@@ -23,6 +23,7 @@ use crate::{
     dhcp::{self, Full, Giving, Known, others::Others},
     error::{Error, chain},
     guest_api,
+    health::Health,
     image_store::{
         self, Folder,
         keeper::{Keeper, Parts},
@@ -303,6 +304,16 @@ impl Netboot {
             background(Box::pin(dhcp::writer::run(full, interfaces)));
             background(Box::pin(others.run()));
         }
+        if let Some(health) = health(&shared, addresses) {
+            let stop = stop.clone();
+            tasks.spawn(async move {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = health.clone().run() => {}
+                }
+                health.withdraw().await;
+            });
+        }
         background(Box::pin(adopt_then_watch(shared.clone())));
         if let Some(keeper) = keeper {
             background(Box::pin(watch::follow_images(&shared.store, &images)));
@@ -377,6 +388,12 @@ fn giving(config: &Config, networks: &Arc<Networks>, store: &Arc<Store>, metrics
             full,
         }
     })
+}
+
+/// What looks at this replica itself, where it is something to machines that cannot speak HTTP yet.
+fn health(shared: &Arc<Shared>, addresses: Addresses) -> Option<Arc<Health>> {
+    let (config, lan) = (&shared.config, shared.config.lan.as_ref()?);
+    Health::new(lan, &config.replica, config.uefi_loader, addresses, &shared.networks, &shared.store).map(Arc::new)
 }
 
 /// All loaders that are there. Who answers machines by DHCP must have one.

@@ -131,6 +131,12 @@ fn fresh(object: &DynamicObject) -> DynamicObject {
     {
         labels.remove("kubernetes.io/metadata.name");
     }
+    if is_kind(object, "BareMetalNetwork")
+        && let Some(data) = made.data.as_object_mut()
+    {
+        // What the replicas there saw on the wire; those here look for themselves.
+        data.remove("status");
+    }
     made
 }
 
@@ -514,6 +520,18 @@ mod tests {
         assert_eq!(dropped(&sent, &sent, "spec"), None);
         let kept = json!({"a": {"b": [{"c": 1}, {}], "defaulted": true}});
         assert_eq!(dropped(&sent, &kept, "spec").as_deref(), Some("spec.a.b[1].d"));
+    }
+
+    #[test]
+    fn a_network_comes_without_what_was_seen_on_its_wire() {
+        let network: DynamicObject = serde_json::from_value(json!({
+            "apiVersion": "kube-baremetal.io/v1alpha1", "kind": "BareMetalNetwork", "metadata": {"name": "lab", "uid": "u"},
+            "spec": {"dhcp": "Proxy"}, "status": {"conditions": [{"type": "NetbootHealthy"}]}
+        }))
+        .unwrap();
+        let made = fresh(&network);
+        assert_eq!(made.data, json!({"spec": {"dhcp": "Proxy"}}));
+        assert_eq!(made.metadata.uid, None);
     }
 
     #[test]

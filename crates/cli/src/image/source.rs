@@ -23,7 +23,20 @@ pub fn is_packed(text: &str) -> bool {
     if is_url(text) {
         return text.split(['?', '#']).next().is_some_and(|path| path.ends_with(MANIFEST_FILE));
     }
-    text.starts_with("oci:") || Path::new(text).is_dir()
+    text.starts_with("oci:") || folder(text).is_some()
+}
+
+/// The folder of a packed image, by its own name or by that of its manifest.
+fn folder(text: &str) -> Option<&Path> {
+    let path = Path::new(text);
+    if path.is_dir() {
+        return Some(path);
+    }
+    let folder = path
+        .parent()
+        .filter(|_| path.file_name().is_some_and(|name| name == MANIFEST_FILE))?;
+    // Without its chunks it may be any file of that name.
+    folder.join(image::pack::CHUNKS_FILE).is_file().then_some(folder)
 }
 
 /// Whether a text on the command line means a URL.
@@ -60,8 +73,8 @@ pub fn open_packed(text: &str, mirrors: &[String], digest: Option<&str>) -> Resu
         return open_urls(&urls, expected);
     } else if let Some(layout) = text.strip_prefix("oci:") {
         oci::open_layout(Path::new(layout))
-    } else if Path::new(text).is_dir() {
-        DirSource::open(Path::new(text))
+    } else if let Some(folder) = folder(text) {
+        DirSource::open(folder)
     } else {
         bail!("{text} is no packed image: give its folder, oci:FOLDER, or the URL of its {MANIFEST_FILE}; `image pack` makes one");
     };
@@ -219,6 +232,12 @@ mod tests {
         assert!(is_packed(home.path().to_str().unwrap()));
         assert!(is_packed("oci:layout") && is_packed("https://h/a/manifest.json") && is_packed("http://h/manifest.json?key=1"));
         assert!(!is_packed("https://h/debian.raw.zst") && !is_packed("debian.raw") && !is_packed("-"));
+        // Its manifest by its path: written to a disk as it is, it would be no system.
+        let manifest = home.path().join("manifest.json");
+        std::fs::write(&manifest, "{}").unwrap();
+        assert!(!is_packed(manifest.to_str().unwrap()), "any file may have that name");
+        std::fs::write(home.path().join("chunks"), "").unwrap();
+        assert!(is_packed(manifest.to_str().unwrap()));
     }
 
     #[test]

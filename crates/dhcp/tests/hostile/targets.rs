@@ -174,7 +174,8 @@ fn is_from_the_table(file: &[u8]) {
         let name = ["http://10.0.0.1:8080/l/", "tftp://[2001:db8::1]/"]
             .iter()
             .find_map(|base| file.strip_prefix(base));
-        file.is_empty() || file == "http://10.0.0.1:8080/boot/ipxe" || names.contains(&name.unwrap_or(file))
+        // A Raspberry Pi is told the server alone.
+        name.unwrap_or(file).is_empty() || file == "http://10.0.0.1:8080/boot/ipxe" || names.contains(&name.unwrap_or(file))
     };
     assert!(std::str::from_utf8(file).is_ok_and(is_ours), "{file:?}");
 }
@@ -205,7 +206,7 @@ fn subnet4(probe: bool) -> server4::Subnet {
     subnet
 }
 
-/// Any packets at any time to a full server: addresses are those that it may give, each to one client, the reserved one to its owner, and in the end all are free.
+/// Any packets at any time to a full server: addresses are those that it may give, the reserved one goes to its owner, and in the end all are free.
 pub fn v4_server(mut input: &[u8]) {
     let input = &mut input;
     let probe = take(input) % 2 == 0;

@@ -16,6 +16,7 @@ use ::dhcp::{
         wire::{MessageType, PXE_PORT, Packet, code::option},
     },
 };
+use agent_protocol::architecture::Architecture;
 use tftp::{
     client::fetch,
     wire::{OptionKind, Options},
@@ -78,9 +79,7 @@ pub(super) fn try_all(settings: &Settings, link: &Link, address: Ipv4Addr) -> Bo
                 Err("something else than an iPXE script answers: is another server on this port?".to_owned())
             }
         }),
-        media: get(http, "HEAD", "/boot/media/amd64/vmlinuz", |_| {
-            Ok("the agent's kernel for amd64".to_owned())
-        }),
+        media: media(http),
         tls: connect(SocketAddr::from((address, settings.tls_port))).map_or_else(
             |error| Tried::Failed { why: explain(&error) },
             |(_, milliseconds)| Tried::Worked {
@@ -215,6 +214,31 @@ fn get(to: SocketAddr, method: &str, path: &str, judge: impl FnOnce(&[u8]) -> Re
             retries: 0,
         },
         Err(why) => Tried::Failed { why },
+    }
+}
+
+/// The agent's kernel. One architecture's will do: which machines there are, nobody knows here.
+fn media(http: SocketAddr) -> Tried {
+    let kernel = |architecture: Architecture| {
+        let path = format!("/boot/media/{architecture}/vmlinuz");
+        get(http, "HEAD", &path, |_| Ok(format!("the agent's kernel for {architecture}")))
+    };
+    let [amd64, arm64] = [Architecture::Amd64, Architecture::Arm64].map(kernel);
+    match (amd64, arm64) {
+        (
+            Tried::Worked {
+                milliseconds,
+                what,
+                retries,
+            },
+            Tried::Worked { .. },
+        ) => Tried::Worked {
+            milliseconds,
+            what: format!("{what} and {}", Architecture::Arm64),
+            retries,
+        },
+        (Tried::Failed { .. } | Tried::NotTried { .. }, worked @ Tried::Worked { .. }) => worked,
+        (first, _) => first,
     }
 }
 

@@ -172,7 +172,7 @@ pub struct BootServer {
     pub tftp_jumbo: Tried,
     /// The script over HTTP.
     pub http: Tried,
-    /// The agent's kernel for amd64 over HTTP; whether arm64 is wanted at all, nobody knows here.
+    /// The agent's kernel over HTTP, of whichever architectures there are.
     pub media: Tried,
     /// The port for agents.
     pub tls: Tried,

@@ -83,6 +83,20 @@ fn a_machine_that_no_kernel_is_there_for_boots_its_own_disk_and_that_is_no_evide
         (without.answer, without.reason, without.record),
         (BootAnswer::LocalDisk, boot::NO_BOOT_MEDIA, false)
     );
+    // One that is given back, or doubted, boots its old system no more.
+    let mut released = World::running();
+    released.delete(0);
+    released.settle();
+    let decision = boot::decide(&BootFacts {
+        matched: &matched,
+        discovery: Some(&released.discovery),
+        hardware: Some(&released.hardware),
+        conflict_known: false,
+        has_media: false,
+        config: &config,
+        now: released.now,
+    });
+    assert_eq!((decision.answer, decision.reason), (BootAnswer::Agent, "Releasing"));
     // Who boots its disk anyway is told why as ever.
     let mut out = world;
     out.hardware.spec.maintenance = true;

@@ -303,12 +303,7 @@ impl Service {
     ) -> Result<Answered, Ignored> {
         let network = self.known.networks.dhcp(link_address(packet, arrival, false));
         let said = network.as_ref().map_or(DhcpMode::default(), |(_, mode)| *mode);
-        let mode = match self.interface.dhcp {
-            None => said,
-            Some(DhcpMode::Full) if said != DhcpMode::Full => DhcpMode::Off,
-            Some(mode) => mode,
-        };
-        match (mode, network) {
+        match (self.interface.mode(said), network) {
             (DhcpMode::Off, _) => Err(Ignored::Policy),
             (DhcpMode::Full, Some((name, DhcpMode::Full))) if arrival.port != PXE_PORT => {
                 self.give(socket, &name, packet, client, arrival, buffers)

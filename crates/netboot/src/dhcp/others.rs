@@ -50,6 +50,8 @@ pub(crate) struct Others {
     full: Arc<Full>,
     metrics: Arc<Metrics>,
     seen: Mutex<BTreeMap<Arc<str>, BTreeMap<Ipv4Addr, Server>>>,
+    /// This host's addresses, and when they were asked for.
+    own: Mutex<Option<(Instant, Vec<Ipv4Addr>)>>,
 }
 
 impl Others {
@@ -58,6 +60,7 @@ impl Others {
             full,
             metrics,
             seen: Mutex::default(),
+            own: Mutex::default(),
         }
     }
 
@@ -67,7 +70,7 @@ impl Others {
             self.metrics.dhcp_other_servers.inc();
             return;
         }
-        if server.is_unspecified() || self.full.is_peer(server) || wire::addresses(None).unwrap_or_default().contains(&server) {
+        if server.is_unspecified() || self.full.is_peer(server) || self.is_own(server) {
             return;
         }
         self.metrics.dhcp_other_servers.inc();
@@ -84,6 +87,15 @@ impl Others {
             }
             None => {}
         }
+    }
+
+    fn is_own(&self, server: Ipv4Addr) -> bool {
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, addresses) = match own.take() {
+            Some(fresh) if fresh.0.elapsed() < FRESH => own.insert(fresh),
+            _ => own.insert((Instant::now(), wire::addresses(None).unwrap_or_default())),
+        };
+        addresses.contains(&server)
     }
 
     /// With as much about it as is known now.

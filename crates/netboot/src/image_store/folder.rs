@@ -117,6 +117,8 @@ impl Folder {
                 .iter()
                 .filter_map(|(alias, names)| Some(((*alias).to_owned(), names.iter().find_map(|n| files.remove(*n))?)))
                 .collect(),
+            // Not every architecture has boot media.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !self.aliases.is_empty() => HashMap::new(),
             Err(error) => {
                 tracing::warn!(folder = ?self.path, %error, "the folder cannot be listed");
                 HashMap::new()

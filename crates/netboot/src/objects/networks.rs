@@ -75,6 +75,11 @@ impl Networks {
         all.filter(|network| network.spec.dhcp == DhcpMode::Full).cloned().collect()
     }
 
+    /// All of them.
+    pub(crate) fn all(&self) -> Vec<Arc<BareMetalNetwork>> {
+        self.read().values().map(|known| known.network.clone()).collect()
+    }
+
     pub(crate) fn apply(&self, network: BareMetalNetwork) {
         let name = network.name_any();
         let plans = [&network.spec.ipv4, &network.spec.ipv6].into_iter().flatten();

@@ -9,9 +9,12 @@ use std::{
     time::Duration,
 };
 
-use api::{BareMetalAddress, BareMetalDiscovery, BareMetalHardware, BareMetalImage, BareMetalNetwork};
+use api::{BareMetalAddress, BareMetalDiscovery, BareMetalHardware, BareMetalImage, BareMetalNetwork, BareMetalNetworkStatus};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::{Api, ResourceExt, api::PostParams};
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{Patch, PatchParams, PostParams},
+};
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -189,6 +192,27 @@ impl Store {
         let how = PostParams::default();
         let replaced = self.networks.replace_status(&name, &how, network);
         self.call("replace status of BareMetalNetwork", &name, replaced).await.map(slim)
+    }
+
+    /// Applies what one field manager says in a network's status (server-side apply): what it said before and says no more goes, unless somebody else says it too.
+    pub(crate) async fn apply_network_status(
+        &self,
+        name: &str,
+        manager: &str,
+        status: &BareMetalNetworkStatus,
+    ) -> Result<BareMetalNetwork, Error> {
+        self.metrics.writes.inc();
+        let applied = serde_json::json!({
+            "apiVersion": BareMetalNetwork::api_version(&()),
+            "kind": BareMetalNetwork::kind(&()),
+            "metadata": { "name": name },
+            "status": status,
+        });
+        // All replicas come to the same words, so it is nobody's loss whose they are.
+        let how = PatchParams::apply(manager).force();
+        let patch = Patch::Apply(&applied);
+        let patched = self.networks.patch_status(name, &how, &patch);
+        self.call("apply status of BareMetalNetwork", name, patched).await.map(slim)
     }
 
     /// Creates a ConfigMap, or replaces the version that it names.
