@@ -6,6 +6,8 @@
 //! | [`fault`] | why a call came to nothing, for people, and whether another try makes sense |
 //! | [`calls`] | bounded time, retries, one call at a time per BMC, so many at once overall |
 //! | [`ipmi`] | IPMI 2.0 over RMCP+, native |
+//! | [`redfish`] | Redfish over HTTPS |
+//! | [`tls`] | whom drivers that speak HTTPS believe |
 //! | [`table`] | what each kind can do, for the documentation |
 //! | [`unmanaged`] | no BMC: the guest helper, or a person |
 //!
@@ -20,15 +22,19 @@ pub mod calls;
 pub mod driver;
 pub mod fault;
 pub mod ipmi;
+pub mod redfish;
 pub mod table;
+pub mod tls;
 pub mod unmanaged;
+mod web;
 
 pub use driver::{Act, BootDevice, BootDevices, BootOnce, Capabilities, Driver, Firmware, Kind, Media, Off, Operation, PowerState};
 pub use fault::{Fault, PowerError};
 pub use unmanaged::Unmanaged;
 
 /// All kinds of drivers, in the order of the documentation.
-pub static KINDS: [&Kind; 2] = [
+pub static KINDS: [&Kind; 3] = [
+    &redfish::KIND,
     &ipmi::KIND,
     &unmanaged::KIND,
 ];
