@@ -9,6 +9,9 @@
 //! | [`redfish`] | Redfish over HTTPS |
 //! | [`tls`] | whom drivers that speak HTTPS believe |
 //! | [`table`] | what each kind can do, for the documentation |
+//! | [`webhook`] | signed requests to a service of anybody's own |
+//! | [`plug`] | smart plugs: Shelly, and whatever Home Assistant switches |
+//! | [`wake`] | Wake-on-LAN: on, and nothing else |
 //! | [`unmanaged`] | no BMC: the guest helper, or a person |
 //!
 //! Invariants:
@@ -22,19 +25,26 @@ pub mod calls;
 pub mod driver;
 pub mod fault;
 pub mod ipmi;
+pub mod plug;
 pub mod redfish;
 pub mod table;
 pub mod tls;
 pub mod unmanaged;
+pub mod wake;
 mod web;
+pub mod webhook;
 
 pub use driver::{Act, BootDevice, BootDevices, BootOnce, Capabilities, Driver, Firmware, Kind, Media, Off, Operation, PowerState};
 pub use fault::{Fault, PowerError};
 pub use unmanaged::Unmanaged;
 
 /// All kinds of drivers, in the order of the documentation.
-pub static KINDS: [&Kind; 3] = [
+pub static KINDS: [&Kind; 7] = [
     &redfish::KIND,
     &ipmi::KIND,
+    &webhook::KIND,
+    &plug::SHELLY,
+    &plug::HOME_ASSISTANT,
+    &wake::KIND,
     &unmanaged::KIND,
 ];
