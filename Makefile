@@ -75,6 +75,7 @@ test-all: test bootmedia-arm64 test-firmware test-doctor test-dhcp test-vlan tes
 .PHONY: test
 test: setup control-plane helm kubectl-oldest ## Everything set up, all tests that fit into an hour
 	scripts/test-setup
+	@scripts/setup --power
 	$(CARGO) metadata --locked --manifest-path fuzz/Cargo.toml --format-version 1 > /dev/null
 	$(CARGO) build --workspace --bin kube-baremetal
 	$(CARGO) test --workspace
@@ -138,6 +139,11 @@ test-dhcp: ## Give real DHCP clients their addresses, with a relay, a rogue serv
 	scripts/setup --dhcp
 	$(CARGO) build --workspace --bin kube-baremetal
 	scripts/namespaces python3 tests/dhcp --program $(KBM)
+
+.PHONY: test-power
+test-power: ## Try the power drivers against ipmi_sim, ipmitool, wakeonlan and sushy-tools (part of `make test`)
+	@scripts/setup --power
+	$(CARGO) test --workspace --test ipmi --test redfish --test wake --test webhook --test plug -- --nocapture
 
 .PHONY: test-vlan
 test-vlan: setup ## Let agents go on over VLANs, bonds and jumbo frames, on a switch in user space, in namespaces (ten minutes; needs `make bootmedia`)
@@ -383,6 +389,10 @@ fuzz-dhcp: ## Give 38 million hostile inputs to DHCPv4, DHCPv6 and what is aroun
 .PHONY: fuzz-boot-script
 fuzz-boot-script: ## Give 16 million hostile inputs to what writes boot scripts, guided by coverage (a second each is part of `make test`)
 	scripts/fuzz crates/boot-script/fuzz
+
+.PHONY: fuzz-power
+fuzz-power: ## Give 20 million hostile inputs to what reads the answers of BMCs, guided by coverage (a second each is part of `make test`)
+	scripts/fuzz crates/power/fuzz
 
 .PHONY: clean
 clean: ## Remove everything that was built (kept downloads stay in ~/.cache/kube-baremetal)

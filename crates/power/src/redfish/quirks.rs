@@ -1,0 +1,59 @@
+//! What vendors' controllers do in their own way, as data: each with where it is told. Pure.
+//!
+//! Whatever can be learnt by asking (what is offered, what is refused) is no quirk: [`super::system`] tries the forms that the standard allows, in turn. Here is what is
+//! taken without complaint and then not done, or which of the forms spares a refusal.
+
+/// Whether the firmware's mode goes along with a boot override.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Where the controller shows one; and once more without it, if it is refused.
+    WhereShown,
+    /// Always: without it the mode is set back.
+    Always,
+    /// Never: it is read-only.
+    Never,
+}
+
+/// What is different with a vendor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quirk {
+    /// What the vendor's name contains, in lower case.
+    pub vendor: &'static str,
+    /// The mode of a boot override.
+    pub mode: Mode,
+    /// Boot override targets that mean an attached medium, in order of preference.
+    pub medium: &'static [&'static str],
+    /// Where it is told.
+    pub source: &'static str,
+}
+
+/// What the standard says.
+pub const STANDARD: Quirk = Quirk {
+    vendor: "",
+    mode: Mode::WhereShown,
+    medium: &["Cd", "UsbCd"],
+    source: "DSP0266, DSP0268 (ComputerSystem, Boot)",
+};
+
+/// All of them.
+pub static QUIRKS: &[Quirk] = &[
+    Quirk {
+        vendor: "supermicro",
+        mode: Mode::Always,
+        source: "DMTF/Redfishtool pull request 106: without the mode it goes back to the default",
+        ..STANDARD
+    },
+    Quirk {
+        vendor: "hpe",
+        mode: Mode::Never,
+        source: "ansible-collections/community.general issue 3509: BootSourceOverrideMode is not writable on iLO",
+        ..STANDARD
+    },
+];
+
+/// That of a vendor.
+#[must_use]
+pub fn of(vendor: &str) -> &'static Quirk {
+    let vendor = vendor.to_ascii_lowercase();
+    QUIRKS.iter().find(|quirk| vendor.contains(quirk.vendor)).unwrap_or(&STANDARD)
+}
