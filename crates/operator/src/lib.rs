@@ -325,11 +325,39 @@ async fn work(world: &Arc<World>, stop: CancellationToken) -> Result<()> {
 
     let mut parts = JoinSet::new();
     let usual = world.config.concurrency;
-    spawn(&mut parts, world, "BareMetalDiscovery", (discovery, usual), &stop, discovery::reconcile);
-    spawn(&mut parts, world, "BareMetalHardware", (hardware, usual), &stop, hardware::reconcile);
-    spawn(&mut parts, world, "BareMetalInstance", (instance, usual), &stop, instance::reconcile);
+    spawn(
+        &mut parts,
+        world,
+        "BareMetalDiscovery",
+        (discovery, usual),
+        &stop,
+        discovery::reconcile,
+    );
+    spawn(
+        &mut parts,
+        world,
+        "BareMetalHardware",
+        (hardware, usual),
+        &stop,
+        hardware::reconcile,
+    );
+    spawn(
+        &mut parts,
+        world,
+        "BareMetalInstance",
+        (instance, usual),
+        &stop,
+        instance::reconcile,
+    );
     spawn(&mut parts, world, "BareMetalImage", (image, usual), &stop, image::reconcile);
-    spawn(&mut parts, world, "BareMetalEndpoint", (endpoint, usual), &stop, endpoint::reconcile);
+    spawn(
+        &mut parts,
+        world,
+        "BareMetalEndpoint",
+        (endpoint, usual),
+        &stop,
+        endpoint::reconcile,
+    );
     spawn(&mut parts, world, "BareMetalAddress", (address, usual), &stop, address::reconcile);
     spawn(&mut parts, world, "Power", (switches, power::AT_ONCE), &stop, power::reconcile);
     {

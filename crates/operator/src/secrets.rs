@@ -34,7 +34,12 @@ impl Contents {
     /// These keys and values.
     #[cfg(test)]
     pub(crate) fn of<const N: usize>(entries: [(&str, &str); N]) -> Self {
-        Self(entries.into_iter().map(|(key, value)| (key.to_owned(), value.as_bytes().to_vec())).collect())
+        Self(
+            entries
+                .into_iter()
+                .map(|(key, value)| (key.to_owned(), value.as_bytes().to_vec()))
+                .collect(),
+        )
     }
 
     /// Names of the keys.

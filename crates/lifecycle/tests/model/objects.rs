@@ -31,6 +31,7 @@ pub fn config() -> Config {
         erase_attempts: 1,
         missing_claimant_grace: SignedDuration::ZERO,
         image_store: false,
+        ..Config::default()
     }
 }
 

@@ -21,7 +21,7 @@ pub(crate) fn can(spec: &PowerSpec) -> Can {
         (None, None) => &Capabilities::NONE,
     };
     Can {
-        boot_agent: capabilities.cycle && capabilities.boot_once.contains(&BootDevice::Network),
+        boot_agent: capabilities.cycle && capabilities.boot_once.contain(BootDevice::Network),
         on: capabilities.on,
         shut_down: capabilities.off_soft,
         off: capabilities.off_hard,
@@ -69,12 +69,12 @@ fn ipmi_settings(spec: &IpmiPower, credentials: &Contents) -> Result<ipmi::Setti
         password: SecretString::from(text(credentials, PASSWORD)?),
         own_key: None,
         privilege: match spec.privilege {
-            IpmiPrivilege::Operator => ipmi::Privilege::Operator,
-            IpmiPrivilege::Administrator => ipmi::Privilege::Administrator,
+            IpmiPrivilege::Operator => ipmi::handshake::Privilege::Operator,
+            IpmiPrivilege::Administrator => ipmi::handshake::Privilege::Administrator,
         },
         suite: Some(match spec.cipher_suite {
-            CipherSuite::Suite3 => ipmi::CipherSuite::Three,
-            CipherSuite::Suite17 => ipmi::CipherSuite::Seventeen,
+            CipherSuite::Suite3 => ipmi::suite::CipherSuite::Three,
+            CipherSuite::Suite17 => ipmi::suite::CipherSuite::Seventeen,
         }),
     })
 }

@@ -24,7 +24,10 @@ use api::{
 use jiff::Timestamp;
 use kube::ResourceExt;
 use lifecycle::power::{Ended, PowerFacts};
-use power::{BootDevice, BootOnce, Calls, Fault, Firmware, Machine, Off, PowerError, calls::Limits};
+use power::{
+    BootDevice, BootOnce, Fault, Firmware, Off, PowerError,
+    calls::{Calls, Limits, Machine},
+};
 use tokio::time::Instant;
 
 use crate::{
@@ -101,7 +104,14 @@ impl Switches {
             can: drivers::can(spec),
             // One that was not asked yet, after a start, is what it was.
             state: known.filter(|k| k.asked_at.is_some()).map_or_else(
-                || hardware.status.as_ref().and_then(|s| s.power.as_ref()).map(|p| p.state).unwrap_or_default(),
+                || {
+                    hardware
+                        .status
+                        .as_ref()
+                        .and_then(|s| s.power.as_ref())
+                        .map(|p| p.state)
+                        .unwrap_or_default()
+                },
                 |k| k.state,
             ),
             ended: known.and_then(|k| k.ended.clone()),
@@ -172,7 +182,9 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
     if let Ok(wired) = wired {
         look(&world, &hardware, &key, &wired).await;
     }
-    let soon = world.power.with(&name, |known| known.soon_until.is_some_and(|until| Instant::now() < until));
+    let soon = world
+        .power
+        .with(&name, |known| known.soon_until.is_some_and(|until| Instant::now() < until));
     Ok(Next::After(if soon { SOON } else { jittered(ASK) }))
 }
 
@@ -243,7 +255,10 @@ async fn carry_out(world: &World, hardware: &BareMetalHardware, wired: &Wired, a
 /// What the machine's firmware was when its agent looked; UEFI where nothing tells.
 fn firmware(world: &World, hardware: &BareMetalHardware) -> Firmware {
     let discovery = world.discoveries.by_name(&hardware.spec.discovery_name);
-    let inventory = discovery.as_ref().and_then(|d| d.status.as_ref()).and_then(|s| s.inventory.as_ref());
+    let inventory = discovery
+        .as_ref()
+        .and_then(|d| d.status.as_ref())
+        .and_then(|s| s.inventory.as_ref());
     match inventory.map(|i| i.firmware.mode) {
         Some(FirmwareMode::BIOS) => Firmware::Bios,
         Some(FirmwareMode::UEFI) | None => Firmware::Uefi,

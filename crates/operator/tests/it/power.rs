@@ -129,11 +129,17 @@ async fn a_released_machine_is_booted_into_the_agent_by_its_bmc() {
     let bench = bench_with(|c| c.lifecycle.power_act_after = SignedDuration::ZERO).await;
     credentials(&bench, PASSWORD).await;
     let mut machine = running(&bench, &bmc.start().await).await;
-    until("it is known to be on", async || power(&machine).await.filter(|p| p.state == PowerState::On)).await;
+    until("it is known to be on", async || {
+        power(&machine).await.filter(|p| p.state == PowerState::On)
+    })
+    .await;
     assert_eq!(bmc.told(), [], "nothing is done to a machine that runs what it is to run");
     bench.delete_instance("web").await;
     let told = until("its BMC is told", async || Some(bmc.told()).filter(|told| told.len() == 2)).await;
-    assert_eq!((told[0].0.as_str(), &told[0].1["BootSourceOverrideTarget"]), ("Boot", &json!("Pxe")));
+    assert_eq!(
+        (told[0].0.as_str(), &told[0].1["BootSourceOverrideTarget"]),
+        ("Boot", &json!("Pxe"))
+    );
     assert_eq!(told[0].1["BootSourceOverrideEnabled"], "Once");
     assert_eq!(told[1], ("Reset".to_owned(), json!("ForceRestart")));
     until("that is on record", async || power(&machine).await.and_then(|p| p.done)).await;
@@ -150,11 +156,17 @@ async fn a_stopped_instance_is_shut_down_and_started_again_by_its_bmc() {
     let bench = bench_with(|_| {}).await;
     credentials(&bench, PASSWORD).await;
     let machine = running(&bench, &bmc.start().await).await;
-    until("it is known to be on", async || power(&machine).await.filter(|p| p.state == PowerState::On)).await;
+    until("it is known to be on", async || {
+        power(&machine).await.filter(|p| p.state == PowerState::On)
+    })
+    .await;
     bench.patch(&bench.instances(), "web", json!({"running": false})).await;
     until("it is off", async || power(&machine).await.filter(|p| p.state == PowerState::Off)).await;
     bench.patch(&bench.instances(), "web", json!({"running": true})).await;
-    until("it is on again", async || power(&machine).await.filter(|p| p.state == PowerState::On && p.act.is_none())).await;
+    until("it is on again", async || {
+        power(&machine).await.filter(|p| p.state == PowerState::On && p.act.is_none())
+    })
+    .await;
     assert_eq!(
         bmc.told(),
         [("Reset".to_owned(), json!("GracefulShutdown")), ("Reset".to_owned(), json!("On"))]
@@ -176,11 +188,17 @@ async fn a_bmc_that_refuses_is_named_a_person_is_asked_and_no_password_is_shown(
     bench.delete_instance("web").await;
     let message = until("a person is asked", async || {
         let status = machine.hardware().await?.status?;
-        let asked = status.conditions.iter().find(|c| c.type_ == conditions::POWER_CYCLE_NEEDED && c.status == "True");
+        let asked = status
+            .conditions
+            .iter()
+            .find(|c| c.type_ == conditions::POWER_CYCLE_NEEDED && c.status == "True");
         asked.map(|c| c.message.clone()).filter(|message| message.contains("credentials"))
     })
     .await;
-    assert!(message.contains("Its power driver cannot") && message.contains("Secret"), "{message}");
+    assert!(
+        message.contains("Its power driver cannot") && message.contains("Secret"),
+        "{message}"
+    );
     tokio::time::sleep(Duration::from_millis(200)).await;
     let whole = serde_json::to_string(&machine.hardware().await.unwrap()).unwrap();
     assert!(!whole.contains("wrong-password-7"), "{whole}");
