@@ -7,7 +7,7 @@ use dhcp::{
     arch::{BootTable, Loaders},
     v4::{
         Arrival, Client, Destination, Ignored,
-        server::{BootSite, Counts, Identity, Options, Outcome, Reply, Reservation, Route, Server, Settings, Subnet, Who},
+        server::{BootSite, Identity, Options, Outcome, Reply, Reservation, Route, Server, Settings, Subnet, Who},
         wire::MessageType,
     },
 };
