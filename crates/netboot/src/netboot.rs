@@ -205,8 +205,16 @@ impl Netboot {
             .lan
             .as_ref()
             .map(|lan| {
-                let http_port = addresses.http.port();
-                Lan::open(lan, &loaders, http_port, &networks, giving.as_ref(), &metrics, &timelines)
+                let parts = dhcp::Parts {
+                    ports: lan.ports,
+                    http_port: addresses.http.port(),
+                    offers: loaders.offers.clone(),
+                    networks: networks.clone(),
+                    giving: giving.clone(),
+                    metrics: metrics.clone(),
+                    timelines: timelines.clone(),
+                };
+                Lan::open(lan, &loaders, &config.replica, &parts)
             })
             .transpose()?;
         let seeds = Arc::new(Seeds::default());

@@ -2,8 +2,10 @@
 //!
 //! | part | does |
 //! |---|---|
-//! | this one | one task per interface listens at ports 67 and 4011, and finds the network and its mode for each packet |
-//! | [`full`] | addresses: servers, leases, what may be answered when |
+//! | this one | DHCPv4: one task per interface listens at ports 67 and 4011, and finds the network and its mode for each packet |
+//! | [`v6`] | the same for DHCPv6, at ports 547 and 4011, and router advertisements |
+//! | [`full`] | addresses of both families: servers, leases, what may be answered when |
+//! | [`served`] | one network in one family |
 //! | [`ledger`] | which leases are written, and how; pure |
 //! | [`plan`] | what a BareMetalNetwork means to the crate `dhcp`; pure |
 //! | [`writer`] | leases written, networks looked at again |
@@ -22,8 +24,10 @@ mod ledger;
 pub(crate) mod others;
 mod peers;
 mod plan;
+mod served;
 mod socket;
 mod tables;
+pub(crate) mod v6;
 mod wire;
 pub(crate) mod writer;
 
@@ -122,6 +126,7 @@ enum Answered {
 }
 
 /// What a listener shares with other parts of the replica.
+#[derive(Clone)]
 pub(crate) struct Parts {
     pub(crate) ports: LanPorts,
     pub(crate) http_port: u16,
@@ -237,7 +242,7 @@ impl Service {
         match answered {
             Ok(Answered::Now(kind, destination) | Answered::Lease(kind, destination)) => {
                 if client.class.is_some() {
-                    tracing::info!(mac = mac(&client), firmware = ?client.firmware, ?kind, port = arrival.port, "DHCP boot parameters");
+                    tracing::info!(mac = mac_text(client.mac), firmware = ?client.firmware, ?kind, port = arrival.port, "DHCP boot parameters");
                 }
                 if let Err(error) = self.sockets[socket].send(&buffers.reply, destination) {
                     tracing::warn!(interface = self.interface.name, ?kind, ?destination, %error, "a DHCP answer could not be sent");
@@ -245,9 +250,9 @@ impl Service {
             }
             Ok(Answered::Later | Answered::Nothing) => {}
             Err(ignored) if client.class.is_some() => {
-                tracing::debug!(mac = mac(&client), firmware = ?client.firmware, %ignored, "a machine that boots from the network is not answered");
+                tracing::debug!(mac = mac_text(client.mac), firmware = ?client.firmware, %ignored, "a machine that boots from the network is not answered");
             }
-            Err(ignored) => tracing::trace!(mac = mac(&client), %ignored, "a DHCP packet is not answered"),
+            Err(ignored) => tracing::trace!(mac = mac_text(client.mac), %ignored, "a DHCP packet is not answered"),
         }
     }
 
@@ -259,13 +264,9 @@ impl Service {
         arrival: &Arrival,
         buffers: &mut Buffers,
     ) -> Result<Answered, Ignored> {
-        let network = self.networks.dhcp(link_address(packet, arrival, false));
+        let network = self.networks.dhcp(link_address(packet, arrival, false).into());
         let said = network.as_ref().map_or(DhcpMode::default(), |(_, mode)| *mode);
-        let mode = match self.interface.dhcp {
-            None => said,
-            Some(DhcpMode::Full) if said != DhcpMode::Full => DhcpMode::Off,
-            Some(mode) => mode,
-        };
+        let mode = self.interface.mode(said);
         match (mode, network) {
             (DhcpMode::Off, _) => Err(Ignored::Policy),
             (DhcpMode::Full, Some((name, DhcpMode::Full))) if arrival.port != PXE_PORT => {
@@ -277,7 +278,7 @@ impl Service {
                     tables: Tables {
                         hardware: None,
                         network: None,
-                        built_in: self.tables.table(arrival.local),
+                        built_in: self.tables.table(arrival.local.into()),
                     },
                     uefi: UefiStyle::default(),
                     // Who is to boot its own disk is told so by its script.
@@ -303,7 +304,7 @@ impl Service {
         let site = BootSite {
             tftp: arrival.local,
             hardware: None,
-            built_in: self.tables.table(arrival.local),
+            built_in: self.tables.table(arrival.local.into()),
         };
         let question = Question {
             packet,
@@ -382,6 +383,6 @@ fn message(packet: &Packet<'_>) -> DhcpMessage {
 }
 
 /// As logs have it.
-fn mac(client: &Client) -> String {
-    client.mac.map(|mac| MacAddress(mac).to_string()).unwrap_or_default()
+fn mac_text(mac: Option<[u8; 6]>) -> String {
+    mac.map(|mac| MacAddress(mac).to_string()).unwrap_or_default()
 }

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -61,7 +61,8 @@ impl Others {
 
     /// A server that calls itself so was heard on a network that we serve.
     pub(super) fn seen(&self, network: &Arc<str>, server: Ipv4Addr, mac: Option<[u8; 6]>) {
-        if server.is_unspecified() || self.full.is_peer(server) || wire::addresses(None).unwrap_or_default().contains(&server) {
+        if server.is_unspecified() || self.full.is_peer(server.into()) || wire::addresses(None).unwrap_or_default().contains(&server.into())
+        {
             return;
         }
         self.metrics.dhcp_other_servers.inc();
@@ -107,6 +108,7 @@ impl Others {
         let found = wire::addresses(Some(interface))
             .unwrap_or_default()
             .into_iter()
+            .filter(IpAddr::is_ipv4)
             .find_map(|address| self.full.networks.dhcp(address));
         found.filter(|(_, mode)| *mode == api::DhcpMode::Full).map(|(name, _)| name)
     }

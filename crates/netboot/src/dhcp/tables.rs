@@ -1,8 +1,10 @@
 //! What there is to boot, with the address in it by which a machine reaches this replica.
 
-use std::{collections::HashMap, net::Ipv4Addr};
+use std::{collections::HashMap, net::IpAddr};
 
 use dhcp::arch::{BootTable, Firmware, Loaders};
+
+use crate::boot::host::Host;
 
 /// Local addresses whose tables are kept; a host with more of them on one interface makes them anew.
 const MOST_TABLES: usize = 64;
@@ -12,7 +14,7 @@ pub(super) struct TableMaker {
     http_port: u16,
     /// Firmware for which there is a loader, and which.
     offers: Vec<(Firmware, Loaders)>,
-    made: HashMap<Ipv4Addr, BootTable>,
+    made: HashMap<IpAddr, BootTable>,
 }
 
 impl TableMaker {
@@ -25,7 +27,7 @@ impl TableMaker {
         }
     }
 
-    pub(super) fn table(&mut self, local: Ipv4Addr) -> &BootTable {
+    pub(super) fn table(&mut self, local: IpAddr) -> &BootTable {
         if self.made.len() >= MOST_TABLES && !self.made.contains_key(&local) {
             self.made.clear();
         }
@@ -35,8 +37,8 @@ impl TableMaker {
 }
 
 /// Rows for which there is no loader say nothing, so that firmware goes on to what else it can boot.
-fn make_table(local: Ipv4Addr, http_port: u16, offers: &[(Firmware, Loaders)]) -> BootTable {
-    let root = format!("http://{local}:{http_port}/boot");
+fn make_table(local: IpAddr, http_port: u16, offers: &[(Firmware, Loaders)]) -> BootTable {
+    let root = format!("http://{}:{http_port}/boot", Host::Address(local));
     let built_in = |loaders| {
         BootTable::built_in(loaders, &format!("{root}/loaders"), &format!("{root}/ipxe")).unwrap_or_else(|error| {
             tracing::error!(%local, %error, "the built-in boot table is refused; machines that reach us by this address get nothing to boot");
