@@ -119,7 +119,7 @@ test-firmware: loaders image ## Boot real firmware in QEMU on a LAN with a house
 	$(FIRMWARE) --ovmf $(LOADERS)/usr/share/OVMF --short
 
 .PHONY: test-firmware-short
-test-firmware-short: loaders image ## Six of its cells, one of each way to boot and one with our DHCP alone (needs `make bootmedia`)
+test-firmware-short: loaders image ## Seven of its cells: one of each way to boot, one with our DHCP alone, and one of that over IPv6 (needs `make bootmedia`)
 	@scripts/setup --firmware
 	$(CARGO) build --workspace --bin kube-baremetal
 	$(FIRMWARE) --short

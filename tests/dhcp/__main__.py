@@ -6,18 +6,23 @@
     squatter (10.78.0.x, nobody's lease) --+
     rogue (dnsmasq 10.78.0.66) ------------+
     relay (10.78.0.5, dnsmasq) ------------+-- 10.79.0.1 -- far (eth0, no address)
+
+Over IPv6 the server is fd00:78::2 and its clients are the same hosts; there is no router.
 """
 
 import argparse
 import os
+import subprocess
 import sys
 import tempfile
 import time
 from contextlib import ExitStack
+from ipaddress import IPv6Address
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from clients import CLIENTS, ask, release  # noqa: E402
+from clients_v6 import CLIENTS_V6, addresses as addresses_v6  # noqa: E402
 from namespaces import Namespaces, ip  # noqa: E402
 from server import Server  # noqa: E402
 
@@ -25,6 +30,9 @@ SERVER, SECOND, RELAY, ROGUE = "10.78.0.2", "10.78.0.3", "10.78.0.5", "10.78.0.6
 RANGE = [f"10.78.0.{last}" for last in range(100, 200)]
 RESERVED, RESERVED_MAC = "10.78.0.20", "02:00:5e:00:53:20"
 LEASE = 120
+SERVER_V6, PREFIX_V6 = "fd00:78::2", "fd00:78::/64"
+RANGE_V6 = {"first": "fd00:78::1000", "last": "fd00:78::10ff"}
+RESERVED_V6, RESERVED_V6_MAC = "fd00:78::20", "02:00:5e:00:53:26"
 
 
 class Network(Namespaces):
@@ -62,6 +70,7 @@ class Scene:
         if got != want:
             self.failures.append(what)
             print(f"      got  {got}\n      want {want}")
+        return got == want
 
     def until(self, what, check, seconds=20):
         deadline = time.monotonic() + seconds
@@ -108,6 +117,7 @@ def refusals(scene):
     """What makes no sense is refused at the door."""
     plan = {"prefix": "10.90.0.0/24", "ranges": [{"first": "10.90.0.10", "last": "10.90.0.20"}], "gateway": "10.90.0.1"}
     ranged = lambda first, last: plan | {"dynamicRanges": [{"first": first, "last": last}]}
+    ranged_v6 = lambda first, last, *more: {"ipv6": {"prefix": "2001:db8::/64", "dynamicRanges": [{"first": first, "last": last}, *more]}}
     for what, spec in (
         ("Full with nothing to give out", {"ipv4": {"prefix": "10.90.0.0/24"}, "dhcp": "Full"}),
         ("a dynamic range outside of the prefix", {"ipv4": ranged("10.91.0.10", "10.91.0.20")}),
@@ -115,7 +125,10 @@ def refusals(scene):
         ("one that overlaps a range for instances", {"ipv4": ranged("10.90.0.20", "10.90.0.30")}),
         ("one with the gateway in it", {"ipv4": ranged("10.90.0.1", "10.90.0.5")}),
         ("one that is no address", {"ipv4": ranged("x", "10.90.0.5")}),
-        ("one of IPv6", {"ipv6": {"prefix": "2001:db8::/64", "dynamicRanges": [{"first": "2001:db8::1", "last": "2001:db8::2"}]}}),
+        ("one of IPv6 outside of the prefix", ranged_v6("2001:db8:1::1", "2001:db8:1::2")),
+        ("one of IPv6 of more than 65,536 addresses", ranged_v6("2001:db8::1", "2001:db8::1:1")),
+        ("one of IPv6 that is IPv4", ranged_v6("10.90.0.1", "10.90.0.2")),
+        ("two of IPv6", ranged_v6("2001:db8::1", "2001:db8::2", {"first": "2001:db8::5", "last": "2001:db8::6"})),
         ("a lease of a minute", {"ipv4": plan, "leaseSeconds": 60}),
         *((f"bootLoaders: {what}", {"ipv4": plan, "bootLoaders": rows}) for what, rows in WRONG_LOADERS.items()),
     ):
@@ -275,6 +288,51 @@ def boot_loaders(scene):
     scene.expect("without the row all is as before, at once", told(stranger, "bios"), ("undionly.kpxe", SERVER))
     server.stop()
     server.start("lan0=full")
+def ipv6(scene):
+    """DHCPv6 with router advertisements, and no router: who is told to ask (M) asks; where nothing is to be leased, hosts make their addresses (A)."""
+    network, server = scene.network, scene.server
+    ip("-n", network.name("server"), "addr", "add", f"{SERVER_V6}/64", "dev", "lan0", "nodad")
+    plan = {"prefix": PREFIX_V6, "dynamicRanges": [RANGE_V6]}
+    server.create("baremetalnetworks", "BareMetalNetwork", "lan6", {"ipv6": plan, "dhcp": "Full", "leaseSeconds": LEASE})
+    spec = {"address": RESERVED_V6, "networkName": "lan6", "mac": RESERVED_V6_MAC}
+    server.create("baremetaladdresses", "BareMetalAddress", f"lan6.{int(IPv6Address(RESERVED_V6)):032x}", spec)
+    scene.until("the prefix is on the link of a host that does nothing, and gives it no address", lambda: on_link(network, "squatter"))
+    scene.expect("it has none", addresses_v6(network, "squatter", "eth0"), [])
+    clients = [kind(network, f"client{index}", "eth0", scene.folder) for index, kind in enumerate(CLIENTS_V6)]
+    with ExitStack() as stack:
+        macs = [client.new_card() for client in clients]
+        for client in clients:
+            stack.enter_context(client)
+        leased = [client.address() for client in clients]
+        for client, mac, address in zip(clients, macs, leased):
+            if not scene.expect(f"{client.name} gets an address of the dynamic range", (address or "").startswith("fd00:78::10")):
+                print(client.output())
+            scene.until(f"{client.name}: it stands in a ConfigMap", lambda: server.lease(address).get("mac") == mac)
+        scene.expect("each has an address of its own", len(set(leased)), len(clients))
+        for client, address in zip(clients, leased):
+            scene.until(f"{client.name} renews it", lambda: client.renewals() > 0, LEASE * 3 / 4)
+            scene.expect(f"{client.name} keeps it", client.address(), address)
+            client.release()
+            if not scene.until(f"{client.name} gives it back", lambda: server.lease(address).get("state") == "Free"):
+                print(client.output())
+    for client, address in zip(clients, leased):
+        with client:
+            scene.expect(f"{client.name} gets the same address when it comes back", client.address(), address)
+    client = clients[0]
+    network.run(client.host, "ip", "link", "set", "eth0", "down")
+    network.run(client.host, "ip", "link", "set", "eth0", "address", RESERVED_V6_MAC, "up")
+    (client.folder / "leases").unlink(missing_ok=True)
+    with client:
+        scene.expect("a reservation is its machine's, by the MAC address", client.address(), RESERVED_V6)
+    server.patch("baremetalnetworks", "lan6", {"spec": {"ipv6": {"dynamicRanges": []}}})
+    scene.until("without a range hosts make their addresses", lambda: any(length == 64 for _, length, _ in addresses_v6(network, "squatter", "eth0")))
+    server.patch("baremetalnetworks", "lan6", {"spec": {"dhcp": "Off"}})
+
+
+def on_link(network, host):
+    """Whether a host knows by an advertisement that the prefix is on its link, and nothing of a router."""
+    shown = subprocess.check_output(network.inside(host, "ip", "-6", "route", "show", "dev", "eth0"), text=True)
+    return f"{PREFIX_V6} proto kernel" in shown and "default" not in shown
 
 
 def modes(scene):
@@ -307,7 +365,7 @@ def main():
     if os.geteuid() != 0:
         raise SystemExit("network namespaces need root: scripts/namespaces python3 tests/dhcp ...")
     started = time.monotonic()
-    parts = (refusals, packets, real_clients, relayed, rogue, restarts, replicas, boot_loaders, modes)
+    parts = (refusals, packets, real_clients, ipv6, relayed, rogue, restarts, replicas, boot_loaders, modes)
     with tempfile.TemporaryDirectory() as folder, Network() as network:
         folder = Path(folder)
         (folder / "loaders").mkdir()

@@ -77,7 +77,8 @@ class Server:
     def lease(self, address):
         """What stands in the ConfigMaps about an address."""
         for one in self.maps():
-            line = (one.get("data") or {}).get(address or "")
+            # Keys have no colons.
+            line = (one.get("data") or {}).get((address or "").replace(":", "-"))
             if line:
                 return json.loads(line)
         return {}

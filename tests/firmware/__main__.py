@@ -35,7 +35,7 @@ sys.dont_write_bytecode = True
 import life  # noqa: E402
 from disk import LINE, bios_disk, blank_disk, signed_disk, uefi_disk  # noqa: E402
 from machine import Machine  # noqa: E402
-from network import BRIDGE, NETWORK, ROUTER, SERVER, Lan  # noqa: E402
+from network import BRIDGE, IPV4, IPV6, Lan  # noqa: E402
 from server import Server  # noqa: E402
 
 # `network` says where it is.
@@ -59,6 +59,8 @@ class Row:
     firmware: str
     arguments: tuple = ()
     targets: tuple = ("agent", "disk")
+    # Not beside a house router that says nothing about booting.
+    alone: bool = False
 
     @property
     def secure(self):
@@ -67,6 +69,11 @@ class Row:
     @property
     def architecture(self):
         return "arm64" if self.firmware.startswith("arm64") else "amd64"
+
+    @property
+    def at(self):
+        """Which addresses there are on its LAN."""
+        return IPV6 if self.firmware.endswith("6") else IPV4
 
 
 IPXE = ("--uefi-loader", "ipxe")
@@ -81,13 +88,22 @@ ROWS = {
     "secure-http": Row("secure-http"),
     "arm64": Row("arm64"),
     "arm64-http": Row("arm64-http"),
+    "pxe6": Row("pxe6"),
+    # iPXE does not find its script beside another DHCPv6 server.
+    "pxe6-ipxe": Row("pxe6", IPXE, alone=True),
+    "http6": Row("http6"),
+    "http6-ipxe": Row("http6", IPXE, alone=True),
+    "secure6": Row("secure6"),
 }
 # Rows that are tried with every way to share the DHCP.
 SHARED = ("bios", "pxe", "http", "secure", "arm64")
-CELLS = {f"{row}-{target}": (row, target, "proxy") for row in ROWS for target in ROWS[row].targets}
+# The same for those over IPv6, of which Kea is none. dnsmasq's DHCPv6 has no words for HTTP boot.
+SHARED_V6 = {"full": ("pxe6", "pxe6-ipxe", "http6", "http6-ipxe", "secure6"), "off": ("pxe6", "pxe6-ipxe", "secure6")}
+CELLS = {f"{row}-{target}": (row, target, "proxy") for row in ROWS if not ROWS[row].alone for target in ROWS[row].targets}
 CELLS |= {f"{row}-{target}-{dhcp}": (row, target, dhcp) for dhcp in ("kea", "off", "full") for row in SHARED for target in ROWS[row].targets if target in ("agent", "disk")}
+CELLS |= {f"{row}-{target}-{dhcp}": (row, target, dhcp) for dhcp, rows in SHARED_V6.items() for row in rows for target in ROWS[row].targets}
 # One of each way to boot, and one where we are the only DHCP server.
-SHORT = ("pxe-disk-full", "bios-disk", "pxe-disk", "http-disk", "secure-disk", "arm64-disk")
+SHORT = ("pxe-disk-full", "bios-disk", "pxe-disk", "http-disk", "secure-disk", "arm64-disk", "pxe6-disk-full")
 
 
 def say(text):
@@ -112,7 +128,7 @@ def cell(arguments, folder, name):
     else:
         uefi_disk(disk)
     further = ("--unaccepted", "hold" if target == "agent" or target in PROVISIONED else "ignore", *row.arguments)
-    with Lan(folder) as lan:
+    with Lan(folder, row.at) as lan:
         if dhcp == "off":
             lan.house_router(recipe(arguments, row))
         elif dhcp == "kea":
@@ -122,12 +138,11 @@ def cell(arguments, folder, name):
         interface = f"{BRIDGE}={dhcp}" if dhcp in ("off", "full") else BRIDGE
         with Server(lan, arguments, name, further, interface) as server:
             if dhcp == "full":
-                plan = {"prefix": f"{NETWORK}.0/24", "dynamicRanges": [{"first": f"{NETWORK}.100", "last": f"{NETWORK}.200"}], "gateway": ROUTER}
-                server.call("POST", "baremetalnetworks", {"kind": "BareMetalNetwork", "metadata": {"name": "lan"}, "spec": {"ipv4": plan, "dhcp": "Full"}})
+                server.call("POST", "baremetalnetworks", {"kind": "BareMetalNetwork", "metadata": {"name": "lan"}, "spec": row.at.plan() | {"dhcp": "Full"}})
             with Machine(lan, name, row.firmware, disk, arguments.ovmf, reboots=target in PROVISIONED) as machine:
                 seen = TARGETS[target](row, server, machine)
             said = server.said()
-        ours = "DHCP boot parameters" in said
+        ours = f"DHCP{'v6' if row.at is IPV6 else ''} boot parameters" in said
         if ours != (dhcp != "off") or machine.mac not in said.lower().replace("-", ":"):
             raise SystemExit(f"the machine booted {'with' if ours else 'without'} our DHCP; the server's log ends with:\n{said[-2000:]}")
     disk.unlink()
@@ -136,7 +151,7 @@ def cell(arguments, folder, name):
 
 def recipe(arguments, row):
     """What dnsmasq is told by the person who looked it up."""
-    command = [arguments.program, "netboot", "options", "--server", SERVER, "--format", "dnsmasq", "--http-boot"]
+    command = [arguments.program, "netboot", "options", "--server", row.at.server, "--format", "dnsmasq", "--http-boot"]
     command += ["--uefi-loader", "ipxe" if row.arguments == IPXE else "signed"]
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
@@ -145,6 +160,9 @@ def agent(row, server, machine):
     seconds = machine.until("the agent's session", lambda: "kbm: session open" in machine.said(), LIMIT)
     firmware = server.discovery()["status"]["inventory"]["firmware"]
     wanted = {"mode": "BIOS"} if row.firmware == "bios" else {"mode": "UEFI", "secureBoot": row.secure}
+    session = server.discovery()["status"]["session"]
+    if (":" in session["address"]) != (row.at is IPV6):
+        raise SystemExit(f"the agent came from {session['address']}")
     if any(firmware.get(field) != value for field, value in wanted.items()):
         raise SystemExit(f"the agent found {firmware}, and not {wanted}")
     architecture = server.discovery()["status"]["inventory"]["cpu"]["architecture"]

@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 
-from network import NETWORK, ROUTER
+from network import IPV4
 
 # How a system tells that it runs: the boot, the host name that its instance gave it, the label of its root, and whether the kernel finds Secure Boot on (1, 0 or nothing).
 LINE = re.compile(r"kbm-test: boot ([0-9a-f-]{36}) of (\S+) from (\S+), Secure Boot (\d?)\.")
@@ -40,7 +40,7 @@ def ask_for_a_system(server):
     """Writes down what is wanted; what follows is the machine's and ours."""
     digest = hashlib.sha256(server.image.read_bytes()).hexdigest()
     host = re.search(r"boot URL +http://([^/]+)/", server.said())[1]
-    plan = {"prefix": f"{NETWORK}.0/24", "ranges": [{"first": f"{NETWORK}.210", "last": f"{NETWORK}.219"}], "gateway": ROUTER}
+    plan = {"prefix": IPV4.prefix, "ranges": [{"first": "10.77.0.210", "last": "10.77.0.219"}], "gateway": IPV4.router}
     system = {"image": "debian", "requests": {"cpu": "1", "memory": "256Mi"}, "userData": {"name": NAME, "key": "userData"}}
     policy = {"when": "inventory.memory.bytes > 0", "networkRef": {"name": "lan"}}
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": NAME}, "data": {"userData": base64.b64encode(USER_DATA.encode()).decode()}}

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 # What OVMF is told to leave out of its boot options, so that a cell tries the way that it is about.
-NO_PXE = [word for version in (4, 6) for word in ("-fw_cfg", f"name=opt/org.tianocore/IPv{version}PXESupport,string=n")]
+NO_PXE = {version: ("-fw_cfg", f"name=opt/org.tianocore/IPv{version}PXESupport,string=n") for version in (4, 6)}
 
 # EDK2 for arm64, as Debian's package qemu-efi-aarch64 installs it.
 AAVMF = Path("/usr/share/AAVMF")
@@ -17,7 +17,7 @@ class Machine:
     """Use it as a context: it is switched on inside, and off behind.
 
     firmware: bios (SeaBIOS and the card's iPXE), pxe (OVMF over IPv4), http (OVMF's HTTP boot), secure (pxe with Microsoft's keys enforced), secure-http, arm64 (EDK2's PXE on
-    an arm64 machine), arm64-http.
+    an arm64 machine), arm64-http; pxe6, http6 and secure6: the same over IPv6.
     """
 
     def __init__(self, lan, name, firmware, disk: Path, ovmf: Path, reboots=False):
@@ -49,8 +49,10 @@ class Machine:
             if secure:
                 # Nothing but firmware itself may write its variables.
                 yield from ("-global", "driver=cfi.pflash01,property=secure,value=on")
-            if self.firmware.endswith("http"):
-                yield from NO_PXE
+            if self.firmware.endswith(("http", "6")):
+                yield from NO_PXE[4]
+            if self.firmware.endswith(("http", "http6")):
+                yield from NO_PXE[6]
         yield from ("-device", f"{nic},bootindex=0", "-device", "virtio-blk-pci,drive=d0,serial=DISK0,bootindex=1")
 
     def _flash(self, secure):

@@ -1,11 +1,14 @@
 """A LAN in network namespaces: a switch, a house router that gives out addresses, and ports for machines. Everything is removed at the end.
 
     router  (dnsmasq or Kea, 10.77.0.1)  --veth--  lan: bridge kbm0 (10.77.0.2), taps of machines, our server
+
+A LAN has addresses of one family: over IPv6 there is no IPv4 address of anybody's.
 """
 
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
@@ -13,8 +16,30 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 import kea  # noqa: E402
 
 BRIDGE = "kbm0"
-NETWORK = "10.77.0"
-ROUTER, SERVER = f"{NETWORK}.1", f"{NETWORK}.2"
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Of a LAN."""
+
+    family: int
+    prefix: str
+    router: str
+    server: str
+    first: str
+    last: str
+
+    @property
+    def length(self):
+        return self.prefix.split("/")[1]
+
+    def plan(self):
+        """As a BareMetalNetwork has it, with everything to give out."""
+        return {f"ipv{self.family}": {"prefix": self.prefix, "dynamicRanges": [{"first": self.first, "last": self.last}], "gateway": self.router}}
+
+
+IPV4 = Addresses(4, "10.77.0.0/24", "10.77.0.1", "10.77.0.2", "10.77.0.100", "10.77.0.200")
+IPV6 = Addresses(6, "fd00:77::/64", "fd00:77::1", "fd00:77::2", "fd00:77::1000", "fd00:77::1fff")
 
 
 def ip(*words):
@@ -24,8 +49,8 @@ def ip(*words):
 class Lan:
     """Use it as a context."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, at: Addresses = IPV4):
+        self.folder, self.at = folder, at
         # Two runs at once do not meet.
         self.lan, self.router = f"kbm-lan-{os.getpid()}", f"kbm-router-{os.getpid()}"
         self.dhcp = None
@@ -37,16 +62,20 @@ class Lan:
                 ip("netns", "add", name)
                 ip("-n", name, "link", "set", "lo", "up")
             ip("-n", self.lan, "link", "add", BRIDGE, "type", "bridge")
-            ip("-n", self.lan, "addr", "add", f"{SERVER}/24", "dev", BRIDGE)
+            self._address(self.lan, self.at.server, BRIDGE)
             ip("-n", self.lan, "link", "set", BRIDGE, "up")
             ip("-n", self.lan, "link", "add", "up0", "type", "veth", "peer", "name", "eth0", "netns", self.router)
             ip("-n", self.lan, "link", "set", "up0", "master", BRIDGE, "up")
-            ip("-n", self.router, "addr", "add", f"{ROUTER}/24", "dev", "eth0")
+            self._address(self.router, self.at.router, "eth0")
             ip("-n", self.router, "link", "set", "eth0", "up")
         except BaseException:
             self.__exit__()
             raise
         return self
+
+    def _address(self, namespace, address, link):
+        # Nobody else has it: it need not be asked for a second whether somebody does.
+        ip("-n", namespace, "addr", "add", f"{address}/{self.at.length}", "dev", link, *(("nodad",) if self.at.family == 6 else ()))
 
     def __exit__(self, *_):
         if self.dhcp:
@@ -60,8 +89,12 @@ class Lan:
         (self.folder / "dnsmasq.conf").write_text(recipe)
         command = [
             *("dnsmasq", "--no-daemon", f"--conf-file={self.folder}/dnsmasq.conf", "--port=0", "--interface=eth0", "--bind-interfaces", "--user=root"),
-            *(f"--dhcp-range={NETWORK}.100,{NETWORK}.200,1h", f"--dhcp-option=3,{ROUTER}", "--log-dhcp", f"--dhcp-leasefile={self.folder}/leases"),
+            *("--log-dhcp", f"--dhcp-leasefile={self.folder}/leases"),
         ]
+        if self.at.family == 6:
+            command += ["--enable-ra", f"--dhcp-range={self.at.first},{self.at.last},{self.at.length},1h"]
+        else:
+            command += [f"--dhcp-range={self.at.first},{self.at.last},1h", f"--dhcp-option=3,{self.at.router}"]
         self._serve(command)
 
     def kea(self, tree):
@@ -69,7 +102,7 @@ class Lan:
         folder = self.folder / "kea-of-the-router"
         folder.mkdir(exist_ok=True)
         # Raw sockets, or it cannot answer a machine that has no address yet.
-        plan = {"prefix": f"{NETWORK}.0/24", "first": f"{NETWORK}.100", "last": f"{NETWORK}.200", "gateway": ROUTER, "raw": True}
+        plan = {"prefix": self.at.prefix, "first": self.at.first, "last": self.at.last, "gateway": self.at.router, "raw": True}
         self._serve(*kea.server(tree, folder, "eth0", plan))
 
     def _serve(self, command, environment=None):

@@ -5,7 +5,7 @@ import subprocess
 import time
 
 from kubernetes_api import KubernetesApi
-from network import BRIDGE, SERVER
+from network import BRIDGE
 
 
 class Server:
@@ -17,7 +17,7 @@ class Server:
         loaders = ",".join(str(arguments.loaders / folder) for folder in ("ipxe", "shim", "grub"))
         command = [
             *(arguments.program, "--log", "info", "up", "--data-dir", self.data, "--media-dir", arguments.media, "--dhcp", dhcp),
-            *("--advertise", SERVER, "--loaders", loaders, *further),
+            *("--advertise", lan.at.server, "--loaders", loaders, *further),
             *("--image-dir", arguments.image.parent),
         ]
         with open(self.log, "w") as log:

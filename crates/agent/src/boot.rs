@@ -106,7 +106,7 @@ fn live(console: &Arc<Console>) -> anyhow::Result<Down> {
         inventory.connection = Some(network.connection.clone());
         describe(console, &inventory);
         let place = Place {
-            address: lease.address.into(),
+            address: lease.address,
             prefix: lease.prefix,
         };
         let runner = Runner::of_this_machine(

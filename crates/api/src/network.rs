@@ -58,6 +58,13 @@ const DYNAMIC_RANGES_WITHOUT_GATEWAY: &str = concat!(
     ")))"
 );
 
+/// The dynamic range of IPv6 lies within the prefix, in one block of 65,536 addresses: CEL of Kubernetes does not reckon with IPv6 addresses, so that it does not run backwards or into
+/// the range for instances is for netboot to say.
+const IPV6_DYNAMIC_RANGES_FIT: &str = concat!(
+    "!has(self.dynamicRanges) || self.dynamicRanges.all(d, isIP(d.first) && isIP(d.last) && ip(d.first).family() == 6 && isCIDR(self.prefix) ",
+    "&& cidr(self.prefix).containsIP(ip(d.first)) && cidr(self.prefix).containsIP(ip(d.last)) && cidr(d.first + '/112').containsIP(ip(d.last)))"
+);
+
 /// One layer-2 network.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
@@ -81,7 +88,7 @@ const DYNAMIC_RANGES_WITHOUT_GATEWAY: &str = concat!(
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.ipv4) || has(self.ipv6)").message("at least one of ipv4 and ipv6 is needed"))]
-#[x_kube(validation = Rule::new("!has(self.dhcp) || self.dhcp != 'Full' || (has(self.ipv4) && ((has(self.ipv4.dynamicRanges) && size(self.ipv4.dynamicRanges) > 0) || (has(self.ipv4.ranges) && size(self.ipv4.ranges) > 0)))").message("dhcp Full has nothing to give out: add a range to spec.ipv4.dynamicRanges, for whoever comes, or to spec.ipv4.ranges, for instances"))]
+#[x_kube(validation = Rule::new("!has(self.dhcp) || self.dhcp != 'Full' || has(self.ipv6) || (has(self.ipv4) && ((has(self.ipv4.dynamicRanges) && size(self.ipv4.dynamicRanges) > 0) || (has(self.ipv4.ranges) && size(self.ipv4.ranges) > 0)))").message("dhcp Full has nothing to give out: add a range to spec.ipv4.dynamicRanges, for whoever comes, or to spec.ipv4.ranges, for instances; or add spec.ipv6"))]
 pub struct BareMetalNetworkSpec {
     /// IPv4 plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -93,7 +100,8 @@ pub struct BareMetalNetworkSpec {
     /// IPv6 plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self.prefix.contains(':')").message("ipv6.prefix must be an IPv6 prefix such as 2001:db8::/64"))]
-    #[x_kube(validation = Rule::new("!has(self.dynamicRanges)").message("dynamicRanges are for IPv4: netboot gives out no IPv6 addresses"))]
+    #[x_kube(validation = Rule::new("!has(self.dynamicRanges) || size(self.dynamicRanges) <= 1").message("ipv6.dynamicRanges may have one range"))]
+    #[x_kube(validation = Rule::new(IPV6_DYNAMIC_RANGES_FIT).message("ipv6.dynamicRanges must lie within ipv6.prefix, and first and last address must differ in their last 16 bits only"))]
     pub ipv6: Option<AddressPlan>,
     /// VLAN id of tagged frames; left out: untagged. Installed systems and agents in this network send with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -206,7 +214,8 @@ pub struct AddressPlan {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub ranges: Vec<AddressRange>,
-    /// From which netboot leases addresses to machines without a reservation, where `dhcp` is `Full`. IPv4 only.
+    /// From which netboot leases addresses to machines without a reservation, where `dhcp` is `Full`. Of IPv6 one range of at most 65,536 addresses; without one, machines make their
+    /// addresses of an advertised prefix of 64 bits by themselves.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub dynamic_ranges: Vec<AddressRange>,
@@ -250,7 +259,7 @@ pub enum DhcpMode {
     /// Boot parameters beside somebody else's DHCP server (ProxyDHCP), and never an address.
     #[default]
     Proxy,
-    /// Addresses too: those reserved for a MAC address by a BareMetalAddress, and leases from `ipv4.dynamicRanges`. The only DHCP server there, and one that says so: what it does
-    /// not know it refuses.
+    /// Addresses too: those reserved for a MAC address by a BareMetalAddress, and leases from `dynamicRanges`. The only DHCP server there, and one that says so: what it does
+    /// not know it refuses. Where there is a plan for IPv6, netboot advertises its prefix, never itself as a router.
     Full,
 }

@@ -62,9 +62,11 @@ pub fn ask() -> String {
     first_config("")
 }
 
-/// The first configuration, for a GRUB that came over TFTP from the host whose scripts are served at that port.
+/// The first configuration, for a GRUB that came over TFTP from the host whose scripts are served at that port. An IPv6 address stands in brackets before a port.
 pub fn ask_by_tftp(http_port: u16) -> String {
-    first_config(&format!("set root=\"http,$net_default_server:{http_port}\"\n"))
+    first_config(&format!(
+        "set server=$net_default_server\nif regexp '^[0-9a-f]*:' \"$server\"; then set server=\"[$server]\"; fi\nset root=\"http,$server:{http_port}\"\n"
+    ))
 }
 
 fn first_config(root: &str) -> String {
@@ -159,7 +161,7 @@ mod tests {
             "linux /boot/media/arm64/vmlinuz 'kbm.server=https://10.0.2.2:8443,https://192.0.2.8:8443,https://[2001:db8::3]:8443' 'kbm.ca=00' 'kbm.token=kbm1.a.b' 'BOOTIF=01-52-54-00-12-34-56' 'kbm.vlan=42' 'kbm.mtu=9000' 'kbm.bond=802.3ad' 'kbm.bond-members=02:00:00:00:00:01,02:00:00:00:00:02' 'kbm.bond-lacp-rate=fast' 'kbm.bond-hash=layer3+4' 'console=tty0'"
         ));
         assert!(local_disk(Some(&request)).contains("set efi=aa64\n"));
-        assert!(ask_by_tftp(8080).contains("set root=\"http,$net_default_server:8080\"\n"));
+        assert!(ask_by_tftp(8080).contains("set root=\"http,$server:8080\"\n"));
         assert!(!ask().contains("set root=\"http"));
     }
 

@@ -1,6 +1,11 @@
 //! `kube-baremetal timeline`, `netboot doctor` and `netboot options`: why does a machine not boot, and what to write into a DHCP server.
 
-use std::{collections::BTreeSet, net::Ipv4Addr, process::ExitCode, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+    process::ExitCode,
+    time::Duration,
+};
 
 use agent_protocol::identity::MacAddress;
 use anyhow::{Context, Result};
@@ -61,9 +66,9 @@ enum Output {
 pub struct OptionsArguments {
     #[command(flatten)]
     cluster: Cluster,
-    /// Address of the boot server.
+    /// Address of the boot server. One of IPv6: what a DHCPv6 server is to be told.
     #[arg(long)]
-    server: Option<Ipv4Addr>,
+    server: Option<IpAddr>,
     /// The boot server is this host, by its address on this interface.
     #[arg(long)]
     interface: Option<String>,
@@ -153,13 +158,13 @@ async fn options(arguments: OptionsArguments) -> Result<()> {
         (None, Some(network)) => Some(own_address_in(&arguments.cluster, network).await?),
         (None, None) => None,
     };
-    let server = arguments.server.or(own.map(|own| own.address));
+    let server = arguments.server.or(own.map(|own| own.address.into()));
     let server = server.context("name the boot server with --server, --interface or --network")?;
     let mut plan = Plan::new(server, arguments.http_port, arguments.uefi_loader.loaders(), arguments.http_boot)?;
     if let Some(own) = own {
         plan = plan.with_scope(own.network());
     }
-    print!("{}", plan.recipe(arguments.format));
+    print!("{}", plan.recipe(arguments.format)?);
     Ok(())
 }
 
@@ -207,7 +212,7 @@ async fn examine(arguments: DoctorArguments) -> Result<Verdict> {
         .await
         .context("looking")??;
     let server = facts.boot_server.as_ref().map_or(Ipv4Addr::UNSPECIFIED, |server| server.address);
-    let plan = Plan::new(server, arguments.http_port, arguments.uefi_loader.loaders(), false)?;
+    let plan = Plan::new(server.into(), arguments.http_port, arguments.uefi_loader.loaders(), false)?;
     let findings = judge::judge(&facts, plan.table(), &replicas, machines.as_deref());
     let worst = judge::worst(&findings);
     match arguments.output {

@@ -1,6 +1,11 @@
 //! `kube-baremetal up`: the embedded API, the operator and netboot in one process.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use kube::Client;
@@ -24,11 +29,11 @@ pub struct Arguments {
     /// Where the Kubernetes API listens.
     #[arg(long, default_value = "127.0.0.1:6443")]
     api_listen: SocketAddr,
-    /// Where boot scripts, boot media and images are served (plain HTTP).
-    #[arg(long, default_value = "0.0.0.0:8080")]
+    /// Where boot scripts, boot media and images are served (plain HTTP). `[::]` is everywhere, by IPv4 and IPv6.
+    #[arg(long, default_value = "[::]:8080")]
     http_listen: SocketAddr,
     /// Where agents connect (TLS, pinned).
-    #[arg(long, default_value = "0.0.0.0:8443")]
+    #[arg(long, default_value = "[::]:8443")]
     agent_listen: SocketAddr,
     /// Address or name by which machines reach this host; may be given more than once. Default: the address of the default route.
     #[arg(long)]
@@ -220,9 +225,18 @@ fn advertised(arguments: &Arguments) -> Result<Vec<String>> {
         return Ok(vec![arguments.http_listen.ip().to_string()]);
     }
     // Connecting a UDP socket sends nothing; it only asks the kernel which of our addresses faces that way.
-    let socket =
-        std::net::UdpSocket::bind("0.0.0.0:0").context("--advertise was not given, and no socket can be opened to find an address")?;
-    let found = socket.connect("192.0.2.1:9").and_then(|()| socket.local_addr());
+    let facing = |own, other| {
+        let socket = std::net::UdpSocket::bind::<SocketAddr>(own)?;
+        socket.connect::<SocketAddr>(other)?;
+        socket.local_addr()
+    };
+    let v4 = facing((Ipv4Addr::UNSPECIFIED, 0).into(), (Ipv4Addr::new(192, 0, 2, 1), 9).into());
+    let found = v4.or_else(|_| {
+        facing(
+            (Ipv6Addr::UNSPECIFIED, 0).into(),
+            (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 9).into(),
+        )
+    });
     let address = found
         .context("--advertise was not given, and this host has no default route: say by which address machines reach it")?
         .ip();

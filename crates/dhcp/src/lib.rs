@@ -22,7 +22,7 @@ mod replicas;
 pub mod v4;
 pub mod v6;
 
-pub use book::{Record, State};
+pub use book::{Counts, Record, State};
 pub use replicas::Replicas;
 
 /// A moment: the time since the Unix epoch, because leases outlive processes.

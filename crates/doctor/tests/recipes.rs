@@ -2,13 +2,18 @@
 //!
 //! `KBM_RECORD_GOLDEN=1 cargo test -p doctor --test recipes` writes the golden files anew.
 
-use std::{io::ErrorKind, net::Ipv4Addr, path::PathBuf, process::Command};
+use std::{
+    io::ErrorKind,
+    net::{Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+    process::Command,
+};
 
 use dhcp::arch::Loaders;
 use doctor::recipes::{Format, Plan};
 
 fn plan(loaders: Loaders, http_boot: bool) -> Plan {
-    let plan = Plan::new(Ipv4Addr::new(192, 0, 2, 10), 8080, loaders, http_boot).unwrap();
+    let plan = Plan::new(Ipv4Addr::new(192, 0, 2, 10).into(), 8080, loaders, http_boot).unwrap();
     plan.with_scope(Ipv4Addr::new(192, 0, 2, 0))
 }
 
@@ -40,12 +45,16 @@ fn accepts(program: &str, arguments: &[&str], configuration: &str, suffix: &str)
 #[test]
 fn dnsmasq_takes_it_and_refuses_a_wrong_one() {
     for plan in all_plans() {
-        if !accepts("dnsmasq", &["--test", "-C"], &plan.recipe(Format::Dnsmasq), ".conf") {
+        if !accepts("dnsmasq", &["--test", "-C"], &plan.recipe(Format::Dnsmasq).unwrap(), ".conf") {
             return;
         }
     }
+    let server = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10);
+    let over_ipv6 = Plan::new(server.into(), 8080, Loaders::SecureBoot, true).unwrap();
+    accepts("dnsmasq", &["--test", "-C"], &over_ipv6.recipe(Format::Dnsmasq).unwrap(), ".conf");
     let wrong = plan(Loaders::Ipxe, false)
         .recipe(Format::Dnsmasq)
+        .unwrap()
         .replace("dhcp-match", "dhcp-mtach");
     let refused = std::panic::catch_unwind(|| accepts("dnsmasq", &["--test", "-C"], &wrong, ".conf"));
     assert!(refused.is_err(), "the check can fail");
@@ -54,7 +63,7 @@ fn dnsmasq_takes_it_and_refuses_a_wrong_one() {
 #[test]
 fn kea_takes_it() {
     for plan in all_plans() {
-        let text = plan.recipe(Format::Kea);
+        let text = plan.recipe(Format::Kea).unwrap();
         let json: String = text.lines().filter(|line| !line.starts_with("//")).collect();
         let parsed: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert!(
@@ -71,7 +80,7 @@ fn kea_takes_it() {
 #[test]
 fn isc_dhcpd_takes_it() {
     for plan in all_plans() {
-        if !accepts("dhcpd", &["-t", "-cf"], &plan.recipe(Format::IscDhcpd), ".conf") {
+        if !accepts("dhcpd", &["-t", "-cf"], &plan.recipe(Format::IscDhcpd).unwrap(), ".conf") {
             return;
         }
     }
@@ -80,7 +89,7 @@ fn isc_dhcpd_takes_it() {
 #[test]
 fn the_shell_of_openwrt_reads_its_recipe() {
     for plan in all_plans() {
-        assert!(accepts("sh", &["-n"], &plan.recipe(Format::OpenWrt), ".sh"));
+        assert!(accepts("sh", &["-n"], &plan.recipe(Format::OpenWrt).unwrap(), ".sh"));
     }
 }
 
@@ -90,7 +99,7 @@ fn recipes_are_those_that_were_looked_at() {
     for (suffix, loaders, http_boot) in [("ipxe", Loaders::Ipxe, true), ("signed", Loaders::SecureBoot, false)] {
         for format in Format::ALL {
             let path = folder.join(format!("{}-{suffix}.txt", format.name()));
-            let text = plan(loaders, http_boot).recipe(format);
+            let text = plan(loaders, http_boot).recipe(format).unwrap();
             if std::env::var_os("KBM_RECORD_GOLDEN").is_some() {
                 std::fs::write(&path, &text).unwrap();
             }

@@ -1,6 +1,10 @@
 //! How a replica is set up. Plain values: whoever starts netboot (the `cli` crate) parses flags into them.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use api::DhcpMode;
 
@@ -111,6 +115,10 @@ pub struct LanPorts {
     pub dhcp: u16,
     /// The DHCP client's (RFC 2131, 4.1).
     pub client: u16,
+    /// DHCPv6 (RFC 8415, 7.2).
+    pub dhcp_v6: u16,
+    /// The DHCPv6 client's (RFC 8415, 7.2).
+    pub client_v6: u16,
     /// The boot server's (PXE 2.1, 2.4.2).
     pub pxe: u16,
     /// TFTP (RFC 1350).
@@ -122,6 +130,8 @@ impl Default for LanPorts {
         Self {
             dhcp: 67,
             client: 68,
+            dhcp_v6: 547,
+            client_v6: 546,
             pxe: 4011,
             tftp: 69,
         }
@@ -188,11 +198,11 @@ pub struct Config {
     pub namespace: String,
     /// Name of this replica, stable across restarts; stands in sessions.
     pub replica: String,
-    /// Where boot scripts, boot media and images are served over plain HTTP. Port 0 chooses one.
+    /// Where boot scripts, boot media and images are served over plain HTTP. `[::]` is everywhere, by IPv4 and IPv6; on a host without IPv6, by IPv4. Port 0 chooses one.
     pub http: SocketAddr,
-    /// Where agents and guests are served over TLS. Port 0 chooses one.
+    /// Where agents and guests are served over TLS, as with `http`. Port 0 chooses one.
     pub tls: SocketAddr,
-    /// Hosts (names or addresses, without port) by which machines reach this replica. The first one is used where the request's own
+    /// Hosts (names or addresses, without port) by which machines reach this replica. The first one of the request's family is used where its own
     /// `Host` header is neither an IP address nor listed here. Empty: the address the request came in on.
     pub advertise: Vec<String>,
     /// Port that machines dial for TLS, where it is not the one listened on (NAT, load balancer).
@@ -245,8 +255,8 @@ impl Config {
             client,
             namespace: "kube-baremetal-netboot".to_owned(),
             replica: replica.into(),
-            http: SocketAddr::from(([0, 0, 0, 0], 8080)),
-            tls: SocketAddr::from(([0, 0, 0, 0], 8443)),
+            http: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 8080)),
+            tls: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 8443)),
             advertise: Vec::new(),
             advertise_tls_port: None,
             servers: Vec::new(),

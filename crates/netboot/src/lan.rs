@@ -1,6 +1,8 @@
 //! Starts what machines need before they speak HTTP, on the interfaces that were named and on no other: DHCP ([`crate::dhcp`]) and a TFTP server with the boot loaders
 //! ([`crate::loaders`]).
 //!
+//! Both for IPv4 and IPv6. An interface without IPv6, or a host without it, is served by IPv4 alone, and the log says so.
+//!
 //! All sockets are bound to their interface, not to an address (SO_BINDTODEVICE): an address may come after the start, change or go, and each datagram is answered from the address that it was
 //! sent to.
 //!
@@ -9,7 +11,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::Arc,
     time::Duration,
 };
@@ -22,7 +24,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::LanConfig,
-    dhcp::{Again, Giving, Known, Parts, Service},
+    dhcp::{Again, Parts, Service, v6},
     error::Error,
     loaders::Loaders,
     metrics::Metrics,
@@ -35,64 +37,75 @@ const LOOPBACK: &str = "lo";
 /// Everything opened, nothing running.
 pub(crate) struct Lan {
     services: Vec<(Service, Again)>,
+    services_v6: Vec<v6::Service>,
     tftp: Vec<(String, tftp::Server)>,
 }
 
 impl Lan {
-    /// Opens the ports. `http_port` is where scripts are served; `giving`: what it takes to give out addresses, where that may come to pass. Needs a tokio runtime.
-    pub(crate) fn open(
-        config: &LanConfig,
-        loaders: &Loaders,
-        http_port: u16,
-        known: &Known,
-        giving: Option<&Giving>,
-        metrics: &Arc<Metrics>,
-        timelines: &Arc<Timelines>,
-    ) -> Result<Self, Error> {
+    /// Opens the ports. `parts`: what DHCP needs; `replica`: this replica's name. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// [`Error::Dhcp`] and [`Error::Listen`] for a port of IPv4 that is not to be had.
+    pub(crate) fn open(config: &LanConfig, loaders: &Loaders, replica: &str, parts: &Parts) -> Result<Self, Error> {
         let services = config.interfaces.iter().map(|interface| {
-            let parts = Parts {
-                ports: config.ports,
-                http_port,
-                offers: loaders.offers.clone(),
-                available: loaders.available.clone(),
-                known: known.clone(),
-                giving: giving.cloned(),
-                metrics: metrics.clone(),
-                timelines: timelines.clone(),
-            };
-            Service::open(interface.clone(), parts).map_err(|source| Error::Dhcp {
+            Service::open(interface.clone(), parts.clone()).map_err(|source| Error::Dhcp {
                 interface: interface.name.clone(),
                 source,
             })
         });
         let services = services.collect::<Result<Vec<_>, Error>>()?;
-        let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, config.ports.tftp));
-        let listen = |source| Error::Listen { address, source };
-        let assets = Arc::new(assets(loaders, http_port).map_err(listen)?);
-        let tftp_config = tftp_config(&assets, config.tftp_single_port, metrics, timelines);
-        let servers = config.interfaces.iter().map(|interface| {
-            let socket = on_interface(&interface.name, address)?;
-            Ok((
-                interface.name.clone(),
-                tftp::Server::new(socket, assets.clone(), tftp_config.clone())?,
-            ))
+        let services_v6 = config.interfaces.iter().filter_map(|interface| {
+            v6::Service::open(interface.clone(), replica, parts.clone())
+                .inspect_err(|error| {
+                    tracing::warn!(interface = interface.name, %error, "DHCPv6 cannot be served on this interface; machines boot from it over IPv4 only");
+                })
+                .ok()
         });
+        let services_v6 = services_v6.collect();
+        let (metrics, timelines) = (&parts.metrics, &parts.timelines);
+        let address = |ip: IpAddr| SocketAddr::new(ip, config.ports.tftp);
+        let (v4, v6) = (address(Ipv4Addr::UNSPECIFIED.into()), address(Ipv6Addr::UNSPECIFIED.into()));
+        let listen = |source| Error::Listen { address: v4, source };
+        let assets = Arc::new(assets(loaders, parts.http_port).map_err(listen)?);
+        let tftp_config = tftp_config(&assets, config.tftp_single_port, metrics, timelines);
+        let serve = |interface: &str, address| {
+            let socket = on_interface(interface, address)?;
+            let server = tftp::Server::new(socket, assets.clone(), tftp_config.clone())?;
+            Ok((interface.to_owned(), server))
+        };
+        let servers = config.interfaces.iter().map(|interface| serve(&interface.name, v4));
         let mut tftp: Vec<_> = servers.collect::<io::Result<_>>().map_err(listen)?;
-        // This host's own questions to its own addresses come by the loopback interface; `netboot doctor` asks them.
-        if config.interfaces.iter().all(|interface| interface.name != LOOPBACK) {
-            let served = on_interface(LOOPBACK, address).and_then(|socket| tftp::Server::new(socket, assets, tftp_config.clone()));
-            match served {
-                Ok(server) => tftp.push((LOOPBACK.to_owned(), server)),
-                Err(error) => tracing::info!(%error, "TFTP is not served to this host itself; machines do not notice"),
+        for interface in &config.interfaces {
+            match serve(&interface.name, v6) {
+                Ok(server) => tftp.push(server),
+                Err(error) => {
+                    tracing::warn!(interface = interface.name, %error, "TFTP cannot be served over IPv6 on this interface; machines load over IPv4 only");
+                }
             }
         }
-        Ok(Self { services, tftp })
+        // This host's own questions to its own addresses come by the loopback interface; `netboot doctor` asks them.
+        if config.interfaces.iter().all(|interface| interface.name != LOOPBACK) {
+            for address in [v4, v6] {
+                match serve(LOOPBACK, address) {
+                    Ok(server) => tftp.push(server),
+                    Err(error) => tracing::info!(%address, %error, "TFTP is not served to this host itself; machines do not notice"),
+                }
+            }
+        }
+        Ok(Self {
+            services,
+            services_v6,
+            tftp,
+        })
     }
 
     /// Serves until the token is cancelled.
     pub(crate) fn start(self, tasks: &TaskTracker, stop: &CancellationToken) {
         for (service, again) in self.services {
             tasks.spawn(service.run(again, tasks.clone(), stop.clone()));
+        }
+        for service in self.services_v6 {
+            tasks.spawn(service.run(tasks.clone(), stop.clone()));
         }
         for (interface, server) in self.tftp {
             let stop = stop.clone();
@@ -108,6 +121,10 @@ impl Lan {
 /// A socket for what comes by one interface, to whichever of its addresses. Nobody else may have the port there.
 fn on_interface(interface: &str, address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = socket2::Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        // IPv4 has a socket of its own.
+        socket.set_only_v6(true)?;
+    }
     socket.bind_device(Some(interface.as_bytes()))?;
     socket.bind(&address.into())?;
     Ok(socket.into())

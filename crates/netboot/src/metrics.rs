@@ -87,6 +87,58 @@ pub struct DhcpLabels {
     pub answer: DhcpAnswer,
 }
 
+/// What a DHCPv6 message was answered with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Dhcpv6Answer {
+    /// ADVERTISE.
+    Advertise,
+    /// REPLY.
+    Reply,
+    /// Nothing: it is not for us, there is nothing to boot, or it has to wait for an answer.
+    None,
+}
+
+/// What kind of DHCPv6 message came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Dhcpv6Message {
+    /// SOLICIT.
+    Solicit,
+    /// REQUEST.
+    Request,
+    /// CONFIRM.
+    Confirm,
+    /// RENEW.
+    Renew,
+    /// REBIND.
+    Rebind,
+    /// RELEASE.
+    Release,
+    /// DECLINE.
+    Decline,
+    /// INFORMATION-REQUEST.
+    InformationRequest,
+    /// Anything else.
+    Other,
+}
+
+/// Labels of a DHCPv6 message.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Dhcpv6Labels {
+    /// What came in.
+    pub message: Dhcpv6Message,
+    /// How it was answered.
+    pub answer: Dhcpv6Answer,
+}
+
+/// Which addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum IpFamily {
+    /// IPv4.
+    IPv4,
+    /// IPv6.
+    IPv6,
+}
+
 /// What an address of a network is at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum LeaseState {
@@ -103,6 +155,8 @@ pub enum LeaseState {
 pub struct LeaseLabels {
     /// BareMetalNetwork.
     pub network: String,
+    /// Of which family.
+    pub family: IpFamily,
     /// What they are.
     pub state: LeaseState,
 }
@@ -157,7 +211,11 @@ pub struct Metrics {
     pub requests: Family<RequestLabels, Counter>,
     /// DHCP packets by message and answer.
     pub dhcp: Family<DhcpLabels, Counter>,
-    /// Addresses that this replica gives out, by network and state.
+    /// DHCPv6 messages by message and answer.
+    pub dhcp_v6: Family<Dhcpv6Labels, Counter>,
+    /// Router advertisements that were sent.
+    pub router_advertisements: Counter,
+    /// Addresses that this replica gives out, by network, family and state.
     pub dhcp_addresses: Family<LeaseLabels, Gauge>,
     /// Answers that were not sent because their lease could not be written in time.
     pub dhcp_not_kept: Counter,
@@ -265,6 +323,12 @@ impl Metrics {
         Self {
             requests,
             dhcp: register!("dhcp_packets", "DHCP packets by message and answer", Family<DhcpLabels, Counter>),
+            dhcp_v6: register!(
+                "dhcpv6_packets",
+                "DHCPv6 messages by message and answer",
+                Family<Dhcpv6Labels, Counter>
+            ),
+            router_advertisements: register!("router_advertisements", "Router advertisements sent", Counter),
             dhcp_addresses: register!(
                 "dhcp_addresses",
                 "Addresses to give out by network and state",
@@ -357,11 +421,16 @@ impl Metrics {
         self.dhcp.get_or_create(&DhcpLabels { message, answer }).inc();
     }
 
+    pub(crate) fn count_dhcp_v6(&self, message: Dhcpv6Message, answer: Dhcpv6Answer) {
+        self.dhcp_v6.get_or_create(&Dhcpv6Labels { message, answer }).inc();
+    }
+
     /// Tells how many addresses of a network are in which state.
-    pub(crate) fn set_addresses(&self, network: &str, counts: [(LeaseState, u32); 3]) {
+    pub(crate) fn set_addresses(&self, network: &str, family: IpFamily, counts: [(LeaseState, u32); 3]) {
         for (state, count) in counts {
             let labels = LeaseLabels {
                 network: network.to_owned(),
+                family,
                 state,
             };
             self.dhcp_addresses.get_or_create(&labels).set(count.into());
@@ -369,10 +438,11 @@ impl Metrics {
     }
 
     /// A network is not served any more.
-    pub(crate) fn forget_addresses(&self, network: &str) {
+    pub(crate) fn forget_addresses(&self, network: &str, family: IpFamily) {
         for state in [LeaseState::Free, LeaseState::Bound, LeaseState::Quarantined] {
             self.dhcp_addresses.remove(&LeaseLabels {
                 network: network.to_owned(),
+                family,
                 state,
             });
         }

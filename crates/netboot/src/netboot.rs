@@ -210,8 +210,17 @@ impl Netboot {
             .lan
             .as_ref()
             .map(|lan| {
-                let http_port = addresses.http.port();
-                Lan::open(lan, &loaders, http_port, &known, giving.as_ref(), &metrics, &timelines)
+                let parts = dhcp::Parts {
+                    ports: lan.ports,
+                    http_port: addresses.http.port(),
+                    offers: loaders.offers.clone(),
+                    available: loaders.available.clone(),
+                    known: known.clone(),
+                    giving: giving.clone(),
+                    metrics: metrics.clone(),
+                    timelines: timelines.clone(),
+                };
+                Lan::open(lan, &loaders, &config.replica, &parts)
             })
             .transpose()?;
         let seeds = Arc::new(Seeds::default());

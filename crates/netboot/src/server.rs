@@ -8,7 +8,7 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::Pin,
     sync::{
         Arc,
@@ -25,6 +25,8 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use nix::libc;
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -51,7 +53,7 @@ const MAX_HEADER_BYTES: usize = 16 * 1024;
 pub struct Peer {
     /// Its address; IPv4 also when it came mapped into IPv6.
     pub address: IpAddr,
-    /// Our address of this connection.
+    /// Our address of this connection; IPv4 also when it came mapped into IPv6.
     pub local: SocketAddr,
 }
 
@@ -108,7 +110,8 @@ pub(crate) async fn serve(
             front.metrics.connections_refused.inc();
             continue;
         };
-        let Ok(local) = stream.local_addr() else { continue };
+        let Ok(mut local) = stream.local_addr() else { continue };
+        local.set_ip(local.ip().to_canonical());
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY was refused");
         }
@@ -268,15 +271,28 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stalling<S> {
 
 /// Opens a listener.
 pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener, crate::error::Error> {
-    let failed = |source| crate::error::Error::Listen { address, source };
-    let socket = match address {
-        SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4(),
-        SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6(),
+    let everywhere = address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    let listening = match listen_at(address) {
+        // IPv6 was switched off when the kernel started: everywhere is all of IPv4.
+        Err(error) if everywhere && error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+            listen_at(SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())))
+        }
+        other => other,
+    };
+    listening.map_err(|source| crate::error::Error::Listen { address, source })
+}
+
+fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        // `[::]` is IPv4, too, whatever the host's own default is.
+        socket.set_only_v6(false)?;
     }
-    .map_err(failed)?;
     // A restart must not wait for the old connections to be forgotten.
-    socket.set_reuseaddr(true).map_err(failed)?;
-    socket.bind(address).map_err(failed)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
     // A whole room of machines switched on at once connects within a second.
-    socket.listen(4096).map_err(failed)
+    socket.listen(4096)?;
+    TcpListener::from_std(socket.into())
 }

@@ -2,7 +2,11 @@
 
 mod common;
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::atomic::Ordering,
+    time::Duration,
+};
 
 use common::{
     HONEST, Rig,
@@ -122,5 +126,24 @@ async fn loaders_are_served_by_name_in_parts_with_an_etag_and_to_head() {
     ] {
         let mut plain = connect_plain(HONEST, rig.netboot.addresses().http).await.unwrap();
         assert_eq!(send(&mut plain, get(path)).await.0, StatusCode::NOT_FOUND, "{path}");
+    }
+}
+
+/// One listener for both families, and an agent that came over IPv6 is sent back there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everywhere_is_ipv4_and_ipv6_and_an_agent_gets_the_address_that_its_loader_used() {
+    let rig = Rig::with(|config| config.http = (Ipv6Addr::UNSPECIFIED, 0).into()).await;
+    let port = rig.netboot.addresses().http.port();
+    let path = "/boot/ipxe?uuid=30fcb1de-8d1d-4d0e-8d0f-2d8fdb3cbb05&mac=52-54-00-12-34-56&platform=efi&buildarch=x86_64";
+    for (address, host) in [
+        (IpAddr::V4(Ipv4Addr::LOCALHOST), "127.0.0.1"),
+        (IpAddr::V6(Ipv6Addr::LOCALHOST), "[::1]"),
+    ] {
+        let mut stream = TcpStream::connect((address, port)).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).await.unwrap();
+        assert!(said.contains(&format!("kbm.server=https://{host}:")), "{said}");
     }
 }

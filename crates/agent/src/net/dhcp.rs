@@ -273,12 +273,12 @@ impl Client {
         self.confirm(ask, patience.min(Duration::from_secs(15))).await
     }
 
-    /// Asks for more time for a lease.
+    /// Asks for more time for an address.
     ///
     /// # Errors
     /// [`DhcpError::Silence`] or [`DhcpError::Refused`].
-    pub async fn renew(&self, lease: &Lease, patience: Duration) -> Result<Lease, DhcpError> {
-        self.confirm(Ask::Renew { address: lease.address }, patience).await
+    pub async fn renew(&self, address: Ipv4Addr, patience: Duration) -> Result<Lease, DhcpError> {
+        self.confirm(Ask::Renew { address }, patience).await
     }
 
     async fn confirm(&self, ask: Ask, patience: Duration) -> Result<Lease, DhcpError> {

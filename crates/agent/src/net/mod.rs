@@ -3,21 +3,25 @@
 //! All links are taken up as they appear (a link needs seconds, and the inventory tells which have one), but addresses are asked for on the
 //! boot NIC alone until it has been silent for a while, or has an address and no way to a server; then on all in parallel ([`plan`]). The first
 //! NIC through which a server accepts a connection is the one; until there is one, all that have an address are tried again and again. Its lease is
-//! renewed for as long as the agent runs. Only one NIC has an address at a time, and answers ARP for it alone, so that several in one LAN do not meet.
+//! renewed for as long as the agent runs. Only one NIC has an IPv4 address at a time, and answers ARP for it alone, so that several in one LAN do not meet.
+//!
+//! IPv4 or IPv6 is asked for as the servers' URLs are, both where those leave it open ([`source`]).
 //!
 //! A VLAN or bond that leads nowhere is given up after a while for the NICs as they are, and tried again later: [`Network`] tells what came of it.
 //!
 //! Not here: leaving that NIC later. A server that goes away comes back; a NIC that dies while the agent runs ends in a restart by a person, unless it is one of a bond.
 
 pub mod dhcp;
+pub mod dhcp6;
 mod links;
 mod path;
 mod plan;
+mod source;
 
 use std::{
     collections::HashSet,
     fs,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     path::Path,
     sync::Arc,
     time::Duration,
@@ -27,10 +31,11 @@ use agent_protocol::{
     identity::MacAddress,
     link::{Bond, Connection, Link},
 };
-use dhcp::{Client, Lease};
 use links::Raised;
 use plan::{Nic, Way};
-use rtnetlink::{Handle, RouteMessageBuilder};
+use rtnetlink::Handle;
+pub use source::Lease;
+use source::{Family, Source};
 use tokio::{net::TcpSocket, task::JoinSet, time::Instant};
 
 use crate::console::Console;
@@ -101,13 +106,13 @@ fn nics_in(class: &Path) -> Vec<Nic> {
     found
 }
 
-type Leased = Result<(Client, Lease), dhcp::DhcpError>;
+type Leased = Result<(Source, Lease), dhcp::DhcpError>;
 
 /// A group of NICs with an address.
 struct Candidate {
     nics: Vec<Interface>,
     raised: Raised,
-    client: Client,
+    source: Source,
     lease: Lease,
     since: Instant,
     /// When it is tried next, and how often it was.
@@ -166,10 +171,11 @@ impl Search<'_> {
     async fn attempt(&self, way: &Way) -> anyhow::Result<Result<(Candidate, SocketAddr), String>> {
         let started = Instant::now();
         let mut up = HashSet::new();
+        let families = source::families(self.servers);
         // By the number of a group's first NIC.
-        let mut asking: HashSet<u32> = HashSet::new();
+        let mut asking: HashSet<(u32, Family)> = HashSet::new();
         let mut raised: Vec<(Vec<Interface>, Raised)> = Vec::new();
-        let mut tasks: JoinSet<(Vec<Interface>, Raised, Leased)> = JoinSet::new();
+        let mut tasks: JoinSet<(Vec<Interface>, Raised, Family, Leased)> = JoinSet::new();
         let mut waiting: Vec<Candidate> = Vec::new();
         let mut told = false;
         let mut why = None;
@@ -189,9 +195,12 @@ impl Search<'_> {
                 _ => plan::groups(&way.link, self.boot_mac, &present, started.elapsed(), waiting.is_empty()),
             };
             for nics in groups {
-                let Some(first) = nics.first().map(|nic| nic.index).filter(|first| asking.insert(*first)) else {
+                let Some(first) = nics.first().map(|nic| nic.index) else { continue };
+                let mut wanted = families.clone();
+                wanted.retain(|family| asking.insert((first, *family)));
+                if wanted.is_empty() {
                     continue;
-                };
+                }
                 let made = match raised.iter().find(|(of, _)| of[0].index == first) {
                     Some((_, made)) => made.clone(),
                     None => match links::raise(&self.handle, &way.link, &nics).await {
@@ -212,15 +221,13 @@ impl Search<'_> {
                     self.console
                         .say(format!("network {}: {} of {}", made.top.name, way.link, names.join(", ")));
                 }
-                tasks.spawn(async move {
-                    let leased = async {
-                        let client = Client::open(&made.top.name, made.top.mac)?;
-                        let lease = client.acquire(ROUND).await?;
-                        Ok((client, lease))
-                    };
-                    let leased = leased.await;
-                    (nics, made, leased)
-                });
+                for family in wanted {
+                    let (handle, nics, made) = (self.handle.clone(), nics.clone(), made.clone());
+                    tasks.spawn(async move {
+                        let leased = Source::find(&handle, family, &made.top, ROUND).await;
+                        (nics, made, family, leased)
+                    });
+                }
             }
             if present.is_empty() && !told && started.elapsed() > NO_NIC {
                 told = true;
@@ -232,36 +239,35 @@ impl Search<'_> {
                 () = tokio::time::sleep(LOOK) => None,
             };
             match finished {
-                Some(Ok((nics, raised, Ok((client, lease))))) => {
+                Some(Ok((nics, raised, _, Ok((source, lease))))) => {
                     let now = Instant::now();
                     waiting.push(Candidate {
                         nics,
                         raised,
-                        client,
+                        source,
                         lease,
                         since: now,
                         next_try: now,
                         tries: 0,
                     });
                 }
-                Some(Ok((nics, _, Err(error)))) => {
+                Some(Ok((nics, _, family, Err(error)))) => {
                     self.console.say(format!("network: {error}"));
                     why = Some(error.to_string());
-                    asking.remove(&nics[0].index);
+                    asking.remove(&(nics[0].index, family));
                 }
                 // A panic in a task: the interface is asked again with the others.
                 Some(Err(_)) => asking.clear(),
                 None => {}
             }
             // Whose lease is getting old while no server answers asks for a new one.
-            waiting.retain(|c| c.since.elapsed() < c.lease.renew_after || !asking.remove(&c.nics[0].index));
+            waiting.retain(|c| c.since.elapsed() < c.lease.renew_after || !asking.remove(&(c.nics[0].index, c.source.family())));
             let Some(at) = waiting.iter().position(|c| c.next_try <= Instant::now()) else {
                 continue;
             };
             let mut candidate = waiting.swap_remove(at);
             let top = candidate.raised.top.clone();
-            apply(&self.handle, &top, &candidate.lease).await?;
-            let problem = match reach(self.servers, &top.name, candidate.lease.address).await {
+            let problem = match self.try_one(&candidate).await? {
                 Ok(server) => return Ok(Ok((candidate, server))),
                 Err(problem) => problem,
             };
@@ -271,7 +277,7 @@ impl Search<'_> {
             }
             why = Some(text);
             // Without its address its routes are gone too, and do not stand in the way of another interface.
-            remove(&self.handle, &top, &candidate.lease).await;
+            candidate.source.remove(&self.handle, &top, &candidate.lease).await;
             candidate.tries += 1;
             candidate.next_try = Instant::now() + TRY_AGAIN;
             waiting.push(candidate);
@@ -286,6 +292,21 @@ impl Search<'_> {
             "no DHCP server answered"
         };
         Ok(Err(why.unwrap_or_else(|| silent.to_owned())))
+    }
+
+    /// Gives an interface its address, and looks for a way to a server from there; or why there is none.
+    async fn try_one(&self, candidate: &Candidate) -> anyhow::Result<Result<SocketAddr, String>> {
+        let (top, lease) = (&candidate.raised.top, &candidate.lease);
+        if let Err(error) = candidate.source.apply(&self.handle, top, lease).await {
+            // An IPv4 address that the kernel does not take is a defect, an IPv6 address may be somebody else's.
+            return if lease.address.is_ipv4() {
+                Err(error)
+            } else {
+                Ok(Err(error.to_string()))
+            };
+        }
+        name_servers(&lease.dns);
+        Ok(reach(self.servers, &top.name, lease.address).await)
     }
 
     /// The one is found: sees to its MTU, and keeps its lease.
@@ -326,7 +347,7 @@ impl Search<'_> {
             lease: candidate.lease,
         };
         let (handle, console) = (self.handle.clone(), Arc::clone(self.console));
-        tokio::spawn(keep(handle, candidate.client, network.clone(), console));
+        tokio::spawn(keep(handle, candidate.source, network.clone(), console));
         network
     }
 }
@@ -346,22 +367,23 @@ fn authority(server: &str) -> Option<(&str, u16)> {
 /// Where one of the servers accepts a connection from this address. `Err` holds why the last one did not.
 ///
 /// The address is what ties it to the interface: a socket that is bound to an interface takes whatever has no route for a neighbour there, and some neighbours answer.
-async fn reach(servers: &[String], interface: &str, own: Ipv4Addr) -> Result<SocketAddr, String> {
+async fn reach(servers: &[String], interface: &str, own: IpAddr) -> Result<SocketAddr, String> {
     let mut problem = "no server is given".to_owned();
     for server in servers {
         let Some(authority) = authority(server) else { continue };
         let connect = async {
-            let mut last = std::io::Error::other("it has no address");
-            for address in tokio::net::lookup_host(authority).await? {
+            let mut last = std::io::Error::other(format!("it has no {} address", if own.is_ipv4() { "IPv4" } else { "IPv6" }));
+            let found = tokio::net::lookup_host(authority).await?;
+            for address in found.filter(|address| address.is_ipv4() == own.is_ipv4()) {
                 let socket = if address.is_ipv4() {
-                    let socket = TcpSocket::new_v4()?;
-                    socket.bind((own, 0).into())?;
-                    socket
+                    TcpSocket::new_v4()?
                 } else {
                     let socket = TcpSocket::new_v6()?;
+                    // Several NICs may have an address that the kernel made of the same advertisement.
                     socket.bind_device(Some(interface.as_bytes()))?;
                     socket
                 };
+                socket.bind((own, 0).into())?;
                 match socket.connect(address).await {
                     Ok(_) => return Ok(address),
                     Err(error) => last = error,
@@ -378,68 +400,44 @@ async fn reach(servers: &[String], interface: &str, own: Ipv4Addr) -> Result<Soc
     Err(problem)
 }
 
-/// Gives an interface its address, the default route and the name servers.
-async fn apply(handle: &Handle, interface: &Interface, lease: &Lease) -> anyhow::Result<()> {
-    handle
-        .address()
-        .add(interface.index, lease.address.into(), lease.prefix)
-        .replace()
-        .execute()
-        .await?;
-    if let Some(gateway) = lease.gateway {
-        let route = RouteMessageBuilder::<Ipv4Addr>::new()
-            .gateway(gateway)
-            .output_interface(interface.index)
-            .build();
-        handle.route().add(route).replace().execute().await?;
-    }
-    if let Err(error) = fs::write("/etc/resolv.conf", resolv_conf(&lease.dns)) {
+fn name_servers(servers: &[IpAddr]) {
+    // Who says none may have no say in it: the kernel made its address.
+    if !servers.is_empty()
+        && let Err(error) = fs::write("/etc/resolv.conf", resolv_conf(servers))
+    {
         tracing::warn!(%error, "no name servers");
     }
-    Ok(())
 }
 
-fn resolv_conf(servers: &[Ipv4Addr]) -> String {
+fn resolv_conf(servers: &[IpAddr]) -> String {
     servers.iter().map(|s| format!("nameserver {s}\n")).collect()
 }
 
 /// Renews the lease until the agent ends. An address is kept while nobody answers: an expired lease is better than a machine that
 /// falls silent while it writes its disk.
-async fn keep(handle: Handle, client: Client, mut network: Network, console: Arc<Console>) {
+async fn keep(handle: Handle, mut source: Source, mut network: Network, console: Arc<Console>) {
     loop {
         tokio::time::sleep(network.lease.renew_after).await;
         let patience = (network.lease.lasts.saturating_sub(network.lease.renew_after)).max(Duration::from_secs(10));
-        let renewed = match client.renew(&network.lease, patience).await {
-            Ok(lease) => Ok(lease),
-            Err(_) => client.acquire(ROUND).await,
-        };
+        let renewed = source.renew(&handle, &network.interface, &network.lease, patience, ROUND).await;
         match renewed {
             Ok(lease) => {
                 if lease.address != network.lease.address {
                     console.say(format!("network address changed to {}/{}", lease.address, lease.prefix));
                     console.update(|s| s.address = format!("{}/{}", lease.address, lease.prefix));
-                    remove(&handle, &network.interface, &network.lease).await;
+                    source.remove(&handle, &network.interface, &network.lease).await;
                 }
                 network.lease = lease;
-                if let Err(error) = apply(&handle, &network.interface, &network.lease).await {
+                if let Err(error) = source.apply(&handle, &network.interface, &network.lease).await {
                     tracing::warn!(%error, "lease not applied");
                 }
+                name_servers(&network.lease.dns);
             }
             Err(error) => {
                 console.say(format!("network: lease not renewed: {error}"));
                 network.lease.renew_after = Duration::from_secs(30);
             }
         }
-    }
-}
-
-async fn remove(handle: &Handle, interface: &Interface, lease: &Lease) {
-    let address = rtnetlink::AddressMessageBuilder::<Ipv4Addr>::new()
-        .index(interface.index)
-        .address(lease.address, lease.prefix)
-        .build();
-    if let Err(error) = handle.address().del(address).execute().await {
-        tracing::warn!(%error, "old address not removed");
     }
 }
 

@@ -18,11 +18,11 @@ pub struct Arguments {
     /// Namespace with netboot's keys and the sealed seeds.
     #[arg(long, env = "KBM_NETBOOT_NAMESPACE", default_value = NETBOOT_NAMESPACE)]
     namespace: String,
-    /// Where boot scripts, boot media and images are served (plain HTTP).
-    #[arg(long, env = "KBM_HTTP_LISTEN", default_value = "0.0.0.0:8080")]
+    /// Where boot scripts, boot media and images are served (plain HTTP). `[::]` is everywhere, by IPv4 and IPv6.
+    #[arg(long, env = "KBM_HTTP_LISTEN", default_value = "[::]:8080")]
     http_listen: SocketAddr,
     /// Where agents connect (TLS, pinned).
-    #[arg(long, env = "KBM_AGENT_LISTEN", default_value = "0.0.0.0:8443")]
+    #[arg(long, env = "KBM_AGENT_LISTEN", default_value = "[::]:8443")]
     agent_listen: SocketAddr,
     /// Address or name by which machines reach this replica; may be given more than once. Default: the address that they asked.
     #[arg(long, env = "KBM_ADVERTISE", value_delimiter = ',')]

@@ -52,6 +52,17 @@ pub struct Record<A> {
     pub until: Time,
 }
 
+/// Leases at this moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Addresses for whoever comes.
+    pub free: u32,
+    /// Addresses that are leased.
+    pub bound: u32,
+    /// Addresses in quarantine.
+    pub quarantined: u32,
+}
+
 /// How the key of a client begins whose address is reserved for it; the address follows. No hardware type is 0.
 pub(crate) const RESERVED: &[u8] = b"\0r";
 
@@ -154,6 +165,18 @@ impl Book {
     /// Dynamic places that are free.
     pub(crate) fn free_count(&self) -> u32 {
         self.free_count
+    }
+
+    /// Adds what is in use to `counts`.
+    pub(crate) fn count(&self, counts: &mut Counts) {
+        counts.free += self.free_count();
+        for place in self.recorded() {
+            match self.place(place).state {
+                State::Bound => counts.bound += 1,
+                State::Quarantined => counts.quarantined += 1,
+                State::Free | State::Offered => {}
+            }
+        }
     }
 
     pub(crate) fn is_dynamic(&self, number: u32) -> bool {

@@ -1,12 +1,16 @@
-//! DHCPv6 (RFC 8415): messages ([`wire`]) and a server ([`server`]) with addresses or, where a network has none to give away, with parameters only.
+//! DHCPv6 (RFC 8415): messages ([`wire`]), a server ([`server`]) with addresses or, where a network has none to give away, with parameters only, and boot files beside somebody else's
+//! server ([`proxy`]).
 
+mod boot;
 mod client;
+pub mod proxy;
 pub mod server;
 pub mod wire;
 
 use std::net::{Ipv6Addr, SocketAddrV6};
 
 pub use self::client::Client;
+use crate::arch::Firmware;
 
 /// How a datagram reached us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,4 +41,19 @@ pub enum Ignored {
     /// Another replica answers.
     #[error("another replica answers it")]
     OtherReplicasTurn,
+    /// A message that this service has no answer to.
+    #[error("this service has no answer to it")]
+    NotForUs,
+    /// The client does not boot from the network.
+    #[error("the client does not boot from the network")]
+    DoesNotBoot,
+    /// No table has a row for it, or the row says nothing.
+    #[error("there is nothing to boot for {0}")]
+    NothingToBoot(Firmware),
+    /// The network's mode says so.
+    #[error("this network is left alone by policy")]
+    Policy,
+    /// Leases are not known yet, or could not be kept.
+    #[error("its lease could not be kept at the moment")]
+    NotKept,
 }

@@ -8,6 +8,8 @@ use std::net::Ipv6Addr;
 pub const SERVER_PORT: u16 = 547;
 /// UDP port of clients (RFC 8415, 7.2).
 pub const CLIENT_PORT: u16 = 546;
+/// UDP port of boot servers, at both ends, in EDK2's PXE over IPv6: the same as with IPv4 (PXE 2.1, 2.4.2). No RFC says so.
+pub const PXE_PORT: u16 = 4011;
 /// Relay agents that a message may pass (RFC 8415, 7.6: HOP_COUNT_LIMIT).
 pub const MAX_RELAYS: usize = 8;
 /// Longest DUID, with its type (RFC 8415, 11.1).
@@ -241,6 +243,12 @@ impl<'a> Datagram<'a> {
             left = options.get(option::RELAY_MESSAGE).ok_or(MessageError::Empty)?;
         }
         Message::parse(left).map(|message| Self { relays, message })
+    }
+
+    /// An address of the client's link: by the word of the relay agent nearest to the client that says one (RFC 8415, 13.1), else `ours`.
+    pub fn link(&self, ours: Ipv6Addr) -> Ipv6Addr {
+        let said = self.relays.iter().rev().map(|relay| relay.link).find(|link| !link.is_unspecified());
+        said.unwrap_or(ours)
     }
 }
 

@@ -340,8 +340,7 @@ pub fn v6_server(mut input: &[u8]) {
                 let client = v6::Client::of(&datagram, *source.ip());
                 let site = server6::BootSite {
                     tftp: arrival.link,
-                    hardware: None,
-                    built_in: &TABLE,
+                    tables: tables(),
                 };
                 let Ok(reply) = server.handle(&datagram, &client, &arrival, Some(&site), now, &mut out) else {
                     continue;

@@ -3,11 +3,11 @@
 use std::net::Ipv4Addr;
 
 use dhcp::{
-    State, Time,
+    Counts, State, Time,
     arch::{Boot, BootTable, Firmware, Loaders, Tables},
     v4::{
         Arrival, Client, Destination, Ignored,
-        server::{BootSite, Counts, Identity, Options, Outcome, Reply, Reservation, Route, Server, Settings, Subnet, Who},
+        server::{BootSite, Identity, Options, Outcome, Reply, Reservation, Route, Server, Settings, Subnet, Who},
         wire::MessageType,
     },
 };

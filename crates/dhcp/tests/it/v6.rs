@@ -7,17 +7,25 @@ use std::{
 
 use dhcp::{
     Replicas, State, Time,
-    arch::{BootTable, Firmware, Loaders},
+    arch::{BootTable, Firmware, Loaders, Tables},
     v6::{
-        Arrival, Client, Ignored,
+        Arrival, Client, Ignored, proxy,
         server::{BootSite, Options, Reply, Reservation, Server, Settings, Subnet, Who},
-        wire::{Datagram, Encoder, Message, MessageError, MessageType, mac_of, option},
+        wire::{Datagram, Encoder, Message, MessageError, MessageType, PXE_PORT, SERVER_PORT, mac_of, option},
     },
 };
 use dhcproto::{Decodable, v6 as oracle};
 use proptest::prelude::*;
 
 use crate::clients::mac;
+
+fn tables(built_in: &BootTable) -> Tables<'_> {
+    Tables {
+        hardware: None,
+        network: None,
+        built_in,
+    }
+}
 
 const DUID: [u8; 10] = [0, 3, 0, 1, 0x52, 0x54, 0, 0xff, 0xff, 1];
 
@@ -121,8 +129,7 @@ impl Lan {
         let client = Client::of(&datagram, *source.ip());
         let site = BootSite {
             tftp: ip(1),
-            hardware: None,
-            built_in: &self.table,
+            tables: tables(&self.table),
         };
         self.server.handle(
             &datagram,
@@ -415,6 +422,109 @@ fn machines_that_boot_are_told_what() {
     assert_eq!(lan.message().options.get(option::VENDOR_CLASS), Some(&class(b"HTTPClient")[..]));
     lan.send(Ask::new(MessageType::Solicit, 3).association(1, &[])).unwrap();
     assert_eq!(url(&lan), None);
+}
+
+#[test]
+fn beside_another_server_machines_that_boot_get_a_file_and_no_address() {
+    let table = BootTable::built_in(
+        Loaders::SecureBoot,
+        "http://[2001:db8::1]:8080/l",
+        "http://[2001:db8::1]:8080/boot/ipxe",
+    )
+    .unwrap();
+    let mut out = Vec::new();
+    let mut hand = |ask: &Ask, port, source_port| {
+        let datagram = Datagram::parse(&ask.bytes).unwrap();
+        let mut source = link_local(ask.mac);
+        source.set_port(source_port);
+        let arrival = Arrival {
+            link: ip(1),
+            source,
+            multicast: port == SERVER_PORT,
+        };
+        let site = BootSite {
+            tftp: ip(1),
+            tables: tables(&table),
+        };
+        let reply = proxy::answer(
+            &datagram,
+            &Client::of(&datagram, *source.ip()),
+            &arrival,
+            port,
+            &DUID,
+            &site,
+            &mut out,
+        )?;
+        let message = Datagram::parse(&out).unwrap().message;
+        assert_eq!((message.kind, message.server_id()), (reply.kind, Some(&DUID[..])));
+        assert_eq!(
+            (message.options.get(option::IA_NA), reply.granted.addresses().count()),
+            (None, 0),
+            "never an address"
+        );
+        let text = |code| message.options.get(code).map(|value| String::from_utf8_lossy(value).into_owned());
+        Ok((
+            reply.kind,
+            reply.destination.port(),
+            text(option::BOOT_FILE_URL).unwrap_or_default(),
+            text(option::VENDOR_CLASS),
+        ))
+    };
+    let class = |text: &[u8]| [&[0, 0, 1, 87, 0, text.len() as u8][..], text].concat();
+    let firmware = |kind, number: u8, name: &[u8]| {
+        Ask::new(kind, 1)
+            .association(1, &[])
+            .option(61, &[0, number])
+            .option(16, &class(name))
+    };
+    // As EDK2 takes it (NetworkPkg/UefiPxeBcDxe/PxeBcDhcp6.c): its class, and a URL that says where to ask again.
+    let shim = || "tftp://[2001:db8::1]/bootx64.efi".to_owned();
+    let pxe_class = || Some(String::from_utf8(class(b"PXEClient")).unwrap());
+    assert_eq!(
+        hand(
+            &firmware(MessageType::Solicit, 7, b"PXEClient:Arch:00007:UNDI:003000"),
+            SERVER_PORT,
+            546
+        ),
+        Ok((MessageType::Advertise, 546, shim(), pxe_class()))
+    );
+    let again = firmware(MessageType::Request, 7, b"PXEClient:Arch:00007:UNDI:003000").ours();
+    assert_eq!(
+        hand(&again, PXE_PORT, PXE_PORT),
+        Ok((MessageType::Reply, PXE_PORT, shim(), pxe_class()))
+    );
+    assert_eq!(
+        hand(&again, SERVER_PORT, 546),
+        Err(Ignored::NotForUs),
+        "it is for its DHCPv6 server"
+    );
+    let http = hand(
+        &firmware(MessageType::Solicit, 16, b"HTTPClient:Arch:00016:UNDI:003000"),
+        SERVER_PORT,
+        546,
+    )
+    .unwrap();
+    assert_eq!(http.2, "http://[2001:db8::1]:8080/l/bootx64.efi");
+    assert_eq!(http.3, Some(String::from_utf8(class(b"HTTPClient")).unwrap()));
+    // iPXE would take an ADVERTISE without an address for all that there is.
+    let ipxe = |kind| Ask::new(kind, 2).option(61, &[0, 7]).option(15, b"\0\x04iPXE");
+    assert_eq!(hand(&ipxe(MessageType::Solicit), SERVER_PORT, 546), Err(Ignored::NotForUs));
+    let script = hand(&ipxe(MessageType::InformationRequest), SERVER_PORT, 546).unwrap();
+    assert_eq!(
+        (script.0, script.2.as_str()),
+        (MessageType::Reply, "http://[2001:db8::1]:8080/boot/ipxe")
+    );
+    for kind in [MessageType::Solicit, MessageType::InformationRequest] {
+        assert_eq!(hand(&Ask::new(kind, 3), SERVER_PORT, 546), Err(Ignored::DoesNotBoot));
+    }
+    assert_eq!(
+        hand(
+            &firmware(MessageType::Solicit, 27, b"PXEClient:Arch:00027:UNDI:003000"),
+            SERVER_PORT,
+            546
+        ),
+        Err(Ignored::NothingToBoot(Firmware::Other(27)))
+    );
 }
 
 #[test]

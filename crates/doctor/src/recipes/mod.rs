@@ -3,12 +3,14 @@
 //! Three things make a recipe right, and each of them was learned from loops and silence: iPXE gets the URL of the script and never a loader again; each firmware gets its own file; and the
 //! server whose file it is stands in `next-server` (siaddr), because some firmware ignores option 66. Where a server cannot tell iPXE from firmware, its recipe says so.
 //!
+//! A boot server with an IPv6 address is what a DHCPv6 server tells, in other words (RFC 5970); there is a recipe of that for dnsmasq alone.
+//!
 //! Everything here is text in, text out.
 
 mod appliances;
 mod servers;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use dhcp::arch::{Boot, BootTable, Firmware, Loaders, TableError};
 
@@ -64,7 +66,7 @@ impl Format {
 /// What machines of a network are to be told.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    server: Ipv4Addr,
+    server: IpAddr,
     table: BootTable,
     script: String,
     signed: bool,
@@ -100,8 +102,12 @@ impl Plan {
     ///
     /// # Errors
     /// When the table refuses a row, which means a defect here.
-    pub fn new(server: Ipv4Addr, http_port: u16, loaders: Loaders, http_boot: bool) -> Result<Self, TableError> {
-        let root = format!("http://{server}:{http_port}/boot");
+    pub fn new(server: IpAddr, http_port: u16, loaders: Loaders, http_boot: bool) -> Result<Self, TableError> {
+        let host = match server {
+            IpAddr::V4(server) => server.to_string(),
+            IpAddr::V6(server) => format!("[{server}]"),
+        };
+        let root = format!("http://{host}:{http_port}/boot");
         let script = format!("{root}/ipxe");
         let mut table = BootTable::built_in(loaders, &format!("{root}/loaders"), &script)?;
         if !http_boot {
@@ -154,8 +160,17 @@ impl Plan {
     }
 
     /// The recipe, ending in a line feed.
-    pub fn recipe(&self, format: Format) -> String {
-        match format {
+    ///
+    /// # Errors
+    /// When the boot server has an IPv6 address, and there is no recipe for this DHCPv6 server.
+    pub fn recipe(&self, format: Format) -> Result<String, NoRecipe> {
+        if let IpAddr::V6(server) = self.server {
+            return match format {
+                Format::Dnsmasq => Ok(servers::dnsmasq_v6(self, server)),
+                other => Err(NoRecipe(other.name())),
+            };
+        }
+        Ok(match format {
             Format::Dnsmasq => servers::dnsmasq(self),
             Format::IscDhcpd => servers::isc_dhcpd(self),
             Format::Kea => servers::kea(self),
@@ -164,12 +179,19 @@ impl Plan {
             Format::MikroTik => appliances::mikrotik(self),
             Format::PfSense => appliances::pfsense(self),
             Format::Windows => appliances::windows(self),
-        }
+        })
     }
 }
 
+/// There is no recipe of DHCPv6 for a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("there is no recipe of DHCPv6 for {0}: look at the one for dnsmasq, which says what each machine is to be told")]
+pub struct NoRecipe(&'static str);
+
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use dhcp::arch::BootClass;
 
     use super::*;
@@ -190,9 +212,9 @@ mod tests {
 
     #[test]
     fn every_recipe_names_the_server_and_every_file_that_its_server_can_tell_apart() {
-        let plan = Plan::new(Ipv4Addr::new(192, 0, 2, 10), 8080, Loaders::Ipxe, true).unwrap();
+        let plan = Plan::new(Ipv4Addr::new(192, 0, 2, 10).into(), 8080, Loaders::Ipxe, true).unwrap();
         for format in Format::ALL {
-            let text = plan.recipe(format);
+            let text = plan.recipe(format).unwrap();
             assert!(text.contains("192.0.2.10") && text.ends_with('\n') && text.is_ascii(), "{format:?}");
             if matches!(format, Format::UniFi | Format::PfSense) {
                 assert!(text.contains("--dhcp"), "{format:?} cannot tell iPXE apart and says what to do");
@@ -203,9 +225,25 @@ mod tests {
                 assert!(text.contains(plan.tftp(firmware)), "{format:?} {firmware}");
             }
         }
-        let text = plan.recipe(Format::Dnsmasq);
+        let text = plan.recipe(Format::Dnsmasq).unwrap();
         assert!(text.contains("http://192.0.2.10:8080/boot/loaders/ipxe-x64.efi"));
-        let without = Plan::new(Ipv4Addr::new(192, 0, 2, 10), 8080, Loaders::Ipxe, false).unwrap();
-        assert!(!without.recipe(Format::Dnsmasq).contains("/boot/loaders/"));
+        let without = Plan::new(Ipv4Addr::new(192, 0, 2, 10).into(), 8080, Loaders::Ipxe, false).unwrap();
+        assert!(!without.recipe(Format::Dnsmasq).unwrap().contains("/boot/loaders/"));
+    }
+
+    #[test]
+    fn a_server_with_an_ipv6_address_is_told_by_dhcpv6() {
+        let server = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10);
+        let plan = Plan::new(server.into(), 8080, Loaders::SecureBoot, true).unwrap();
+        let text = plan.recipe(Format::Dnsmasq).unwrap();
+        for line in [
+            "dhcp-option=tag:kbm-ipxe,option6:bootfile-url,http://[2001:db8::10]:8080/boot/ipxe",
+            "dhcp-match=set:kbm-uefi-x64,option6:61,00:07",
+            "dhcp-option=tag:kbm-uefi-x64,tag:!kbm-ipxe,option6:bootfile-url,tftp://[2001:db8::10]/bootx64.efi",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in:\n{text}");
+        }
+        assert!(!text.contains("bios") && !text.contains("kbm-http"), "{text}");
+        assert_eq!(plan.recipe(Format::Kea), Err(NoRecipe("kea")));
     }
 }

@@ -1,7 +1,8 @@
 //! DHCP servers that are configured by a file.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, net::Ipv6Addr};
 
+use dhcp::arch::Firmware;
 use serde_json::json;
 
 use super::Plan;
@@ -33,6 +34,38 @@ pub(super) fn dnsmasq(plan: &Plan) -> String {
         } else {
             line!(text, "dhcp-boot=tag:kbm-{},tag:!kbm-ipxe,{},,{}", row.slug, row.file, plan.server);
         }
+    }
+    text
+}
+
+/// The same for its DHCPv6: a URL for each firmware (RFC 5970). HTTP boot of EDK2 takes no URL without the class HTTPClient under an enterprise number, and dnsmasq writes texts alone into
+/// that option.
+pub(super) fn dnsmasq_v6(plan: &Plan, server: Ipv6Addr) -> String {
+    let mut text = String::from(
+        "# Kube BareMetal: machines of this network boot from it over IPv6. For a file in /etc/dnsmasq.d, beside the dhcp-range and enable-ra that are there.\n\
+         # iPXE gets the script: never a loader again.\n",
+    );
+    line!(text, "dhcp-userclass=set:kbm-ipxe,iPXE");
+    line!(text, "dhcp-option=tag:kbm-ipxe,option6:bootfile-url,{}", plan.script);
+    for row in plan.rows().filter(|row| row.firmware != Firmware::Bios) {
+        line!(text, "# {}", row.firmware);
+        if row.http {
+            line!(
+                text,
+                "# dnsmasq cannot tell it: it takes no URL without a class that holds a number"
+            );
+            continue;
+        }
+        for number in row.numbers {
+            let [high, low] = number.to_be_bytes();
+            line!(text, "dhcp-match=set:kbm-{},option6:61,{high:02x}:{low:02x}", row.slug);
+        }
+        line!(
+            text,
+            "dhcp-option=tag:kbm-{},tag:!kbm-ipxe,option6:bootfile-url,tftp://[{server}]/{}",
+            row.slug,
+            row.file
+        );
     }
     text
 }

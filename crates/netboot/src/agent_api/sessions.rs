@@ -155,7 +155,9 @@ async fn read(shared: &Shared, peer: Peer, request: Request<Body>) -> Reply<Intr
     let life = i64::try_from(shared.config.token_life.as_millis()).unwrap_or(i64::MAX);
     let claims = keys.check_boot(&request.token, Timestamp::now().as_millisecond(), life)?;
     let prefixes = || claims.elsewhere.iter().filter_map(|prefix| Prefix::parse(prefix));
-    let from_there = claims.address.to_canonical() == peer.address || prefixes().any(|prefix| prefix.contains(peer.address));
+    // Firmware, loader and agent of a machine have different IPv6 addresses (other DUIDs, or made by themselves), all of one link.
+    let same_source = crate::limits::source_of(claims.address) == crate::limits::source_of(peer.address);
+    let from_there = same_source || prefixes().any(|prefix| prefix.contains(peer.address));
     if !from_there || claims.mac != request.boot_mac {
         return Err(Refusal::token());
     }

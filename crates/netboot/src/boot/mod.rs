@@ -342,7 +342,7 @@ pub(crate) fn nonce() -> Option<String> {
     Some(hex::encode(bytes))
 }
 
-/// Where the machine reaches us: as it said in its `Host` header, if that is an address or one of the configured names.
+/// Where the machine reaches us: as it said in its `Host` header, if that is an address or one of the configured names; else as it is configured for its family.
 fn host(shared: &Shared, peer: &Peer, headers: &HeaderMap) -> Option<Host> {
     let asked = headers
         .get(header::HOST)
@@ -353,7 +353,12 @@ fn host(shared: &Shared, peer: &Peer, headers: &HeaderMap) -> Option<Host> {
             // Whole names only, never a part of one.
             Host::Name(name) => shared.config.advertise.iter().any(|a| a.eq_ignore_ascii_case(name)),
         });
-    let configured = || shared.config.advertise.first().and_then(|h| Host::parse(h));
-    let local = || Some(Host::Address(peer.local.ip().to_canonical())).filter(|_| !peer.local.ip().is_unspecified());
+    // Who came over IPv6 may have nothing else.
+    let same_family = |host: &Host| match host {
+        Host::Address(address) => address.is_ipv4() == peer.local.ip().is_ipv4(),
+        Host::Name(_) => true,
+    };
+    let configured = || shared.config.advertise.iter().filter_map(|h| Host::parse(h)).find(same_family);
+    let local = || Some(Host::Address(peer.local.ip())).filter(|_| !peer.local.ip().is_unspecified());
     asked.or_else(configured).or_else(local)
 }

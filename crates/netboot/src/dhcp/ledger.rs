@@ -8,7 +8,9 @@
 
 use std::{
     collections::BTreeMap,
-    net::Ipv4Addr,
+    fmt::{Debug, Display},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    str::FromStr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,8 +19,8 @@ use agent_protocol::identity::MacAddress;
 use dhcp::{Record, State, Time};
 use serde::{Deserialize, Serialize};
 
-/// Addresses in one ConfigMap: some 30 KiB when all are leased, of the 1 MiB that an object may have.
-const BLOCK: u32 = 256;
+/// Bits by which the addresses of one ConfigMap differ: 256 of them, some 30 KiB when all are leased, of the 1 MiB that an object may have.
+const BLOCK_BITS: u32 = 8;
 /// What is no client's answer waits for so long for company.
 const LAZY: Duration = Duration::from_secs(2);
 /// A client has asked again after that.
@@ -26,11 +28,22 @@ const PATIENCE: Duration = Duration::from_secs(8);
 /// After a write that failed.
 const RETRY: Duration = Duration::from_secs(1);
 
-pub(super) type Lease = Record<Ipv4Addr>;
+/// An address of either family.
+pub(super) trait Address: Copy + Ord + Debug + Display + FromStr + Into<IpAddr> + Send + 'static {
+    /// First address of the block of an address, by which the block is known.
+    fn block(self) -> Self;
+}
 
-/// First address of the block of an address.
-fn block_of(address: Ipv4Addr) -> u32 {
-    u32::from(address) / BLOCK * BLOCK
+impl Address for Ipv4Addr {
+    fn block(self) -> Self {
+        (u32::from(self) >> BLOCK_BITS << BLOCK_BITS).into()
+    }
+}
+
+impl Address for Ipv6Addr {
+    fn block(self) -> Self {
+        (u128::from(self) >> BLOCK_BITS << BLOCK_BITS).into()
+    }
 }
 
 /// One lease in a ConfigMap.
@@ -55,7 +68,7 @@ enum Word {
     Quarantined,
 }
 
-fn write_line(lease: &Lease) -> String {
+fn write_line<A>(lease: &Record<A>) -> String {
     let line = Line {
         state: match lease.state {
             State::Bound => Word::Bound,
@@ -72,7 +85,12 @@ fn write_line(lease: &Lease) -> String {
     serde_json::to_string(&line).unwrap_or_default()
 }
 
-fn read_line(address: &str, line: &str) -> Option<Lease> {
+/// The key of an address in a ConfigMap, which may not hold the colons of IPv6.
+fn write_key<A: Address>(address: A) -> String {
+    address.to_string().replace(':', "-")
+}
+
+fn read_line<A: Address>(key: &str, line: &str) -> Option<Record<A>> {
     let line: Line = serde_json::from_str(line).ok()?;
     let client = match line.client {
         Some(digits) => Some(Arc::from(
@@ -80,8 +98,8 @@ fn read_line(address: &str, line: &str) -> Option<Lease> {
         )),
         None => None,
     };
-    Some(Lease {
-        address: address.parse().ok()?,
+    Some(Record {
+        address: key.replace('-', ":").parse().ok()?,
         client,
         mac: line.mac.map(|mac| mac.0),
         state: match line.state {
@@ -95,8 +113,8 @@ fn read_line(address: &str, line: &str) -> Option<Lease> {
 }
 
 /// Nothing is known of this address, which is what an entry that is taken out says.
-fn nothing(address: Ipv4Addr) -> Lease {
-    Lease {
+fn nothing<A>(address: A) -> Record<A> {
+    Record {
         address,
         client: None,
         mac: None,
@@ -106,12 +124,12 @@ fn nothing(address: Ipv4Addr) -> Lease {
     }
 }
 
-fn is_nothing(lease: &Lease) -> bool {
+fn is_nothing<A>(lease: &Record<A>) -> bool {
     lease.client.is_none() && lease.state == State::Free
 }
 
 /// As it is written: with half of the lease on top.
-fn with_margin(lease: &Lease, now: Time) -> Lease {
+fn with_margin<A: Clone>(lease: &Record<A>, now: Time) -> Record<A> {
     let mut lease = lease.clone();
     if lease.state == State::Bound {
         lease.until += lease.until.saturating_sub(now) / 2;
@@ -131,7 +149,7 @@ enum Hurry {
 }
 
 /// `known`: what stands there, or is on its way. `given_back`: the client said so.
-fn hurry(known: Option<&Lease>, new: &Lease, given_back: bool) -> Hurry {
+fn hurry<A>(known: Option<&Record<A>>, new: &Record<A>, given_back: bool) -> Hurry {
     let same_client = known.is_some_and(|known| known.client == new.client);
     match (new.state, known) {
         (State::Bound, Some(known)) if same_client && known.state == State::Bound && known.until >= new.until => Hurry::None,
@@ -147,8 +165,8 @@ fn hurry(known: Option<&Lease>, new: &Lease, given_back: bool) -> Hurry {
 
 /// An answer that goes out when its lease is written.
 #[derive(Debug)]
-pub(super) struct Waiting<T> {
-    pub(super) address: Ipv4Addr,
+pub(super) struct Waiting<A, T> {
+    pub(super) address: A,
     pub(super) client: Arc<[u8]>,
     pub(super) since: Instant,
     pub(super) answer: T,
@@ -156,21 +174,21 @@ pub(super) struct Waiting<T> {
 
 /// A ConfigMap, as it is and as it shall be.
 #[derive(Debug)]
-struct Block<T> {
+struct Block<A, T> {
     /// What stands there.
-    stored: BTreeMap<Ipv4Addr, Lease>,
+    stored: BTreeMap<A, Record<A>>,
     /// Its resourceVersion; `None`: it is not there.
     version: Option<String>,
     /// What a write that is under way says.
-    under_way: Option<BTreeMap<Ipv4Addr, Lease>>,
+    under_way: Option<BTreeMap<A, Record<A>>>,
     /// What the next one will say.
-    wanted: BTreeMap<Ipv4Addr, Lease>,
-    waiting: Vec<Waiting<T>>,
+    wanted: BTreeMap<A, Record<A>>,
+    waiting: Vec<Waiting<A, T>>,
     /// When to write next.
     due: Option<Instant>,
 }
 
-impl<T> Default for Block<T> {
+impl<A, T> Default for Block<A, T> {
     fn default() -> Self {
         Self {
             stored: BTreeMap::new(),
@@ -183,8 +201,8 @@ impl<T> Default for Block<T> {
     }
 }
 
-impl<T> Block<T> {
-    fn known(&self, address: Ipv4Addr) -> Option<&Lease> {
+impl<A: Address, T> Block<A, T> {
+    fn known(&self, address: A) -> Option<&Record<A>> {
         let under_way = || self.under_way.as_ref().and_then(|leases| leases.get(&address));
         let newest = self.wanted.get(&address).or_else(under_way).or_else(|| self.stored.get(&address));
         newest.filter(|lease| !is_nothing(lease))
@@ -197,9 +215,9 @@ impl<T> Block<T> {
 
 /// One write to be done.
 #[derive(Debug)]
-pub(super) struct Write {
+pub(super) struct Write<A> {
     /// First address of the block.
-    pub(super) block: u32,
+    pub(super) block: A,
     /// The version that it replaces; `None` creates it.
     pub(super) version: Option<String>,
     pub(super) data: BTreeMap<String, String>,
@@ -216,30 +234,30 @@ pub(super) enum Standing {
     New,
 }
 
-/// The leases of one network. `T` is what waits for a write.
+/// The leases of one network in one family. `T` is what waits for a write.
 #[derive(Debug)]
-pub(super) struct Ledger<T> {
-    blocks: BTreeMap<u32, Block<T>>,
+pub(super) struct Ledger<A, T> {
+    blocks: BTreeMap<A, Block<A, T>>,
 }
 
-impl<T> Default for Ledger<T> {
+impl<A, T> Default for Ledger<A, T> {
     fn default() -> Self {
         Self { blocks: BTreeMap::new() }
     }
 }
 
-impl<T> Ledger<T> {
-    fn block(&mut self, address: Ipv4Addr) -> &mut Block<T> {
-        self.blocks.entry(block_of(address)).or_default()
+impl<A: Address, T> Ledger<A, T> {
+    fn block(&mut self, address: A) -> &mut Block<A, T> {
+        self.blocks.entry(address.block()).or_default()
     }
 
     /// Everything that stands there.
-    pub(super) fn stored(&self) -> impl Iterator<Item = &Lease> {
+    pub(super) fn stored(&self) -> impl Iterator<Item = &Record<A>> {
         self.blocks.values().flat_map(|block| block.stored.values())
     }
 
     /// A lease changed. Whether the writer should look.
-    pub(super) fn note(&mut self, lease: &Lease, given_back: bool, now: Time, moment: Instant) -> bool {
+    pub(super) fn note(&mut self, lease: &Record<A>, given_back: bool, now: Time, moment: Instant) -> bool {
         let lease = if lease.is_reserved() {
             nothing(lease.address)
         } else {
@@ -256,11 +274,11 @@ impl<T> Ledger<T> {
     }
 
     /// Whether a client may be told of this lease.
-    pub(super) fn standing(&self, lease: &Lease, now: Time) -> Standing {
+    pub(super) fn standing(&self, lease: &Record<A>, now: Time) -> Standing {
         if lease.is_reserved() {
             return Standing::Written;
         }
-        let block = self.blocks.get(&block_of(lease.address));
+        let block = self.blocks.get(&lease.address.block());
         let stored = block.and_then(|block| block.stored.get(&lease.address));
         match stored.filter(|stored| stored.client == lease.client && stored.state == State::Bound && stored.until > now) {
             Some(stored) if stored.until >= lease.until => Standing::Written,
@@ -270,7 +288,7 @@ impl<T> Ledger<T> {
     }
 
     /// An answer waits for its lease to be written: the latest one to each address, so that whoever asks again and again fills no memory.
-    pub(super) fn wait(&mut self, waiting: Waiting<T>) {
+    pub(super) fn wait(&mut self, waiting: Waiting<A, T>) {
         let block = self.block(waiting.address);
         block.waiting.retain(|other| other.address != waiting.address);
         block.waiting.push(waiting);
@@ -288,7 +306,7 @@ impl<T> Ledger<T> {
     }
 
     /// What is to be written now, at most so many blocks.
-    pub(super) fn take_writes(&mut self, most: usize, moment: Instant) -> Vec<Write> {
+    pub(super) fn take_writes(&mut self, most: usize, moment: Instant) -> Vec<Write<A>> {
         let mut writes = Vec::new();
         for (first, block) in &mut self.blocks {
             if writes.len() >= most {
@@ -308,7 +326,7 @@ impl<T> Ledger<T> {
                 version: block.version.clone(),
                 data: content
                     .iter()
-                    .map(|(address, lease)| (address.to_string(), write_line(lease)))
+                    .map(|(address, lease)| (write_key(*address), write_line(lease)))
                     .collect(),
             });
         }
@@ -322,7 +340,7 @@ impl<T> Ledger<T> {
     }
 
     /// A write was done: this stands there now. Returns what waited for it.
-    pub(super) fn written(&mut self, first: u32, version: Option<String>, data: &BTreeMap<String, String>) -> Vec<Waiting<T>> {
+    pub(super) fn written(&mut self, first: A, version: Option<String>, data: &BTreeMap<String, String>) -> Vec<Waiting<A, T>> {
         let block = self.blocks.entry(first).or_default();
         block.under_way = None;
         // Unless the watch was faster with a write that came after ours.
@@ -339,7 +357,7 @@ impl<T> Ledger<T> {
     }
 
     /// A write was not done, and is tried again.
-    pub(super) fn failed(&mut self, first: u32, moment: Instant) {
+    pub(super) fn failed(&mut self, first: A, moment: Instant) {
         let block = self.blocks.entry(first).or_default();
         for (address, lease) in block.under_way.take().unwrap_or_default() {
             block.wanted.entry(address).or_insert(lease);
@@ -348,27 +366,27 @@ impl<T> Ledger<T> {
     }
 
     /// What somebody else wrote: the leases in it that are new here. [`Ledger::correct`] comes next.
-    pub(super) fn read(&mut self, first: u32, version: Option<String>, data: &BTreeMap<String, String>) -> Vec<Lease> {
+    pub(super) fn read(&mut self, first: A, version: Option<String>, data: &BTreeMap<String, String>) -> Vec<Record<A>> {
         let block = self.blocks.entry(first).or_default();
         if !is_newer(block.version.as_deref(), version.as_deref()) {
             return Vec::new();
         }
         let fresh = read(first, data);
         let new = fresh.values().filter(|lease| block.stored.get(&lease.address) != Some(lease));
-        let new: Vec<Lease> = new.cloned().collect();
+        let new: Vec<Record<A>> = new.cloned().collect();
         (block.stored, block.version) = (fresh, version);
         new
     }
 
     /// Decides anew about what is to be written to a block, after somebody else wrote it. `lost`: a write of ours came too late for that.
-    pub(super) fn correct(&mut self, first: u32, lost: bool, lease: impl Fn(Ipv4Addr) -> Option<Lease>, now: Time, moment: Instant) {
+    pub(super) fn correct(&mut self, first: A, lost: bool, lease: impl Fn(A) -> Option<Record<A>>, now: Time, moment: Instant) {
         let block = self.blocks.entry(first).or_default();
         if lost {
             for (address, lease) in block.under_way.take().unwrap_or_default() {
                 block.wanted.entry(address).or_insert(lease);
             }
         }
-        let addresses: Vec<Ipv4Addr> = block.wanted.keys().copied().collect();
+        let addresses: Vec<A> = block.wanted.keys().copied().collect();
         for address in addresses {
             let lease = lease(address)
                 .filter(|lease| !lease.is_reserved())
@@ -381,7 +399,7 @@ impl<T> Ledger<T> {
     }
 
     /// The ConfigMap of a block is gone: its leases, as far as they are known, are to be written again.
-    pub(super) fn gone(&mut self, first: u32, moment: Instant) {
+    pub(super) fn gone(&mut self, first: A, moment: Instant) {
         let block = self.blocks.entry(first).or_default();
         block.version = None;
         for (address, lease) in std::mem::take(&mut block.stored) {
@@ -391,7 +409,7 @@ impl<T> Ledger<T> {
     }
 
     /// First addresses of the blocks that are there.
-    pub(super) fn blocks(&self) -> impl Iterator<Item = u32> {
+    pub(super) fn blocks(&self) -> impl Iterator<Item = A> {
         self.blocks
             .iter()
             .filter(|(_, block)| block.version.is_some())
@@ -399,10 +417,10 @@ impl<T> Ledger<T> {
     }
 }
 
-fn read(first: u32, data: &BTreeMap<String, String>) -> BTreeMap<Ipv4Addr, Lease> {
-    let lines = data.iter().filter_map(|(address, line)| read_line(address, line));
+fn read<A: Address>(first: A, data: &BTreeMap<String, String>) -> BTreeMap<A, Record<A>> {
+    let lines = data.iter().filter_map(|(address, line)| read_line::<A>(address, line));
     lines
-        .filter(|lease| block_of(lease.address) == first)
+        .filter(|lease| lease.address.block() == first)
         .map(|lease| (lease.address, lease))
         .collect()
 }
@@ -420,6 +438,8 @@ fn is_newer(old: Option<&str>, new: Option<&str>) -> bool {
 mod tests {
     use super::*;
 
+    type Lease = Record<Ipv4Addr>;
+
     const NOW: Time = Time::from_secs(1_800_000_000);
 
     fn bound(last: u8, client: u8, seconds: u64) -> Lease {
@@ -433,7 +453,7 @@ mod tests {
         }
     }
 
-    fn waiting(lease: &Lease, moment: Instant) -> Waiting<u8> {
+    fn waiting(lease: &Lease, moment: Instant) -> Waiting<Ipv4Addr, u8> {
         Waiting {
             address: lease.address,
             client: lease.client.clone().unwrap(),
@@ -442,7 +462,7 @@ mod tests {
         }
     }
 
-    fn written(ledger: &mut Ledger<u8>, moment: Instant, version: &str) -> usize {
+    fn written(ledger: &mut Ledger<Ipv4Addr, u8>, moment: Instant, version: &str) -> usize {
         let [write] = ledger.take_writes(16, moment).try_into().unwrap();
         ledger.written(write.block, Some(version.to_owned()), &write.data).len()
     }
@@ -519,7 +539,7 @@ mod tests {
 
     #[test]
     fn a_failed_write_is_tried_again_and_a_lost_map_is_written_again() {
-        let (mut ledger, moment) = (Ledger::<u8>::default(), Instant::now());
+        let (mut ledger, moment) = (Ledger::<Ipv4Addr, u8>::default(), Instant::now());
         ledger.note(&bound(1, 1, 100), false, NOW, moment);
         let [write] = ledger.take_writes(16, moment).try_into().unwrap();
         ledger.failed(write.block, moment);
@@ -533,7 +553,7 @@ mod tests {
 
     #[test]
     fn reservations_are_not_kept_and_put_out_what_stood_there() {
-        let (mut ledger, moment) = (Ledger::<u8>::default(), Instant::now());
+        let (mut ledger, moment) = (Ledger::<Ipv4Addr, u8>::default(), Instant::now());
         let reserved = Lease {
             client: Some(Arc::from(*b"\0r\x0a\0\0\x01")),
             ..bound(1, 1, 100)
@@ -558,6 +578,32 @@ mod tests {
             ("x".to_owned(), write_line(&lease)),
             ("10.0.0.8".to_owned(), "{".to_owned()),
         ]);
-        assert_eq!(read(block_of(lease.address), &data).len(), 1);
+        assert_eq!(read(lease.address.block(), &data).len(), 1);
+    }
+
+    #[test]
+    fn blocks_of_both_families_have_256_addresses() {
+        let last = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 1, 0x1ff);
+        assert_eq!(last.block(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 1, 0x100));
+        assert_eq!(Ipv4Addr::new(10, 0, 1, 255).block(), Ipv4Addr::new(10, 0, 1, 0));
+        let (mut ledger, moment) = (Ledger::<Ipv6Addr, u8>::default(), Instant::now());
+        let lease = Record {
+            address: last,
+            client: Some(Arc::from([1, 2, 3])),
+            mac: None,
+            state: State::Bound,
+            since: NOW,
+            until: NOW + Time::from_secs(120),
+        };
+        ledger.note(&lease, false, NOW, moment);
+        let [write] = ledger.take_writes(16, moment).try_into().unwrap();
+        let is_key = |key: &String| key.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+        assert!(write.data.keys().all(is_key), "of a ConfigMap: {:?}", write.data.keys());
+        assert_eq!(read::<Ipv6Addr>(write.block, &write.data).len(), 1);
+        assert!(read::<Ipv6Addr>(Ipv6Addr::UNSPECIFIED, &write.data).is_empty(), "of another block");
+        assert!(
+            read::<Ipv4Addr>(Ipv4Addr::UNSPECIFIED, &write.data).is_empty(),
+            "of the other family"
+        );
     }
 }

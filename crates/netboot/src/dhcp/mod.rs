@@ -2,8 +2,10 @@
 //!
 //! | part | does |
 //! |---|---|
-//! | this one | one task per interface listens at ports 67 and 4011, and finds the network and its mode for each packet |
-//! | [`full`] | addresses: servers, leases, what may be answered when |
+//! | this one | DHCPv4: one task per interface listens at ports 67 and 4011, and finds the network and its mode for each packet |
+//! | [`v6`] | the same for DHCPv6, at ports 547 and 4011, and router advertisements |
+//! | [`full`] | addresses of both families: servers, leases, what may be answered when |
+//! | [`served`] | one network in one family |
 //! | [`ledger`] | which leases are written, and how; pure |
 //! | [`plan`] | what a BareMetalNetwork means to the crate `dhcp`; pure |
 //! | [`writer`] | leases written, networks looked at again |
@@ -22,8 +24,10 @@ mod ledger;
 pub(crate) mod others;
 mod peers;
 mod plan;
+mod served;
 mod socket;
 mod tables;
+pub(crate) mod v6;
 mod wire;
 pub(crate) mod writer;
 
@@ -130,10 +134,9 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    /// What was said about who wants to boot; nothing about others.
-    fn about(&self, client: &Client, network: Option<&str>) -> Said {
-        let boots = client.firmware.is_some();
-        let mac = client.mac.map(MacAddress).filter(|_| boots);
+    /// What was said about the machine with this MAC address, and about the network, if it wants to boot; nothing about others.
+    fn about(&self, mac: Option<[u8; 6]>, boots: bool, network: Option<&str>) -> Said {
+        let mac = mac.map(MacAddress).filter(|_| boots);
         // By the MAC address alone: firmware and loaders do not agree how a UUID is sent.
         let machine = mac.and_then(|mac| match self.machines.match_boot(None, mac) {
             Match::Known(name) => self.machines.hardware_of(&name),
@@ -163,6 +166,7 @@ impl Said {
 }
 
 /// What a listener shares with other parts of the replica.
+#[derive(Clone)]
 pub(crate) struct Parts {
     pub(crate) ports: LanPorts,
     pub(crate) http_port: u16,
@@ -279,7 +283,7 @@ impl Service {
         match answered {
             Ok(Answered::Now(kind, destination) | Answered::Lease(kind, destination)) => {
                 if client.class.is_some() {
-                    tracing::info!(mac = mac(&client), firmware = ?client.firmware, ?kind, port = arrival.port, "DHCP boot parameters");
+                    tracing::info!(mac = mac_text(client.mac), firmware = ?client.firmware, ?kind, port = arrival.port, "DHCP boot parameters");
                 }
                 if let Err(error) = self.sockets[socket].send(&buffers.reply, destination) {
                     tracing::warn!(interface = self.interface.name, ?kind, ?destination, %error, "a DHCP answer could not be sent");
@@ -287,9 +291,9 @@ impl Service {
             }
             Ok(Answered::Later | Answered::Nothing) => {}
             Err(ignored) if client.class.is_some() => {
-                tracing::debug!(mac = mac(&client), firmware = ?client.firmware, %ignored, "a machine that boots from the network is not answered");
+                tracing::debug!(mac = mac_text(client.mac), firmware = ?client.firmware, %ignored, "a machine that boots from the network is not answered");
             }
-            Err(ignored) => tracing::trace!(mac = mac(&client), %ignored, "a DHCP packet is not answered"),
+            Err(ignored) => tracing::trace!(mac = mac_text(client.mac), %ignored, "a DHCP packet is not answered"),
         }
     }
 
@@ -301,7 +305,7 @@ impl Service {
         arrival: &Arrival,
         buffers: &mut Buffers,
     ) -> Result<Answered, Ignored> {
-        let network = self.known.networks.dhcp(link_address(packet, arrival, false));
+        let network = self.known.networks.dhcp(link_address(packet, arrival, false).into());
         let said = network.as_ref().map_or(DhcpMode::default(), |(_, mode)| *mode);
         match (self.interface.mode(said), network) {
             (DhcpMode::Off, _) => Err(Ignored::Policy),
@@ -309,10 +313,10 @@ impl Service {
                 self.give(socket, &name, packet, client, arrival, buffers)
             }
             (DhcpMode::Full | DhcpMode::Proxy, network) => {
-                let about = self.known.about(client, network.as_ref().map(|(name, _)| &**name));
+                let about = self.known.about(client.mac, client.firmware.is_some(), network.as_ref().map(|(name, _)| &**name));
                 let site = Site {
                     tftp: arrival.local,
-                    tables: self.tables.tables(arrival.local, about.of_machine(), about.of_network()),
+                    tables: self.tables.tables(arrival.local.into(), about.of_machine(), about.of_network()),
                     uefi: UefiStyle::default(),
                     // Who is to boot its own disk is told so by its script.
                     policy: Policy::Answer,
@@ -334,10 +338,10 @@ impl Service {
         buffers: &mut Buffers,
     ) -> Result<Answered, Ignored> {
         let giver = self.giving.as_ref().ok_or(Ignored::Policy)?;
-        let about = self.known.about(client, Some(network));
+        let about = self.known.about(client.mac, client.firmware.is_some(), Some(network));
         let site = BootSite {
             tftp: arrival.local,
-            tables: self.tables.tables(arrival.local, about.of_machine(), about.of_network()),
+            tables: self.tables.tables(arrival.local.into(), about.of_machine(), about.of_network()),
         };
         let question = Question {
             packet,
@@ -416,6 +420,6 @@ fn message(packet: &Packet<'_>) -> DhcpMessage {
 }
 
 /// As logs have it.
-fn mac(client: &Client) -> String {
-    client.mac.map(|mac| MacAddress(mac).to_string()).unwrap_or_default()
+fn mac_text(mac: Option<[u8; 6]>) -> String {
+    mac.map(|mac| MacAddress(mac).to_string()).unwrap_or_default()
 }

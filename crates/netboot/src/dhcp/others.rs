@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -51,7 +51,7 @@ pub(crate) struct Others {
     metrics: Arc<Metrics>,
     seen: Mutex<BTreeMap<Arc<str>, BTreeMap<Ipv4Addr, Server>>>,
     /// This host's addresses, and when they were asked for.
-    own: Mutex<Option<(Instant, Vec<Ipv4Addr>)>>,
+    own: Mutex<Option<(Instant, Vec<IpAddr>)>>,
 }
 
 impl Others {
@@ -70,7 +70,7 @@ impl Others {
             self.metrics.dhcp_other_servers.inc();
             return;
         }
-        if server.is_unspecified() || self.full.is_peer(server) || self.is_own(server) {
+        if server.is_unspecified() || self.full.is_peer(server.into()) || self.is_own(server) {
             return;
         }
         self.metrics.dhcp_other_servers.inc();
@@ -95,7 +95,7 @@ impl Others {
             Some(fresh) if fresh.0.elapsed() < FRESH => own.insert(fresh),
             _ => own.insert((Instant::now(), wire::addresses(None).unwrap_or_default())),
         };
-        addresses.contains(&server)
+        addresses.contains(&server.into())
     }
 
     /// With as much about it as is known now.
@@ -138,6 +138,7 @@ impl Others {
         let found = wire::addresses(Some(interface))
             .unwrap_or_default()
             .into_iter()
+            .filter(IpAddr::is_ipv4)
             .find_map(|address| self.full.networks.dhcp(address));
         found.filter(|(_, mode)| *mode == api::DhcpMode::Full).map(|(name, _)| name)
     }

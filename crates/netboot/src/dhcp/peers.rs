@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -29,7 +29,7 @@ const BEATS: &str = "beats";
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Said {
     /// By which clients know it.
-    pub(super) addresses: BTreeSet<Ipv4Addr>,
+    pub(super) addresses: BTreeSet<IpAddr>,
     /// BareMetalNetworks whose clients it hears.
     pub(super) networks: BTreeSet<String>,
 }
@@ -37,7 +37,7 @@ pub(super) struct Said {
 impl Said {
     /// Counts up with every beat.
     pub(super) fn data(&self, beats: u64) -> BTreeMap<String, String> {
-        let addresses: Vec<String> = self.addresses.iter().map(Ipv4Addr::to_string).collect();
+        let addresses: Vec<String> = self.addresses.iter().map(IpAddr::to_string).collect();
         let networks: Vec<&str> = self.networks.iter().map(String::as_str).collect();
         BTreeMap::from([
             (ADDRESSES.to_owned(), addresses.join(",")),
@@ -68,11 +68,23 @@ pub(super) fn number(map_name: &str) -> u64 {
     hash.as_bytes().first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
 }
 
+/// The DUID by which DHCPv6 clients know a replica: one of the kind that is made of a UUID (RFC 8415, 11.5), the same after every start.
+pub(super) fn duid(map_name: &str) -> [u8; 18] {
+    let mut duid = [0; 18];
+    duid[1] = 4;
+    duid[2..].copy_from_slice(&blake3::hash(map_name.as_bytes()).as_bytes()[..16]);
+    // A version that says that the UUID is nobody else's scheme (RFC 9562, 5.8).
+    duid[8] = duid[8] & 0x0f | 0x80;
+    duid[10] = duid[10] & 0x3f | 0x80;
+    duid
+}
+
 /// Another replica on a network.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Peer {
     pub(super) number: u64,
-    pub(super) addresses: BTreeSet<Ipv4Addr>,
+    pub(super) duid: [u8; 18],
+    pub(super) addresses: BTreeSet<IpAddr>,
 }
 
 struct Heard {
@@ -132,13 +144,14 @@ impl Peers {
         there
             .map(|(name, heard)| Peer {
                 number: number(name),
+                duid: duid(name),
                 addresses: heard.said.addresses.clone(),
             })
             .collect()
     }
 
     /// Addresses of all that were ever heard: a replica that fell silent is no stranger.
-    pub(super) fn is_known(&self, address: Ipv4Addr) -> bool {
+    pub(super) fn is_known(&self, address: IpAddr) -> bool {
         self.heard.values().any(|heard| heard.said.addresses.contains(&address))
     }
 }
@@ -160,7 +173,7 @@ mod tests {
     #[test]
     fn a_replica_is_there_as_long_as_it_says_something_new() {
         let said = Said {
-            addresses: BTreeSet::from([Ipv4Addr::new(10, 0, 0, 2)]),
+            addresses: BTreeSet::from(["10.0.0.2".parse().unwrap(), "2001:db8::2".parse().unwrap()]),
             networks: BTreeSet::from(["lab".to_owned()]),
         };
         let now = Instant::now();
@@ -172,10 +185,12 @@ mod tests {
         assert!(peers.on("other", now).is_empty());
         peers.apply(&map("b", "1", &said), now + GONE);
         assert!(peers.on("lab", now + GONE).is_empty());
-        assert!(peers.is_known(Ipv4Addr::new(10, 0, 0, 2)));
+        assert!(peers.is_known("2001:db8::2".parse().unwrap()));
         peers.apply(&map("b", "2", &said), now + GONE);
         assert_eq!(peers.on("lab", now + GONE).len(), 1);
         assert_eq!(map_name("Node A"), "dhcp-replica.node-a");
         assert_ne!(number("a"), number("b"));
+        assert_eq!((duid("a"), &duid("a")[..2]), (duid("a"), &[0, 4][..]));
+        assert_ne!(duid("a"), duid("b"));
     }
 }

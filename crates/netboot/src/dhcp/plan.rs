@@ -1,14 +1,15 @@
-//! What the crate `dhcp` is told about a BareMetalNetwork: pure.
+//! What the crate `dhcp` is told about a BareMetalNetwork, for IPv4 (for IPv6: [`super::v6`]): pure.
 
 use std::{
     collections::{BTreeSet, HashSet},
     net::{IpAddr, Ipv4Addr},
 };
 
-use api::{BareMetalNetwork, network::AddressPlan};
-use dhcp::v4::server::{Options, Reservation, Subnet, Times, Who};
+use api::{BareMetalNetwork, BareMetalNetworkSpec, network::AddressPlan};
+use dhcp::v4::server::{Options, Reservation, Settings, Subnet, Times, Who};
 use lifecycle::address::Prefix;
 
+use super::served::Inputs;
 use crate::objects::addresses::Taken;
 
 /// Why addresses of a network cannot be given out.
@@ -42,9 +43,25 @@ fn hosts(plan: &AddressPlan) -> Result<(u32, u32, u8), PlanError> {
     Ok((network + 1, (network | !mask) - 1, length))
 }
 
+/// Of this family.
+pub(super) fn ipv4_of(address: &IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(*address),
+        IpAddr::V6(_) => None,
+    }
+}
+
+/// All that a server is made from.
+pub(super) fn parts(spec: &BareMetalNetworkSpec, plan: &AddressPlan, inputs: &Inputs) -> Result<(Settings, Subnet), PlanError> {
+    let settings = Settings {
+        peers: inputs.peers.iter().flat_map(|peer| &peer.addresses).filter_map(ipv4_of).collect(),
+        subnet_selection: false,
+    };
+    Ok((settings, subnet(spec, plan, &inputs.taken, &inputs.servers(ipv4_of))?))
+}
+
 /// `taken`: addresses that are somebody's. `ours`: addresses of the replicas.
-pub(super) fn subnet(network: &BareMetalNetwork, taken: &[Taken], ours: &BTreeSet<Ipv4Addr>) -> Result<Subnet, PlanError> {
-    let plan = network.spec.ipv4.as_ref().ok_or_else(|| PlanError::Prefix(String::new()))?;
+fn subnet(spec: &BareMetalNetworkSpec, plan: &AddressPlan, taken: &[Taken], ours: &BTreeSet<Ipv4Addr>) -> Result<Subnet, PlanError> {
     let (first, last, length) = hosts(plan)?;
     let mut subnet = Subnet::new((first - 1).into(), length);
     for range in &plan.dynamic_ranges {
@@ -61,10 +78,10 @@ pub(super) fn subnet(network: &BareMetalNetwork, taken: &[Taken], ours: &BTreeSe
     subnet.options = Options {
         routers: list(plan.gateway.as_slice())?,
         dns: plan.dns.iter().filter_map(|a| a.parse().ok()).collect(),
-        mtu: network.spec.mtu,
+        mtu: spec.mtu,
         ..Options::default()
     };
-    let lease = network.spec.lease_seconds;
+    let lease = spec.lease_seconds;
     subnet.times = Times {
         lease,
         // Nobody may hold an address for longer than the network's admin said.
@@ -73,15 +90,16 @@ pub(super) fn subnet(network: &BareMetalNetwork, taken: &[Taken], ours: &BTreeSe
         ..Times::default()
     };
     let mut seen = HashSet::new();
-    for Taken { address, mac } in taken {
-        let usable = (first..=last).contains(&u32::from(*address));
+    let taken = taken.iter().filter_map(|taken| Some((ipv4_of(&taken.address)?, taken.mac)));
+    for (address, mac) in taken {
+        let usable = (first..=last).contains(&u32::from(address));
         match mac {
             // Of two reservations for one machine the lower address counts, in every replica alike.
-            Some(mac) if usable && seen.insert(*mac) => subnet.reservations.push(Reservation {
+            Some(mac) if usable && seen.insert(mac) => subnet.reservations.push(Reservation {
                 who: Who::Mac(mac.0),
-                address: *address,
+                address,
             }),
-            _ => subnet.excluded.push(*address),
+            _ => subnet.excluded.push(address),
         }
     }
     subnet.excluded.extend(&subnet.options.routers);
@@ -90,10 +108,11 @@ pub(super) fn subnet(network: &BareMetalNetwork, taken: &[Taken], ours: &BTreeSe
     Ok(subnet)
 }
 
-/// Whether an address lies in the network's IPv4 prefix.
-pub(super) fn holds(network: &BareMetalNetwork, address: Ipv4Addr) -> bool {
-    let prefix = network.spec.ipv4.as_ref().and_then(|plan| Prefix::parse(&plan.prefix));
-    prefix.is_some_and(|prefix| prefix.contains(IpAddr::V4(address)))
+/// Whether an address lies in one of the network's prefixes.
+pub(super) fn holds(network: &BareMetalNetwork, address: IpAddr) -> bool {
+    let plans = [&network.spec.ipv4, &network.spec.ipv6].into_iter().flatten();
+    let mut prefixes = plans.filter_map(|plan| Prefix::parse(&plan.prefix));
+    prefixes.any(|prefix| prefix.contains(address))
 }
 
 #[cfg(test)]
@@ -123,25 +142,29 @@ mod tests {
         BareMetalNetwork::new("lab", spec)
     }
 
+    fn of(network: &BareMetalNetwork, taken: &[Taken], ours: &BTreeSet<Ipv4Addr>) -> Result<Subnet, PlanError> {
+        subnet(&network.spec, network.spec.ipv4.as_ref().unwrap(), taken, ours)
+    }
+
     #[test]
     fn an_object_becomes_a_network_that_is_served() {
         let at = |last| Ipv4Addr::new(10, 7, 0, last);
         let mac = MacAddress([2, 0, 0, 0, 0, 1]);
         let taken = [
             Taken {
-                address: at(20),
+                address: at(20).into(),
                 mac: Some(mac),
             },
             Taken {
-                address: at(21),
+                address: at(21).into(),
                 mac: Some(mac),
             },
             Taken {
-                address: at(101),
+                address: at(101).into(),
                 mac: None,
             },
         ];
-        let subnet = subnet(&network("10.7.0.0", "10.7.0.255"), &taken, &BTreeSet::from([at(2)])).unwrap();
+        let subnet = of(&network("10.7.0.0", "10.7.0.255"), &taken, &BTreeSet::from([at(2)])).unwrap();
         assert_eq!((subnet.network, subnet.prefix), (at(0), 24));
         assert_eq!(subnet.ranges, [(at(1), at(254))]);
         assert_eq!(subnet.options.routers, [at(1)]);
@@ -155,7 +178,7 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_told() {
-        let refused = |network| subnet(&network, &[], &BTreeSet::new()).unwrap_err();
+        let refused = |network| of(&network, &[], &BTreeSet::new()).unwrap_err();
         assert!(matches!(refused(network("10.7.0.9", "10.7.0.8")), PlanError::Range(..)));
         assert!(matches!(refused(network("10.8.0.1", "10.8.0.8")), PlanError::Range(..)));
         assert!(matches!(refused(network("::1", "10.7.0.8")), PlanError::Range(..)));

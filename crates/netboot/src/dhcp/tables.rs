@@ -3,10 +3,12 @@
 //! A network's and a machine's `spec.bootLoaders` become tables of their own here. They name loaders of ours or URLs; the crate `dhcp` refuses what a firmware cannot do, what would be a loop, and
 //! every text that is not plain, so an object that came past the API's rules adds nothing to a packet either.
 
-use std::{collections::HashMap, net::Ipv4Addr};
+use std::{collections::HashMap, net::IpAddr};
 
 use api::boot_loader::{BootLoader, FirmwareKind, OwnLoader};
 use dhcp::arch::{Boot, BootTable, Firmware, Loaders, TableError, Tables};
+
+use boot_script::host::Host;
 
 /// Local addresses whose tables are kept; a host with more of them on one interface makes them anew.
 const MOST_TABLES: usize = 64;
@@ -29,7 +31,7 @@ enum RowError {
 /// Makes the tables of what is booted.
 pub(super) struct TableMaker {
     loaders: Here,
-    made: HashMap<Ipv4Addr, Made>,
+    made: HashMap<IpAddr, Made>,
 }
 
 /// What this replica has.
@@ -61,7 +63,7 @@ impl TableMaker {
     }
 
     /// What holds for a machine whose packet came to this address; `hardware` and `network` are what was said about it and its network.
-    pub(super) fn tables(&mut self, local: Ipv4Addr, hardware: &[BootLoader], network: &[BootLoader]) -> Tables<'_> {
+    pub(super) fn tables(&mut self, local: IpAddr, hardware: &[BootLoader], network: &[BootLoader]) -> Tables<'_> {
         if self.made.len() >= MOST_TABLES && !self.made.contains_key(&local) {
             self.made.clear();
         }
@@ -87,8 +89,8 @@ impl TableMaker {
 }
 
 impl Here {
-    fn built_in(&self, local: Ipv4Addr, loaders: Loaders) -> BootTable {
-        let root = format!("http://{local}:{}/boot", self.http_port);
+    fn built_in(&self, local: IpAddr, loaders: Loaders) -> BootTable {
+        let root = format!("http://{}:{}/boot", Host::Address(local), self.http_port);
         BootTable::built_in(loaders, &format!("{root}/loaders"), &format!("{root}/ipxe")).unwrap_or_else(|error| {
             tracing::error!(%local, %error, "the built-in boot table is refused; machines that reach us by this address get nothing to boot");
             BootTable::default()
@@ -96,7 +98,7 @@ impl Here {
     }
 
     /// Rows for which there is no loader say nothing, so that firmware goes on to what else it can boot.
-    fn offered(&self, local: Ipv4Addr) -> BootTable {
+    fn offered(&self, local: IpAddr) -> BootTable {
         let (ipxe, signed) = (self.built_in(local, Loaders::Ipxe), self.built_in(local, Loaders::SecureBoot));
         let mut table = BootTable::default();
         for (firmware, loaders) in &self.offers {
@@ -114,7 +116,7 @@ impl Here {
     }
 
     /// A row that cannot be followed is left out, and the next table counts.
-    fn said(&self, local: Ipv4Addr, rows: &[BootLoader]) -> BootTable {
+    fn said(&self, local: IpAddr, rows: &[BootLoader]) -> BootTable {
         let mut table = BootTable::default();
         for row in rows {
             let firmware = firmware(row.firmware);
@@ -128,7 +130,7 @@ impl Here {
         table
     }
 
-    fn boot(&self, local: Ipv4Addr, row: &BootLoader) -> Result<Boot, RowError> {
+    fn boot(&self, local: IpAddr, row: &BootLoader) -> Result<Boot, RowError> {
         let own = |loaders| {
             let firmware = firmware(row.firmware);
             let boot = self.built_in(local, loaders).get(firmware).cloned();
@@ -169,9 +171,11 @@ fn firmware(kind: FirmwareKind) -> Firmware {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
-    const LOCAL: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+    const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 
     fn row(firmware: FirmwareKind, loader: Option<OwnLoader>, url: Option<&str>) -> BootLoader {
         BootLoader {

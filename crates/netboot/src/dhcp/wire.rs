@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     io,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddrV4},
     os::fd::AsRawFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -13,7 +13,7 @@ use dhcp::v4::frame;
 use nix::{
     ifaddrs::getifaddrs,
     libc,
-    sys::socket::{LinkAddr, bind},
+    sys::socket::{LinkAddr, SockaddrStorage, bind},
 };
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use tokio::{net::UdpSocket, sync::oneshot};
@@ -32,22 +32,40 @@ const FRAME: usize = 1600;
 /// Bytes of an Ethernet header.
 const ETHERNET: usize = 14;
 
-/// All IPv4 addresses of this host, or of one interface.
+/// All addresses of this host, or of one interface.
 ///
 /// # Errors
 /// When the kernel does not tell, as without file descriptors.
-pub(super) fn addresses(interface: Option<&str>) -> io::Result<Vec<Ipv4Addr>> {
+pub(super) fn addresses(interface: Option<&str>) -> io::Result<Vec<IpAddr>> {
     let of_it = getifaddrs()?.filter(|found| interface.is_none_or(|name| found.interface_name == name));
-    Ok(of_it.filter_map(|found| Some(found.address?.as_sockaddr_in()?.ip())).collect())
+    let ip = |address: SockaddrStorage| {
+        let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+        v4.or_else(|| Some(IpAddr::V6(address.as_sockaddr_in6()?.ip())))
+    };
+    Ok(of_it.filter_map(|found| ip(found.address?)).collect())
+}
+
+/// The MAC address of an interface.
+///
+/// # Errors
+/// When there is no such interface, or it has none.
+pub(super) fn mac_of(interface: &str) -> io::Result<(LinkAddr, [u8; 6])> {
+    let link: LinkAddr = getifaddrs()?
+        .filter(|found| found.interface_name == interface)
+        .find_map(|found| found.address?.as_link_addr().copied())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such interface"))?;
+    let mac = link.addr().filter(|mac| *mac != [0; 6]);
+    let mac = mac.ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "the interface has no MAC address"))?;
+    Ok((link, mac))
 }
 
 /// The next packet. An interface that is taken down is an error for those who wait, once; it may come up again.
-async fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> usize {
+pub(super) async fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> usize {
     loop {
         match socket.recv(buffer).await {
             Ok(length) => return length,
             Err(error) => {
-                tracing::warn!(%error, "a socket for conflicts and other DHCP servers; trying again");
+                tracing::warn!(%error, "a socket beside DHCP's own (conflicts, other servers, routers' advertisements); trying again");
                 tokio::time::sleep(BROKEN_WAIT).await;
             }
         }
@@ -56,13 +74,7 @@ async fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> usize {
 
 /// A packet socket for one EtherType on an interface, and the interface's MAC address.
 fn frames(interface: &str, ethertype: i32) -> io::Result<(Socket, [u8; 6])> {
-    let missing = |kind, what| io::Error::new(kind, what);
-    let link: LinkAddr = getifaddrs()?
-        .filter(|found| found.interface_name == interface)
-        .find_map(|found| found.address?.as_link_addr().copied())
-        .ok_or_else(|| missing(io::ErrorKind::NotFound, "no such interface"))?;
-    let mac = link.addr().filter(|mac| *mac != [0; 6]);
-    let mac = mac.ok_or_else(|| missing(io::ErrorKind::Unsupported, "the interface has no MAC address"))?;
+    let (link, mac) = mac_of(interface)?;
     // The protocol's bytes stand in network order (packet(7)).
     let protocol = Protocol::from(i32::from((ethertype as u16).to_be()));
     let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol))?;
@@ -72,7 +84,7 @@ fn frames(interface: &str, ethertype: i32) -> io::Result<(Socket, [u8; 6])> {
 }
 
 /// tokio waits for UDP sockets alone without unsafe code. It sends to them and receives from them as from these, and asks nothing else of them.
-fn watched(socket: Socket) -> io::Result<UdpSocket> {
+pub(super) fn watched(socket: Socket) -> io::Result<UdpSocket> {
     socket.set_nonblocking(true)?;
     UdpSocket::from_std(socket.into())
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::Ipv4Addr,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,6 +16,7 @@ use k8s_openapi::{
 use super::{
     full::{Full, Job, map_name},
     peers::{self, Said},
+    served::Answer,
     wire,
 };
 use crate::{
@@ -99,8 +100,8 @@ async fn write_one(full: &Full, store: &Store, job: Job) {
     match outcome {
         Ok(written) => {
             for held in full.written(&network, block, &written) {
-                if let Err(error) = held.socket.send(&held.bytes, held.destination) {
-                    tracing::warn!(destination = ?held.destination, %error, "a DHCP answer could not be sent");
+                if let Some(Err(error)) = held.written().map(Answer::send) {
+                    tracing::warn!(%error, "a DHCP answer could not be sent");
                 }
             }
         }
@@ -113,10 +114,10 @@ async fn write_one(full: &Full, store: &Store, job: Job) {
     }
 }
 
-fn not_written(full: &Full, network: &str, block: u32, error: &Error) {
+fn not_written(full: &Full, network: &str, block: IpAddr, error: &Error) {
     // That the API is away was said once already.
     if full.store.is_reachable() {
-        tracing::warn!(network, block = %Ipv4Addr::from(block), error = %chain(error), "leases could not be written and are tried again; clients with new ones are not answered until then");
+        tracing::warn!(network, %block, error = %chain(error), "leases could not be written and are tried again; clients with new ones are not answered until then");
     }
     full.failed(network, block);
 }
@@ -149,7 +150,7 @@ async fn say_so(full: &Full, store: &Store, interfaces: &[String]) {
     let mut said_before = Said::default();
     loop {
         tick.tick().await;
-        let addresses: BTreeSet<Ipv4Addr> = interfaces
+        let addresses: BTreeSet<IpAddr> = interfaces
             .iter()
             .flat_map(|name| wire::addresses(Some(name)).unwrap_or_default())
             .collect();

@@ -187,7 +187,7 @@ impl Health {
             UefiLoader::Ipxe => Loaders::Ipxe,
             UefiLoader::Signed => Loaders::SecureBoot,
         };
-        let plan = Plan::new(address, self.addresses.http.port(), loaders, true)
+        let plan = Plan::new(address.into(), self.addresses.http.port(), loaders, true)
             .inspect_err(|error| tracing::error!(%address, %error, "the table of what machines boot cannot be made"))
             .ok()?;
         let findings = judge::judge(&facts, plan.table(), &scene.peers, None);

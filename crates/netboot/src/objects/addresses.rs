@@ -1,8 +1,8 @@
-//! IPv4 addresses that are somebody's: BareMetalAddresses as their watch brought them. Only a replica that may give out addresses asks for them.
+//! Addresses that are somebody's: BareMetalAddresses as their watch brought them. Only a replica that may give out addresses asks for them.
 
 use std::{
     collections::{HashMap, HashSet},
-    net::Ipv4Addr,
+    net::IpAddr,
     sync::{PoisonError, RwLock},
 };
 
@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 /// An address that nobody else may get.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Taken {
-    pub(crate) address: Ipv4Addr,
+    pub(crate) address: IpAddr,
     /// Who gets it by DHCP. Nobody does, without.
     pub(crate) mac: Option<MacAddress>,
 }

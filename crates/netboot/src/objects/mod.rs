@@ -1,6 +1,6 @@
 //! The objects this replica sees, and the only way it writes them.
 //!
-//! * [`addresses`]: IPv4 addresses that are somebody's.
+//! * [`addresses`]: addresses that are somebody's.
 //! * [`cache`]: what the watches brought, indexed; never the basis of something destructive.
 //! * [`networks`]: who is whose neighbour.
 //! * [`seeds`]: sealed seeds, by a watch of their own.

@@ -64,8 +64,8 @@ impl Networks {
     }
 
     /// The network of an address, and which DHCP service it gets. `None`: nobody described it, or the networks are not known yet.
-    pub(crate) fn dhcp(&self, address: Ipv4Addr) -> Option<(Arc<str>, DhcpMode)> {
-        find(&self.read(), address.into()).map(|known| (known.name.clone(), known.network.spec.dhcp))
+    pub(crate) fn dhcp(&self, address: IpAddr) -> Option<(Arc<str>, DhcpMode)> {
+        find(&self.read(), address).map(|known| (known.name.clone(), known.network.spec.dhcp))
     }
 
     /// Networks in which addresses are given out.

@@ -42,6 +42,8 @@ pub fn lan_ports() -> LanPorts {
     LanPorts {
         dhcp: free(),
         client: free(),
+        dhcp_v6: free(),
+        client_v6: free(),
         pxe: free(),
         tftp: free(),
     }

@@ -31,7 +31,7 @@ use super::{
 use crate::{
     Replicas, Time,
     arch::{Boot, Tables},
-    book::{Record, State},
+    book::{Counts, Record, State},
 };
 
 /// What holds for all networks.
@@ -74,17 +74,6 @@ pub enum Outcome {
     Released(Ipv4Addr),
     /// The client found somebody else on its address. It stays in quarantine.
     Declined(Ipv4Addr),
-}
-
-/// Leases at this moment.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Addresses for whoever comes.
-    pub free: u32,
-    /// Addresses that are leased.
-    pub bound: u32,
-    /// Addresses in quarantine.
-    pub quarantined: u32,
 }
 
 /// The server.
@@ -224,14 +213,7 @@ impl Server {
     pub fn counts(&self) -> Counts {
         let mut counts = Counts::default();
         for subnet in &self.subnets {
-            counts.free += subnet.book.free_count();
-            for place in subnet.book.recorded() {
-                match subnet.book.place(place).state {
-                    State::Bound => counts.bound += 1,
-                    State::Quarantined => counts.quarantined += 1,
-                    State::Free | State::Offered => {}
-                }
-            }
+            subnet.book.count(&mut counts);
         }
         counts
     }

@@ -12,10 +12,10 @@ mod subnet;
 
 use std::net::{Ipv6Addr, SocketAddrV6};
 
-use self::subnet::Served;
 pub use self::subnet::{ConfigError, Options, Reservation, Subnet, Times, Who};
+use self::{request::MAX_ASSOCIATIONS, subnet::Served};
 use super::wire::MessageType;
-use crate::{Replicas, Time, arch::BootTable, book::Record};
+use crate::{Counts, Replicas, Time, arch::Tables, book::Record};
 
 /// What holds for all networks.
 #[derive(Debug, Clone)]
@@ -31,10 +31,19 @@ pub struct Settings {
 pub struct BootSite<'s> {
     /// Where TFTP is served.
     pub tftp: Ipv6Addr,
-    /// What was said about this machine.
-    pub hardware: Option<&'s BootTable>,
-    /// What holds otherwise.
-    pub built_in: &'s BootTable,
+    /// What there is to boot.
+    pub tables: Tables<'s>,
+}
+
+/// Addresses that a reply offers or leases: one for each association of the message that gets one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Granted([Option<Ipv6Addr>; MAX_ASSOCIATIONS]);
+
+impl Granted {
+    /// Each of them.
+    pub fn addresses(&self) -> impl Iterator<Item = Ipv6Addr> {
+        self.0.iter().filter_map(|address| *address)
+    }
 }
 
 /// A reply; its bytes are in the buffer.
@@ -44,6 +53,8 @@ pub struct Reply {
     pub kind: MessageType,
     /// Where it goes.
     pub destination: SocketAddrV6,
+    /// What it gives.
+    pub granted: Granted,
 }
 
 /// The server.
@@ -124,6 +135,27 @@ impl Server {
             }
         }
         records
+    }
+
+    /// What lasts of one address; `None` if it is none that is given away here.
+    pub fn record(&self, address: Ipv6Addr) -> Option<Record<Ipv6Addr>> {
+        let subnet = &self.subnets[self.subnet(address)?];
+        Some(subnet.book.record(subnet.place(address)?, address))
+    }
+
+    /// Whether an address is reserved for one client.
+    pub fn is_reserved(&self, address: Ipv6Addr) -> bool {
+        let subnet = self.subnet(address).map(|at| &self.subnets[at]);
+        subnet.is_some_and(|subnet| subnet.place(address).is_some_and(|place| subnet.is_reserved(place)))
+    }
+
+    /// What is in use.
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for subnet in &self.subnets {
+            subnet.book.count(&mut counts);
+        }
+        counts
     }
 
     /// Everything that lasts.

@@ -1,29 +1,23 @@
 //! What each message of a client leads to (RFC 8415, 18.3).
 
-use std::{
-    io::Write,
-    net::{Ipv6Addr, SocketAddrV6},
-};
+use std::net::SocketAddrV6;
 
 use super::{
-    BootSite, Reply, Server, Time, seconds,
+    BootSite, Granted, Reply, Server, Time, seconds,
     subnet::{KeyRoom, Served},
 };
 use crate::{
-    arch::{Boot, BootClass, Tables},
-    book::State,
+    book::{RESERVED, State},
     v6::{
-        Arrival, Client, Ignored,
+        Arrival, Client, Ignored, boot,
         wire::{Association, CLIENT_PORT, Datagram, Encoder, Message, MessageType, SERVER_PORT, Status, option},
     },
 };
 
 /// Identity associations of one message that are answered. A client has one per interface.
-const MAX_ASSOCIATIONS: usize = 8;
+pub(super) const MAX_ASSOCIATIONS: usize = 8;
 /// Addresses of one association that are looked at.
 const MAX_ADDRESSES: usize = 8;
-/// Longest URL that is put together here: `tftp://[...]/` and a file.
-const MAX_URL: usize = 256;
 
 /// A message being answered.
 struct Ask<'a> {
@@ -51,13 +45,7 @@ impl Server {
             Advertise, Confirm, Decline, InformationRequest, Rebind, Reconfigure, Release, Renew, Reply as Answer, Request, Solicit,
         };
         let message = &datagram.message;
-        let link = datagram
-            .relays
-            .iter()
-            .rev()
-            .map(|r| r.link)
-            .find(|l| !l.is_unspecified())
-            .unwrap_or(arrival.link);
+        let link = datagram.link(arrival.link);
         let at = self.subnet(link).ok_or(Ignored::NoNetwork(link))?;
         let duid = message.client_id();
         let direct = !arrival.multicast && datagram.relays.is_empty();
@@ -87,7 +75,7 @@ impl Server {
                     let mut encoder = self.begin(&ask, Answer, out);
                     encoder.status(Status::UseMulticast, "send this to ff02::1:2");
                     encoder.finish();
-                    return Ok(Self::reply(&ask, arrival, Answer));
+                    return Ok(Self::reply(&ask, arrival, Answer, Granted::default()));
                 }
             }
             InformationRequest => {
@@ -115,15 +103,20 @@ impl Server {
         if rapid {
             encoder.put(option::RAPID_COMMIT, &[]);
         }
+        let mut granted = Granted::default();
         for (number, association) in message.associations().take(MAX_ASSOCIATIONS).enumerate() {
             let mut room: KeyRoom = [0; _];
             let (key, reserved) = key(subnet, &ask, &association, number, &mut room);
-            match message.kind {
+            let place = match message.kind {
                 Solicit | Request => give(subnet, &mut encoder, &ask, &association, key, reserved, kind == Answer),
                 Renew | Rebind => extend(subnet, &mut encoder, &ask, &association, key, reserved),
-                Release | Decline => end(subnet, &mut encoder, &ask, &association, key),
-                _ => {}
-            }
+                Release | Decline => {
+                    end(subnet, &mut encoder, &ask, &association, key);
+                    None
+                }
+                _ => None,
+            };
+            granted.0[number] = place.map(|place| subnet.address(place));
         }
         match message.kind {
             Release | Decline => encoder.status(Status::Success, ""),
@@ -134,12 +127,12 @@ impl Server {
                     encoder.put(option::REFRESH, &subnet.times.refresh.to_be_bytes());
                 }
                 if let Some(site) = site {
-                    put_boot(subnet, &mut encoder, client, site);
+                    boot::put(&mut encoder, client, &site.tables, site.tftp);
                 }
             }
         }
         encoder.finish();
-        Ok(Self::reply(&ask, arrival, kind))
+        Ok(Self::reply(&ask, arrival, kind, granted))
     }
 
     fn begin<'b>(&self, ask: &Ask<'_>, kind: MessageType, out: &'b mut Vec<u8>) -> Encoder<'b> {
@@ -151,12 +144,13 @@ impl Server {
         encoder
     }
 
-    fn reply(ask: &Ask<'_>, arrival: &Arrival, kind: MessageType) -> Reply {
+    fn reply(ask: &Ask<'_>, arrival: &Arrival, kind: MessageType, granted: Granted) -> Reply {
         let port = if ask.datagram.relays.is_empty() { CLIENT_PORT } else { SERVER_PORT };
         let source = &arrival.source;
         Reply {
             kind,
             destination: SocketAddrV6::new(*source.ip(), port, 0, source.scope_id()),
+            granted,
         }
     }
 
@@ -197,7 +191,7 @@ impl Server {
             encoder.status(Status::NotOnLink, "an address does not belong to this link");
         }
         encoder.finish();
-        Ok(Self::reply(ask, arrival, MessageType::Reply))
+        Ok(Self::reply(ask, arrival, MessageType::Reply, Granted::default()))
     }
 }
 
@@ -207,9 +201,10 @@ fn key<'k>(subnet: &Served, ask: &Ask<'_>, association: &Association<'_>, number
         && let Some(place) = subnet.reservation(ask.client, ask.duid)
     {
         // One key, whichever DUID the machine's firmware or system sends.
-        room[..2].copy_from_slice(b"\0r");
-        room[2..18].copy_from_slice(&subnet.address(place).octets());
-        return (&room[..18], Some(place));
+        let end = RESERVED.len() + 16;
+        room[..RESERVED.len()].copy_from_slice(RESERVED);
+        room[RESERVED.len()..end].copy_from_slice(&subnet.address(place).octets());
+        return (&room[..end], Some(place));
     }
     let length = ask.duid.len();
     room[..length].copy_from_slice(ask.duid);
@@ -261,12 +256,13 @@ fn give(
     key: &[u8],
     reserved: Option<u32>,
     binds: bool,
-) {
+) -> Option<u32> {
     let place = place_for(subnet, association, key, reserved).or_else(|| subnet.book.choose(key));
     let Some(place) = place else {
         open(encoder, association, 0, 0);
         encoder.status(Status::NoAddresses, "all addresses of this network are taken");
-        return encoder.end();
+        encoder.end();
+        return None;
     };
     if binds {
         subnet
@@ -279,21 +275,31 @@ fn give(
     }
     let hints_end = ask.message.kind == MessageType::Request;
     if hints_end {
-        return grant(subnet, encoder, association, place);
+        grant(subnet, encoder, association, place);
+        return Some(place);
     }
     let times = &subnet.times;
     open(encoder, association, times.preferred / 2, times.preferred - times.preferred / 5);
     encoder.address(subnet.address(place), times.preferred, times.valid);
     encoder.end();
+    Some(place)
 }
 
-fn extend(subnet: &mut Served, encoder: &mut Encoder<'_>, ask: &Ask<'_>, association: &Association<'_>, key: &[u8], reserved: Option<u32>) {
+fn extend(
+    subnet: &mut Served,
+    encoder: &mut Encoder<'_>,
+    ask: &Ask<'_>,
+    association: &Association<'_>,
+    key: &[u8],
+    reserved: Option<u32>,
+) -> Option<u32> {
     // One that is not known but free is taken as the client says, so that machines keep theirs when leases were lost (RFC 8415, 18.3.4).
     if let Some(place) = place_for(subnet, association, key, reserved) {
         subnet
             .book
             .bind(place, key, ask.client.mac, ask.now, ask.now + seconds(subnet.times.valid));
-        return grant(subnet, encoder, association, place);
+        grant(subnet, encoder, association, place);
+        return Some(place);
     }
     open(encoder, association, 0, 0);
     if association.addresses().take(MAX_ADDRESSES).any(|address| !subnet.contains(address)) {
@@ -304,6 +310,7 @@ fn extend(subnet: &mut Served, encoder: &mut Encoder<'_>, ask: &Ask<'_>, associa
         encoder.status(Status::NoBinding, "nothing is known here of this lease");
     }
     encoder.end();
+    None
 }
 
 /// RELEASE and DECLINE.
@@ -349,40 +356,5 @@ fn refuse_others(encoder: &mut Encoder<'_>, message: &Message<'_>) {
             encoder.status(Status::NoPrefixes, "prefixes are not delegated here");
             encoder.end();
         }
-    }
-}
-
-fn put_boot(subnet: &Served, encoder: &mut Encoder<'_>, client: &Client, site: &BootSite<'_>) {
-    let Some(firmware) = client.firmware else { return };
-    let tables = Tables {
-        hardware: site.hardware,
-        network: subnet.boot.as_ref(),
-        built_in: site.built_in,
-    };
-    let Some(boot) = tables.choose(firmware) else { return };
-    match boot {
-        Boot::Tftp(file) => put_tftp(encoder, site.tftp, file),
-        Boot::RaspberryPi => put_tftp(encoder, site.tftp, ""),
-        Boot::Http(url) | Boot::Script(url) => encoder.put(option::BOOT_FILE_URL, url.as_bytes()),
-        // Who boots over IPv6 has no way to an IPv4 address.
-        Boot::TftpFrom(..) | Boot::Nothing => {}
-    }
-    // EDK2's HTTP boot takes only what carries its class, under the number it asked with.
-    if let Some((enterprise, class @ BootClass::Http)) = client.class {
-        encoder.begin(option::VENDOR_CLASS);
-        encoder.bytes(&enterprise.to_be_bytes());
-        encoder.bytes(&(class.name().len() as u16).to_be_bytes());
-        encoder.bytes(class.name());
-        encoder.end();
-    }
-}
-
-fn put_tftp(encoder: &mut Encoder<'_>, server: Ipv6Addr, file: &str) {
-    let mut url = [0; MAX_URL];
-    let mut left = &mut url[..];
-    // A file has 127 characters at most, and an address 39.
-    if write!(left, "tftp://[{server}]/{file}").is_ok() {
-        let length = MAX_URL - left.len();
-        encoder.put(option::BOOT_FILE_URL, &url[..length]);
     }
 }

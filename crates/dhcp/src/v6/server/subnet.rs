@@ -1,9 +1,11 @@
 //! What a DHCPv6 server is told about a network, checked once.
 
-use std::{collections::HashMap, net::Ipv6Addr};
+use std::{
+    collections::{HashMap, HashSet},
+    net::Ipv6Addr,
+};
 
 use crate::{
-    arch::BootTable,
     book::Book,
     v4::server::MAX_PLACES,
     v6::{
@@ -23,14 +25,14 @@ pub struct Subnet {
     pub range: Option<(Ipv6Addr, u32)>,
     /// Addresses that are for one client.
     pub reservations: Vec<Reservation>,
+    /// Addresses that nobody gets.
+    pub excluded: Vec<Ipv6Addr>,
     /// What clients are told.
     pub options: Options,
     /// For how long.
     pub times: Times,
     /// Whether a client that asks for it gets its address in two messages instead of four. Not where replicas answer side by side: each would keep an address for it.
     pub rapid_commit: bool,
-    /// What is booted here, where it differs from the built-in table.
-    pub boot: Option<BootTable>,
 }
 
 impl Subnet {
@@ -41,10 +43,10 @@ impl Subnet {
             prefix,
             range: None,
             reservations: Vec::new(),
+            excluded: Vec::new(),
             options: Options::default(),
             times: Times::default(),
             rapid_commit: false,
-            boot: None,
         }
     }
 }
@@ -146,12 +148,13 @@ pub(super) struct Served {
     pub(super) last: u128,
     pub(super) times: Times,
     pub(super) rapid_commit: bool,
-    pub(super) boot: Option<BootTable>,
     first: u128,
     count: u32,
     /// Reserved addresses outside the range.
     outside: HashMap<u128, u32>,
     outside_addresses: Vec<u128>,
+    /// Places that are for one client.
+    reserved: HashSet<u32>,
     by_mac: HashMap<[u8; 6], u32>,
     by_duid: HashMap<Box<[u8]>, u32>,
     options: CompiledOptions,
@@ -191,17 +194,16 @@ impl Served {
             last,
             times: subnet.times,
             rapid_commit: subnet.rapid_commit,
-            boot: subnet.boot,
             first,
             count,
             outside: HashMap::new(),
             outside_addresses: Vec::new(),
+            reserved: HashSet::new(),
             by_mac: HashMap::new(),
             by_duid: HashMap::new(),
             options: compile(&subnet.options)?,
             book: Book::new(0, 0, |_| false),
         };
-        let mut reserved = std::collections::HashSet::new();
         for reservation in subnet.reservations {
             let address = u128::from(reservation.address);
             let too_long = matches!(&reservation.who, Who::Duid(duid) if !(3..=MAX_DUID).contains(&duid.len()));
@@ -221,12 +223,14 @@ impl Served {
                 Who::Mac(mac) => served.by_mac.insert(mac, place),
                 Who::Duid(duid) => served.by_duid.insert(duid.into(), place),
             };
-            if earlier.is_some() || !reserved.insert(place) {
+            if earlier.is_some() || !served.reserved.insert(place) {
                 return Err(ConfigError::Twice(reservation.address));
             }
         }
+        let excluded: HashSet<u32> = subnet.excluded.iter().filter_map(|address| served.place(*address)).collect();
         let size = count + served.outside_addresses.len() as u32;
-        served.book = Book::new(size, count, |n| n < count && !reserved.contains(&n));
+        let reserved = &served.reserved;
+        served.book = Book::new(size, count, |n| n < count && !reserved.contains(&n) && !excluded.contains(&n));
         Ok(served)
     }
 
@@ -247,6 +251,10 @@ impl Served {
             None => (self.first + u128::from(place)).into(),
             Some(outside) => self.outside_addresses[outside as usize].into(),
         }
+    }
+
+    pub(super) fn is_reserved(&self, place: u32) -> bool {
+        self.reserved.contains(&place)
     }
 
     /// The place reserved for a client.
@@ -327,11 +335,13 @@ mod tests {
                 address: "2001:db8::1001".parse().unwrap(),
             },
         ];
+        subnet.excluded = ["2001:db8::1002", "2001:db8::1"].map(|a| a.parse().unwrap()).to_vec();
         let served = Served::new(subnet).unwrap();
         for place in 0..101 {
             assert_eq!(served.place(served.address(place)), Some(place));
         }
-        assert_eq!(served.book.free_count(), 99);
+        assert_eq!(served.book.free_count(), 98, "one is reserved, one excluded");
+        assert!(served.is_reserved(1) && served.is_reserved(100) && !served.is_reserved(2));
         assert_eq!(served.place("2001:db8::1064".parse().unwrap()), None);
     }
 

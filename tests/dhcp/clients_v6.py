@@ -1,0 +1,115 @@
+"""Real DHCPv6 clients, each in its namespace, as `clients` has them for IPv4. The kernel takes prefix and routes out of router advertisements."""
+
+import json
+import re
+import subprocess
+import time
+
+from clients import Client
+
+# What dhclient and dhcpcd call when something happens: dhclient leaves the address to it, dhcpcd sets it itself.
+HOOK = """#!/bin/sh
+address=${new_ip6_address:-$new_dhcp6_ia_na1_ia_addr1}
+if [ -n "$new_ip6_address" ]; then
+  case $reason in BOUND6 | RENEW6 | REBIND6) ip -6 addr replace "$new_ip6_address/128" dev "$interface" ;; esac
+fi
+case $reason in
+  PREINIT6) ip link set "$interface" up ;;
+  RELEASE6 | EXPIRE6 | STOP6) ip -6 addr flush dev "$interface" scope global ;;
+esac
+echo "$reason $address" >> LOG
+"""
+
+
+def addresses(network, host, link):
+    """Those of the link that are not its own, each with its prefix length and the seconds for which it holds."""
+    shown = json.loads(subprocess.check_output(network.inside(host, "ip", "-j", "-6", "addr", "show", "dev", link, "scope", "global")))
+    return [(a["local"], a["prefixlen"], a["valid_life_time"]) for entry in shown for a in entry.get("addr_info", []) if not a.get("tentative")]
+
+
+class ClientV6(Client):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.hook.write_text(HOOK.replace("LOG", str(self.log)))
+
+    def flush(self):
+        self.network.run(self.host, "ip", "-6", "addr", "flush", "dev", self.link, "scope", "global")
+
+    def __enter__(self):
+        self.flush()
+        self.log.write_text("")
+        self.process = self.network.start(self.host, self.folder / "output", *self.command())
+        return self
+
+    def __exit__(self, *_):
+        self.network.stop(self.process)
+        self.flush()
+
+    def address(self, patience=30):
+        deadline = time.monotonic() + patience
+        while True:
+            leased = [address for address, length, _ in addresses(self.network, self.host, self.link) if length == 128]
+            if leased or time.monotonic() > deadline:
+                return leased[0] if leased else None
+            time.sleep(0.2)
+
+    def renewals(self):
+        return len(re.findall(r"^(RENEW6|REBIND6) ", self.log.read_text(), re.M))
+
+
+class Dhclient6(ClientV6):
+    name = "dhclient-6"
+
+    def files(self):
+        return ["-lf", self.folder / "leases", "-pf", self.folder / "pid", "-cf", "/dev/null", "-sf", self.hook]
+
+    def command(self):
+        return ["dhclient", "-6", "-d", *self.files(), self.link]
+
+    def release(self):
+        self.network.run(self.host, "dhclient", "-6", "-r", *self.files(), self.link, stderr=subprocess.DEVNULL)
+
+
+class Dhcpcd6(ClientV6):
+    name = "dhcpcd-6"
+
+    def command(self):
+        # Router advertisements are the kernel's. Without a folder that stays, its DUID is a new one each time, unless it is made of the card.
+        options = ["--nobackground", "--ipv6only", "--noipv6rs", "--ia_na", "--config", "/dev/null", "--duid", "ll", "--script", self.hook]
+        return self.isolated("dhcpcd", *options, self.link)
+
+    def release(self):
+        self.process.send_signal(14)
+
+
+class Networkd6(ClientV6):
+    name = "systemd-networkd-6"
+
+    def command(self):
+        unit = self.folder / "10-wire.network"
+        # The identifier is that of the card: it takes no machine-id. M of an advertisement makes it ask.
+        unit.write_text(f"[Match]\nName={self.link}\n[Network]\nDHCP=ipv6\nIPv6AcceptRA=yes\n[DHCPv6]\nDUIDType=link-layer\n")
+        before = f"mkdir -p /run/systemd/network && cp {unit} /run/systemd/network && mount -o remount,bind,ro /sys &&"
+        return self.isolated("/lib/systemd/systemd-networkd", before=before)
+
+    def __enter__(self):
+        self.granted = None
+        return super().__enter__()
+
+    def left(self):
+        return max((left for _, length, left in addresses(self.network, self.host, self.link) if length == 128), default=0)
+
+    def address(self, patience=30):
+        address = super().address(patience)
+        self.granted = self.granted or time.monotonic() + self.left()
+        return address
+
+    def renewals(self):
+        # It says nothing; but the address lives for longer than it was first granted.
+        return int(time.monotonic() + self.left() > self.granted + 10)
+
+    def release(self):
+        self.process.terminate()
+
+
+CLIENTS_V6 = (Dhclient6, Dhcpcd6, Networkd6)
