@@ -32,7 +32,9 @@ fn folder(text: &str) -> Option<&Path> {
     if path.is_dir() {
         return Some(path);
     }
-    let folder = path.parent().filter(|_| path.file_name().is_some_and(|name| name == MANIFEST_FILE))?;
+    let folder = path
+        .parent()
+        .filter(|_| path.file_name().is_some_and(|name| name == MANIFEST_FILE))?;
     // Without its chunks it may be any file of that name.
     folder.join(image::pack::CHUNKS_FILE).is_file().then_some(folder)
 }
