@@ -23,7 +23,7 @@ pub(crate) mod others;
 mod peers;
 mod plan;
 mod socket;
-mod tables;
+pub(crate) mod tables;
 mod wire;
 pub(crate) mod writer;
 
