@@ -1,5 +1,6 @@
 //! BareMetalNetwork: one layer-2 network with its address plan.
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -163,6 +164,19 @@ pub struct BareMetalNetworkStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["replica"]))]
     pub netboot: Vec<NetbootReport>,
+}
+
+impl BareMetalNetworkStatus {
+    /// Reports of replicas that are there, as far as is known: those with a sign of life within [`NetbootReport::LIFE`] before `now`.
+    pub fn fresh_reports(&self, now: Timestamp) -> impl Iterator<Item = &NetbootReport> {
+        let fresh = move |report: &&NetbootReport| now.duration_since(report.time.0) < NetbootReport::LIFE;
+        self.netboot.iter().filter(fresh)
+    }
+}
+
+impl NetbootReport {
+    /// A replica gives a sign of life four times a day. A report without one for twice that long is nobody's any more.
+    pub const LIFE: SignedDuration = SignedDuration::from_hours(13);
 }
 
 /// What a replica of netboot found on its own interface.

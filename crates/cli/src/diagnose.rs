@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use api::{BareMetalDiscovery, BareMetalNetwork, timeline::BootTimeline};
 use dhcp::arch::Loaders;
 use doctor::{
-    judge::{self, Verdict},
+    judge::{self, Expected, Finding, Verdict},
     probe::{self, link},
     recipes::{Format, Plan},
     timeline,
@@ -179,20 +179,23 @@ async fn own_address_in(cluster: &Cluster, name: &str) -> Result<link::Address> 
         .spec
         .ipv4
         .with_context(|| format!("--network: BareMetalNetwork {name} has no ipv4"))?;
-    let parsed = plan.prefix.split_once('/').and_then(|(address, length)| {
-        let length: u32 = length.parse().ok().filter(|length| *length <= 32)?;
-        Some(link::Address {
-            address: address.parse().ok()?,
-            netmask: Ipv4Addr::from_bits(u32::MAX.checked_shl(32 - length).unwrap_or(0)),
-        })
-    });
-    let prefix = parsed.with_context(|| format!("--network: {:?} of BareMetalNetwork {name} is no IPv4 prefix", plan.prefix))?;
+    let prefix =
+        ipv4_prefix(&plan.prefix).with_context(|| format!("--network: {:?} of BareMetalNetwork {name} is no IPv4 prefix", plan.prefix))?;
     let own = link::own_addresses().context("--network: reading this host's addresses")?;
     own.into_iter().find(|own| prefix.holds(own.address)).with_context(|| {
         format!(
             "--network: this host has no address in {} of BareMetalNetwork {name}; name the boot server with --server",
             plan.prefix
         )
+    })
+}
+
+fn ipv4_prefix(text: &str) -> Option<link::Address> {
+    let (address, length) = text.split_once('/')?;
+    let length: u32 = length.parse().ok().filter(|length| *length <= 32)?;
+    Some(link::Address {
+        address: address.parse().ok()?,
+        netmask: Ipv4Addr::from_bits(u32::MAX.checked_shl(32 - length).unwrap_or(0)),
     })
 }
 
@@ -204,16 +207,37 @@ async fn examine(arguments: DoctorArguments) -> Result<Verdict> {
         tls_port: arguments.tls_port,
         patience: Duration::from_secs(arguments.patience),
     };
-    let (machines, replicas) = match arguments.cluster.is_named() {
-        true => (Some(machines(&arguments.cluster).await?), replicas(&arguments.cluster).await?),
-        false => (None, BTreeSet::new()),
+    let (machines, networks) = match arguments.cluster.is_named() {
+        true => (Some(machines(&arguments.cluster).await?), networks(&arguments.cluster).await),
+        false => (None, Ok(Vec::new())),
     };
     let facts = tokio::task::spawn_blocking(move || probe::look(&settings))
         .await
         .context("looking")??;
     let server = facts.boot_server.as_ref().map_or(Ipv4Addr::UNSPECIFIED, |server| server.address);
     let plan = Plan::new(server.into(), arguments.http_port, arguments.uefi_loader.loaders(), false)?;
-    let findings = judge::judge(&facts, plan.table(), &replicas, machines.as_deref());
+    let here = facts
+        .link
+        .addresses
+        .iter()
+        .map(|own| own.address)
+        .chain([server])
+        .collect::<Vec<_>>();
+    let known = networks.as_deref().unwrap_or_default();
+    let expected = Expected {
+        table: plan.table(),
+        replicas: &replicas(known, &here, Timestamp::now()),
+        reserved_only: false,
+    };
+    let mut findings = judge::judge(&facts, expected, machines.as_deref());
+    if let Err(error) = &networks {
+        findings.push(Finding {
+            check: "replicas",
+            verdict: Verdict::Warning,
+            seen: format!("other replicas of the boot server are not known, and seem to be strangers: {error:#}"),
+            remedy: "give a kubeconfig that may list baremetalnetworks".to_owned(),
+        });
+    }
     let worst = judge::worst(&findings);
     match arguments.output {
         Output::Text => print!("{}", judge::render(&findings)),
@@ -235,12 +259,21 @@ async fn machines(cluster: &Cluster) -> Result<Vec<judge::Machine>> {
     Ok(all.items.iter().map(|d| (d.name_any(), boots(d).to_vec())).collect())
 }
 
-/// Addresses of netboot's replicas, as they report them.
-async fn replicas(cluster: &Cluster) -> Result<BTreeSet<Ipv4Addr>> {
+async fn networks(cluster: &Cluster) -> Result<Vec<BareMetalNetwork>> {
     let networks: Api<BareMetalNetwork> = Api::all(cluster.client().await?);
     let all = networks.list(&Default::default()).await.context("listing BareMetalNetworks")?;
-    let reports = all.items.into_iter().flat_map(|network| network.status.unwrap_or_default().netboot);
-    Ok(reports.filter_map(|report| report.address.parse().ok()).collect())
+    Ok(all.items)
+}
+
+/// Addresses of netboot's replicas, as they report them now, on those networks that hold one of these addresses.
+fn replicas(networks: &[BareMetalNetwork], here: &[Ipv4Addr], now: Timestamp) -> BTreeSet<Ipv4Addr> {
+    let is_here = |network: &&BareMetalNetwork| {
+        let prefix = network.spec.ipv4.as_ref().and_then(|plan| ipv4_prefix(&plan.prefix));
+        prefix.is_some_and(|prefix| here.iter().any(|address| prefix.holds(*address)))
+    };
+    let statuses = networks.iter().filter(is_here).filter_map(|network| network.status.as_ref());
+    let reports = statuses.flat_map(|status| status.fresh_reports(now));
+    reports.filter_map(|report| report.address.parse().ok()).collect()
 }
 
 /// `kube-baremetal timeline`.
@@ -278,4 +311,29 @@ pub async fn timeline(arguments: TimelineArguments) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replicas_are_those_that_report_now_on_networks_that_are_here() {
+        let network = |name: &str, prefix: &str, address: &str, time: &str| -> BareMetalNetwork {
+            serde_json::from_value(json!({
+                "apiVersion": "kube-baremetal.io/v1alpha1", "kind": "BareMetalNetwork", "metadata": { "name": name },
+                "spec": { "ipv4": { "prefix": prefix } },
+                "status": { "netboot": [{ "replica": "a", "interface": "eth0", "address": address, "time": time }] },
+            }))
+            .unwrap()
+        };
+        let networks = [
+            network("lan", "10.0.0.0/24", "10.0.0.2", "2026-01-02T00:00:00Z"),
+            network("old", "10.0.0.0/16", "10.0.0.3", "2026-01-01T00:00:00Z"),
+            network("other", "10.9.0.0/24", "10.9.0.2", "2026-01-02T00:00:00Z"),
+        ];
+        let now = "2026-01-02T01:00:00Z".parse().unwrap();
+        let found = replicas(&networks, &[Ipv4Addr::new(10, 0, 0, 77)], now);
+        assert_eq!(found, BTreeSet::from([Ipv4Addr::new(10, 0, 0, 2)]));
+    }
 }

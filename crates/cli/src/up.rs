@@ -127,8 +127,8 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     if let Some(machines) = arguments.lab_machines {
         netboot.quotas = netboot::Quotas::for_lab(machines as usize);
     }
-    let has_media = arguments.media_dir.is_dir();
-    netboot.media_dir = has_media.then(|| arguments.media_dir.clone());
+    // One that is not there yet is an empty one: machines boot their own disks until media are built into it.
+    netboot.media_dir = Some(arguments.media_dir.clone());
     let netboot = netboot::Netboot::start(netboot, stop.child_token())
         .await
         .context("starting the boot server")?;
@@ -154,7 +154,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     println!("Kubernetes API   {api_url}");
     println!("kubeconfig       {}", kubeconfig.display());
     println!("boot URL         {boot_url}");
-    if !has_media {
+    if !arguments.media_dir.is_dir() {
         println!(
             "no boot media in {}: build them with `kube-baremetal bootmedia build`, then start again",
             arguments.media_dir.display()

@@ -292,6 +292,19 @@ impl<'t> Tables<'t> {
             .find_map(|table| table.get(firmware))
             .filter(|boot| **boot != Boot::Nothing)
     }
+
+    /// All of them in one table. A row of [`Boot::Nothing`] stays: it says that nothing is given on purpose.
+    pub fn merged(&self) -> BootTable {
+        let mut rows: Vec<(Firmware, Boot)> = Vec::new();
+        for table in [self.hardware, self.network, Some(self.built_in)].into_iter().flatten() {
+            for (firmware, boot) in &table.rows {
+                if !rows.iter().any(|(known, _)| known == firmware) {
+                    rows.push((*firmware, boot.clone()));
+                }
+            }
+        }
+        BootTable { rows }
+    }
 }
 
 fn plain(text: &str, longest: usize) -> bool {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use api::timeline::{BootStepKind, BootTimeline};
-use dhcp::arch::BootTable;
+use dhcp::arch::{Boot, BootTable, Firmware};
 use serde::Serialize;
 
 use crate::{
@@ -66,14 +66,31 @@ impl Finding {
 /// A machine and its boots.
 pub type Machine = (String, Vec<BootTimeline>);
 
-/// All findings, in the order in which a boot would meet them. `table` is what machines should be given; `replicas` are addresses of other replicas of the boot server, which answer as it does;
-/// `machines` is `None` where no Kubernetes API was asked.
-pub fn judge(facts: &Facts, table: &BootTable, replicas: &BTreeSet<Ipv4Addr>, machines: Option<&[Machine]>) -> Vec<Finding> {
+/// What is to be found where all is well.
+#[derive(Debug, Clone, Copy)]
+pub struct Expected<'e> {
+    /// What machines should be given. Firmware without a row, or with [`Boot::Nothing`], is left alone.
+    pub table: &'e BootTable,
+    /// Addresses of other replicas of the boot server, which answer as it does.
+    pub replicas: &'e BTreeSet<Ipv4Addr>,
+    /// Addresses are given out there to machines with a reservation alone, so a made-up one gets no offer at all.
+    pub reserved_only: bool,
+}
+
+impl Expected<'_> {
+    /// Whether this firmware is to be given something.
+    fn gives(&self, firmware: Firmware) -> bool {
+        self.table.get(firmware).is_some_and(|boot| *boot != Boot::Nothing)
+    }
+}
+
+/// All findings, in the order in which a boot would meet them. `machines` is `None` where no Kubernetes API was asked.
+pub fn judge(facts: &Facts, expected: Expected<'_>, machines: Option<&[Machine]>) -> Vec<Finding> {
     let mut findings = vec![link(facts)];
-    findings.extend(dhcp(facts, replicas));
+    findings.extend(dhcp(facts, expected));
     if let Some(server) = &facts.boot_server {
-        findings.extend(conflicts(facts, server, table, replicas));
-        findings.extend(boot_server(facts, server, replicas));
+        findings.extend(conflicts(facts, server, expected));
+        findings.extend(boot_server(facts, server, expected));
     } else {
         findings.push(Finding::new(
             "bootServer",
@@ -132,9 +149,9 @@ fn named(server: Ipv4Addr, offers: &[&Offer]) -> String {
     text
 }
 
-fn dhcp(facts: &Facts, replicas: &BTreeSet<Ipv4Addr>) -> Vec<Finding> {
+fn dhcp(facts: &Facts, expected: Expected<'_>) -> Vec<Finding> {
     let ours = facts.boot_server.as_ref().map(|server| server.address);
-    let is_ours = |server: &Ipv4Addr| ours == Some(*server) || replicas.contains(server);
+    let is_ours = |server: &Ipv4Addr| ours == Some(*server) || expected.replicas.contains(server);
     let mut giving: Vec<_> = servers(facts)
         .into_iter()
         .filter(|(_, offers)| offers.iter().any(|offer| offer.address.is_some()))
@@ -143,6 +160,12 @@ fn dhcp(facts: &Facts, replicas: &BTreeSet<Ipv4Addr>) -> Vec<Finding> {
     let first = giving.iter().map(|(server, _)| *server).find(is_ours);
     giving.retain(|(server, _)| !is_ours(server) || Some(*server) == first);
     let mut findings = vec![match giving.as_slice() {
+        [] if expected.reserved_only => Finding::new(
+            "dhcpServer",
+            Verdict::Unknown,
+            "addresses are given out by reservation only (no spec.ipv4.dynamicRanges), so a made-up machine gets none",
+            "",
+        ),
         [] => Finding::problem(
             "dhcpServer",
             "no DHCP server gave an address: machines cannot boot from this network",
@@ -186,23 +209,26 @@ fn dhcp(facts: &Facts, replicas: &BTreeSet<Ipv4Addr>) -> Vec<Finding> {
     findings
 }
 
-/// What other servers say about booting, held against what we would.
-fn conflicts(facts: &Facts, ours: &BootServer, table: &BootTable, replicas: &BTreeSet<Ipv4Addr>) -> Vec<Finding> {
+/// What other servers say about booting, held against what we would say.
+fn conflicts(facts: &Facts, ours: &BootServer, expected: Expected<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (server, offers) in servers(facts) {
-        if server == ours.address || replicas.contains(&server) {
+        if server == ours.address || expected.replicas.contains(&server) {
             continue;
         }
-        let wrong = offers.iter().filter(|offer| offer.boots() && !agrees(offer, ours.address, table));
+        // Boot options are of no concern to a system that does not ask for them, nor to us for firmware that we leave alone.
+        let concerns = |offer: &Offer| offer.boots() && offer.asker.firmware().is_some_and(|firmware| expected.gives(firmware));
+        let (by_us, wrong): (Vec<&Offer>, Vec<&Offer>) = offers
+            .iter()
+            .copied()
+            .filter(|offer| concerns(offer))
+            .partition(|offer| agrees(offer, ours.address, expected));
         let wrong: Vec<_> = wrong
+            .into_iter()
             .map(|offer| {
                 let next = offer.next_server.map(|next| format!(" from {next}")).unwrap_or_default();
                 format!("{:?} {:?}{next}", offer.asker, offer.boot_file)
             })
-            .collect();
-        let by_us: Vec<_> = offers
-            .iter()
-            .filter(|offer| offer.boots() && agrees(offer, ours.address, table))
             .collect();
         if !wrong.is_empty() {
             findings.push(Finding::problem(
@@ -218,52 +244,76 @@ fn conflicts(facts: &Facts, ours: &BootServer, table: &BootTable, replicas: &BTr
         }
     }
     if findings.is_empty() {
-        findings.push(Finding::good("bootOptions", "no other server says anything about booting"));
+        findings.push(Finding::good(
+            "bootOptions",
+            "no other server says anything about booting to machines that boot from us",
+        ));
     }
     findings
 }
 
-/// Whether an offer leads to the boot server with a file of its table.
-fn agrees(offer: &Offer, ours: Ipv4Addr, table: &BootTable) -> bool {
-    use dhcp::arch::Boot;
-    let Some(firmware) = offer.asker.firmware() else {
-        // Boot options are of no concern to a system that does not ask for them.
-        return true;
-    };
-    match table.get(firmware) {
-        Some(Boot::Tftp(file)) => offer.boot_file == **file && offer.next_server == Some(ours),
+/// Whether an offer leads to the boot server, or to a replica of it, with a file of its table.
+fn agrees(offer: &Offer, ours: Ipv4Addr, expected: Expected<'_>) -> bool {
+    let by_replica = |url: &str, replica: &Ipv4Addr| offer.boot_file == url.replacen(&format!("//{ours}:"), &format!("//{replica}:"), 1);
+    match offer.asker.firmware().and_then(|firmware| expected.table.get(firmware)) {
+        Some(Boot::Tftp(file)) => {
+            let next = offer.next_server;
+            offer.boot_file == **file && next.is_some_and(|next| next == ours || expected.replicas.contains(&next))
+        }
         Some(Boot::TftpFrom(server, file)) => offer.boot_file == **file && offer.next_server == Some(*server),
-        Some(Boot::Http(url) | Boot::Script(url)) => offer.boot_file == **url,
+        Some(Boot::Http(url) | Boot::Script(url)) => {
+            offer.boot_file == **url || expected.replicas.iter().any(|replica| by_replica(url, replica))
+        }
         Some(Boot::RaspberryPi | Boot::Nothing) | None => false,
     }
 }
 
-fn boot_server(facts: &Facts, server: &BootServer, replicas: &BTreeSet<Ipv4Addr>) -> Vec<Finding> {
+/// Who offers boot parameters that lead to the boot server, and to which machines.
+fn leading(facts: &Facts, ours: Ipv4Addr, replicas: &BTreeSet<Ipv4Addr>) -> BTreeMap<Ipv4Addr, BTreeSet<String>> {
+    let mut leading: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+    for offer in facts
+        .offers
+        .iter()
+        .filter(|offer| offer.boots() && offer.asker.firmware().is_some())
+    {
+        let server = offer.server();
+        // Of replicas that give out addresses one answers each machine. Beside somebody else's DHCP server each answers all of them, and another one's offer says nothing about ours.
+        let in_turn = replicas.contains(&server) && offer.address.is_some();
+        if server == ours || offer.next_server == Some(ours) || in_turn {
+            leading.entry(server).or_default().insert(format!("{:?}", offer.asker));
+        }
+    }
+    leading
+}
+
+fn boot_server(facts: &Facts, server: &BootServer, expected: Expected<'_>) -> Vec<Finding> {
     let name = server.address;
     let mut findings = Vec::new();
-    let offered = |asker| {
-        facts
-            .offers
+    let leading = leading(facts, name, expected.replicas);
+    findings.push(if !leading.is_empty() {
+        let offers = leading
             .iter()
-            .any(|offer| offer.asker == asker && (offer.server() == name || replicas.contains(&offer.server())) && offer.boots())
-    };
-    let elsewhere = |asker: Asker| {
-        facts
-            .offers
-            .iter()
-            .any(|offer| offer.asker == asker && offer.next_server == Some(name) && offer.boots())
-    };
-    let answered = [Asker::Bios, Asker::UefiX64, Asker::Ipxe]
-        .into_iter()
-        .filter(|asker| offered(*asker) || elsewhere(*asker));
-    let answered: Vec<_> = answered.map(|asker| format!("{asker:?}")).collect();
-    findings.push(if !answered.is_empty() {
-        Finding::good("port67", format!("{name} offers boot parameters to {}", answered.join(", ")))
+            .map(|(server, askers)| format!("{server} offers boot parameters to {}", askers.iter().cloned().collect::<Vec<_>>().join(", ")));
+        Finding::good("port67", offers.collect::<Vec<_>>().join("; "))
     } else if !server.on_link {
         Finding::problem(
             "relay",
             format!("{name} is not on this network and hears no DHCPDISCOVER from it"),
             format!("set a DHCP relay (`ip helper-address`) to {name} on the router of this network, beside the one to the DHCP server"),
+        )
+    } else if expected.reserved_only {
+        Finding::new(
+            "port67",
+            Verdict::Unknown,
+            format!("{name} answers machines with a reservation only, and a made-up one has none"),
+            "",
+        )
+    } else if !Asker::ALL.into_iter().filter_map(Asker::firmware).any(|firmware| expected.gives(firmware)) {
+        Finding::new(
+            "port67",
+            Verdict::Unknown,
+            format!("{name} is to leave all firmware alone that was played here"),
+            "",
         )
     } else {
         Finding::problem(
@@ -272,13 +322,22 @@ fn boot_server(facts: &Facts, server: &BootServer, replicas: &BTreeSet<Ipv4Addr>
             "start the boot server with --dhcp INTERFACE for this network and open its UDP port 67; on a switch with DHCP snooping, trust its port",
         )
     });
-    findings.push(tried(
-        "port4011",
-        &server.proxy,
-        &format!("{name} answers at UDP port 4011"),
-        &format!("{name} does not answer at UDP port 4011, which UEFI firmware asks"),
-        "open UDP port 4011 on the boot server's host and on the way; without --dhcp nobody listens there, and the DHCP server has to say it all (`kube-baremetal netboot options`)",
-    ));
+    findings.push(if server.proxy.worked() || expected.gives(Firmware::UefiX64) {
+        tried(
+            "port4011",
+            &server.proxy,
+            &format!("{name} answers at UDP port 4011"),
+            &format!("{name} does not answer at UDP port 4011, which UEFI firmware asks"),
+            "open UDP port 4011 on the boot server's host and on the way; without --dhcp nobody listens there, and the DHCP server has to say it all (`kube-baremetal netboot options`)",
+        )
+    } else {
+        Finding::new(
+            "port4011",
+            Verdict::Unknown,
+            format!("{name} has nothing for UEFI x86-64 to boot, by which UDP port 4011 is tried"),
+            "",
+        )
+    });
     findings.push(tried(
         "tftp",
         &server.tftp_small,
@@ -428,244 +487,4 @@ pub fn render(findings: &[Finding]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use dhcp::arch::{BootTable, Loaders};
-
-    use super::*;
-    use crate::probe::{Link, Offer};
-
-    const OURS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
-    const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
-
-    fn table() -> BootTable {
-        BootTable::built_in(
-            Loaders::Ipxe,
-            "http://10.77.0.2:8080/boot/loaders",
-            "http://10.77.0.2:8080/boot/ipxe",
-        )
-        .unwrap()
-    }
-
-    fn offer(asker: Asker, from: Ipv4Addr) -> Offer {
-        Offer {
-            asker,
-            from,
-            mac: Some(format!("52:54:00:00:00:{:02x}", from.octets()[3])),
-            server_id: Some(from),
-            address: None,
-            next_server: None,
-            boot_file: String::new(),
-            class: String::new(),
-            mtu: None,
-        }
-    }
-
-    fn lease(asker: Asker, from: Ipv4Addr) -> Offer {
-        Offer {
-            address: Some(Ipv4Addr::new(10, 77, 0, 100)),
-            ..offer(asker, from)
-        }
-    }
-
-    fn proxy(asker: Asker) -> Offer {
-        Offer {
-            class: "PXEClient".to_owned(),
-            next_server: Some(OURS),
-            ..offer(asker, OURS)
-        }
-    }
-
-    fn worked() -> Tried {
-        Tried::Worked {
-            milliseconds: 3,
-            what: "something".to_owned(),
-            retries: 0,
-        }
-    }
-
-    fn failed() -> Tried {
-        Tried::Failed {
-            why: "no answer".to_owned(),
-        }
-    }
-
-    fn healthy() -> Facts {
-        let link = Link {
-            name: "eth0".to_owned(),
-            mac: "52:54:00:00:00:03".to_owned(),
-            mtu: 1500,
-            up: true,
-            addresses: vec![address()],
-        };
-        Facts {
-            link,
-            offers: vec![
-                lease(Asker::System, ROUTER),
-                lease(Asker::UefiX64, ROUTER),
-                proxy(Asker::UefiX64),
-                proxy(Asker::Bios),
-            ],
-            boot_server: Some(BootServer {
-                address: OURS,
-                is_here: false,
-                on_link: true,
-                proxy: worked(),
-                loader: Some("ipxe-x64.efi".to_owned()),
-                tftp_small: worked(),
-                tftp_full: worked(),
-                tftp_jumbo: Tried::NotTried { why: String::new() },
-                http: worked(),
-                media: worked(),
-                tls: worked(),
-            }),
-        }
-    }
-
-    fn address() -> crate::probe::Address {
-        crate::probe::Address {
-            address: Ipv4Addr::new(10, 77, 0, 3),
-            netmask: Ipv4Addr::new(255, 255, 255, 0),
-        }
-    }
-
-    fn bad(facts: &Facts) -> Vec<(&'static str, Verdict)> {
-        let findings = judge(facts, &table(), &BTreeSet::new(), Some(&[]));
-        assert!(
-            findings.iter().all(|f| f.verdict < Verdict::Warning || !f.remedy.is_empty()),
-            "each has a remedy"
-        );
-        findings
-            .iter()
-            .filter(|f| f.verdict != Verdict::Good)
-            .map(|f| (f.check, f.verdict))
-            .collect()
-    }
-
-    #[test]
-    fn a_healthy_network_has_nothing_to_say() {
-        assert_eq!(bad(&healthy()), []);
-        assert_eq!(worst(&judge(&healthy(), &table(), &BTreeSet::new(), Some(&[]))), Verdict::Good);
-        assert_eq!(
-            bad(&Facts {
-                boot_server: None,
-                ..healthy()
-            }),
-            [("bootServer", Verdict::Unknown)]
-        );
-    }
-
-    #[test]
-    fn each_fault_is_found_and_only_that() {
-        let change = |change: &dyn Fn(&mut Facts)| {
-            let mut facts = healthy();
-            change(&mut facts);
-            bad(&facts)
-        };
-        let server = |change: &dyn Fn(&mut BootServer)| {
-            let mut facts = healthy();
-            change(facts.boot_server.as_mut().unwrap());
-            bad(&facts)
-        };
-        let problem = |check| vec![(check, Verdict::Problem)];
-        let other = Ipv4Addr::new(10, 77, 0, 66);
-        assert_eq!(change(&|f| f.link.up = false), problem("link"));
-        assert_eq!(change(&|f| f.offers.retain(|o| o.address.is_none())), problem("dhcpServer"));
-        assert_eq!(
-            change(&|f| f.offers.push(lease(Asker::System, other))),
-            [("dhcpServer", Verdict::Warning)]
-        );
-        assert_eq!(change(&|f| f.offers.retain(|o| o.from != OURS)), problem("port67"));
-        assert_eq!(
-            change(&|f| {
-                f.offers.retain(|o| o.from != OURS);
-                f.boot_server.as_mut().unwrap().on_link = false;
-            }),
-            problem("relay")
-        );
-        assert_eq!(
-            change(&|f| f.offers[1].boot_file = "pxelinux.0".to_owned()),
-            problem("bootOptions"),
-            "the router has boot options of its own"
-        );
-        assert_eq!(
-            change(&|f| {
-                f.offers[1].boot_file = "ipxe-x64.efi".to_owned();
-                f.offers[1].next_server = Some(OURS);
-            }),
-            [],
-            "the router points at us"
-        );
-        assert_eq!(change(&|f| f.offers[0].mtu = Some(9000)), [("mtu", Verdict::Warning)]);
-        assert_eq!(server(&|s| s.proxy = failed()), problem("port4011"));
-        assert_eq!(server(&|s| s.tftp_small = failed()), problem("tftp"));
-        assert_eq!(server(&|s| s.tftp_full = failed()), problem("mtu"));
-        assert_eq!(server(&|s| s.tftp_jumbo = failed()), problem("jumboFrames"));
-        assert_eq!(server(&|s| s.http = failed()), problem("http"));
-        assert_eq!(server(&|s| s.media = failed()), problem("bootMedia"));
-        assert_eq!(server(&|s| s.tls = failed()), problem("agentPort"));
-        assert_eq!(server(&|s| s.is_here = true), [("firewall", Verdict::Unknown)]);
-        let slow = |s: &mut BootServer| {
-            if let Tried::Worked { retries, .. } = &mut s.tftp_small {
-                *retries = 2;
-            }
-        };
-        assert_eq!(server(&slow), [("loss", Verdict::Warning)]);
-    }
-
-    #[test]
-    fn a_rogue_server_is_named_by_address_and_card() {
-        let mut facts = healthy();
-        let rogue = Ipv4Addr::new(10, 77, 0, 66);
-        facts.offers.push(Offer {
-            boot_file: "evil.efi".to_owned(),
-            next_server: Some(rogue),
-            ..lease(Asker::UefiX64, rogue)
-        });
-        let text = render(&judge(&facts, &table(), &BTreeSet::new(), None));
-        assert!(
-            text.contains("10.77.0.66 (52:54:00:00:00:42) tells machines to boot something else: UefiX64 \"evil.efi\" from 10.77.0.66"),
-            "{text}"
-        );
-        assert!(
-            text.contains("WARNING  dhcpServer    2 DHCP servers give out addresses: 10.77.0.1 (52:54:00:00:00:01) and 10.77.0.66"),
-            "{text}"
-        );
-        assert!(text.contains("boot timelines were not looked at"), "{text}");
-    }
-
-    #[test]
-    fn replicas_are_no_strangers_to_each_other() {
-        let other = Ipv4Addr::new(10, 77, 0, 4);
-        // Two that give out addresses: who answers which machine first, a hash decides.
-        let answers = |asker| Offer {
-            next_server: Some(other),
-            boot_file: "bootx64.efi".to_owned(),
-            ..lease(asker, other)
-        };
-        let mut facts = healthy();
-        facts.offers = vec![lease(Asker::System, OURS), answers(Asker::Bios), answers(Asker::UefiX64)];
-        let found = |replicas: &[Ipv4Addr]| {
-            let findings = judge(&facts, &table(), &replicas.iter().copied().collect(), Some(&[]));
-            let odd = findings.into_iter().filter(|f| f.verdict != Verdict::Good);
-            odd.map(|f| (f.check, f.verdict)).collect::<Vec<_>>()
-        };
-        assert_eq!(found(&[other]), []);
-        assert_eq!(
-            found(&[]),
-            [
-                ("dhcpServer", Verdict::Warning),
-                ("bootOptions", Verdict::Problem),
-                ("port67", Verdict::Problem)
-            ]
-        );
-        // A stranger beside them is one.
-        facts.offers.push(lease(Asker::System, ROUTER));
-        let findings = judge(&facts, &table(), &BTreeSet::from([other]), Some(&[]));
-        let dhcp = findings.iter().find(|f| f.check == "dhcpServer").unwrap();
-        assert!(
-            dhcp.verdict == Verdict::Warning && dhcp.seen.starts_with("2 DHCP servers"),
-            "{}",
-            dhcp.seen
-        );
-    }
-}
+mod tests;

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use agent_protocol::architecture::Architecture;
 use api::timeline::{BootStep, BootStepKind, BootTimeline};
 use jiff::Timestamp;
 
@@ -28,6 +29,20 @@ pub fn is_complete(boot: &BootTimeline) -> bool {
 /// Whether the machine was told its own disk for want of a kernel that it runs.
 fn lacks_media(step: &BootStep) -> bool {
     step.detail.starts_with("LocalDisk: NoBootMedia")
+}
+
+/// What to do where there are no boot media, for the architecture that such a step's detail names.
+fn media_remedy(step: &BootStep) -> &'static str {
+    let architecture = step.detail.rsplit_once(" for ").map(|(_, architecture)| architecture.parse());
+    match architecture {
+        Some(Ok(Architecture::Amd64)) => {
+            "build them (`kube-baremetal bootmedia build`, or `make bootmedia`) into the folder of --media-dir, where they belong into the folder `amd64` (older ones lie beside it: move them), and start the machine again"
+        }
+        Some(Ok(Architecture::Arm64)) => {
+            "build them (`kube-baremetal bootmedia build --architecture arm64`, or `make bootmedia-arm64`) into the folder of --media-dir, and start the machine again"
+        }
+        Some(Err(_)) | None => "there are none: boot media are for amd64 and arm64 only, so this machine cannot be one of ours",
+    }
 }
 
 /// Why the newest of these boots of one machine stopped; `None` where it did not. Earlier boots say whether it happens again and again.
@@ -92,8 +107,8 @@ pub fn stop(boots: &[BootTimeline]) -> Option<Stop> {
         Script if lacks_media(furthest) => Stop {
             reason: "NoBootMedia",
             seen: "the machine was to load the agent, and was told its own disk because there are no boot media for its architecture",
-            usually: "boot media were built for other machines only; the line above names the architecture",
-            remedy: "build them (`kube-baremetal bootmedia build --architecture arm64`, or `make bootmedia-arm64`) into the folder of --media-dir, and start the machine again",
+            usually: "boot media were built for other machines only, or not at all; the step's detail names the architecture",
+            remedy: media_remedy(furthest),
         },
         Script => Stop {
             reason: "NoKernel",
@@ -257,6 +272,14 @@ mod tests {
         ] {
             assert_eq!(reason(&boots), want, "{boots:#?}");
         }
+    }
+
+    #[test]
+    fn media_are_built_for_the_machine_that_lacks_them() {
+        let remedy = |detail| stop(&[boot(&[(Script, detail, 0)])]).unwrap().remedy;
+        assert!(remedy("LocalDisk: NoBootMedia for amd64").contains("the folder `amd64`"));
+        assert!(remedy("LocalDisk: NoBootMedia for arm64").contains("--architecture arm64"));
+        assert!(remedy("LocalDisk: NoBootMedia for riscv64").starts_with("there are none"));
     }
 
     #[test]

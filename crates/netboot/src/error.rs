@@ -102,6 +102,11 @@ impl Error {
         matches!(self, Self::Api { source, .. } if is_code(source, 409))
     }
 
+    /// Whether the right to do it is missing.
+    pub(crate) fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Api { source, .. } if is_code(source, 403))
+    }
+
     /// Whether the API answered at all. A refusal is an answer.
     pub(crate) fn is_answer(&self) -> bool {
         matches!(self, Self::Api { source, .. } if matches!(source.as_ref(), kube::Error::Api(s) if s.code < 500))

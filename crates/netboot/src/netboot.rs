@@ -279,6 +279,7 @@ impl Netboot {
                 stop: stop.clone(),
             })
         });
+        let health = health(&shared, &loaders, addresses);
         if let Some(lan) = lan {
             lan.start(&tasks, &stop);
         }
@@ -313,7 +314,7 @@ impl Netboot {
             background(Box::pin(dhcp::writer::run(full, interfaces)));
             background(Box::pin(others.run()));
         }
-        if let Some(health) = health(&shared, addresses) {
+        if let Some(health) = health {
             let stop = stop.clone();
             tasks.spawn(async move {
                 tokio::select! {
@@ -400,9 +401,9 @@ fn giving(config: &Config, networks: &Arc<Networks>, store: &Arc<Store>, metrics
 }
 
 /// What looks at this replica itself, where it is something to machines that cannot speak HTTP yet.
-fn health(shared: &Arc<Shared>, addresses: Addresses) -> Option<Arc<Health>> {
+fn health(shared: &Arc<Shared>, loaders: &Arc<Loaders>, addresses: Addresses) -> Option<Arc<Health>> {
     let (config, lan) = (&shared.config, shared.config.lan.as_ref()?);
-    Health::new(lan, &config.replica, config.uefi_loader, addresses, &shared.networks, &shared.store).map(Arc::new)
+    Health::new(lan, &config.replica, loaders, addresses, &shared.networks, &shared.store).map(Arc::new)
 }
 
 /// All loaders that are there. Who answers machines by DHCP must have one.

@@ -45,8 +45,8 @@ pub(super) fn try_all(settings: &Settings, link: &Link, address: Ipv4Addr) -> Bo
     let (proxy, loader) = proxy(settings, link, address, is_here);
     let not_tried = |why: &str| Tried::NotTried { why: why.to_owned() };
     let tftp = |mtu: Option<u32>| match &loader {
-        Some(name) => tftp(address, name, mtu),
-        None => not_tried("no loader is known to ask for: port 4011 named none"),
+        Ok(name) => tftp(address, name, mtu),
+        Err(why) => not_tried(why),
     };
     let tftp_small = tftp(None);
     let large = |mtu: u32| {
@@ -68,7 +68,7 @@ pub(super) fn try_all(settings: &Settings, link: &Link, address: Ipv4Addr) -> Bo
         is_here,
         on_link: link.addresses.iter().any(|own| own.holds(address)),
         proxy,
-        loader,
+        loader: loader.clone().ok(),
         tftp_small,
         tftp_full,
         tftp_jumbo,
@@ -91,32 +91,45 @@ pub(super) fn try_all(settings: &Settings, link: &Link, address: Ipv4Addr) -> Bo
     }
 }
 
-/// Asks port 4011 as UEFI x86-64 does that has an address; also the loader that is named.
-fn proxy(settings: &Settings, link: &Link, server: Ipv4Addr, is_here: bool) -> (Tried, Option<String>) {
+/// What port 4011 named.
+struct Named {
+    milliseconds: u64,
+    retries: u32,
+    file: String,
+    /// Where the file is (siaddr), if that was said.
+    next_server: Option<Ipv4Addr>,
+}
+
+/// Asks port 4011 as UEFI x86-64 does that has an address; also the loader that is named and is the server's own, or why there is none to ask that server for.
+fn proxy(settings: &Settings, link: &Link, server: Ipv4Addr, is_here: bool) -> (Tried, Result<String, String>) {
+    let unknown = || Err("no loader is known to ask for: port 4011 named none".to_owned());
     let own = link.addresses.iter().find(|own| own.holds(server)).or(link.addresses.first());
     let Some(own) = own else {
         let why = format!("{} has no address, and port 4011 is asked from one", settings.interface);
-        return (Tried::NotTried { why }, None);
+        return (Tried::NotTried { why }, unknown());
     };
     // Unicast to an own address would come in by the loopback interface, where nobody answers DHCP.
     let to = SocketAddrV4::new(if is_here { own.broadcast() } else { server }, PXE_PORT);
     match ask(own.address, to, server) {
-        Ok((milliseconds, retries, file)) => {
-            let what = format!("UEFI x86-64 boots {file}");
-            (
-                Tried::Worked {
-                    milliseconds,
-                    what,
-                    retries,
-                },
-                Some(file),
-            )
+        Ok(named) => {
+            let (file, elsewhere) = (named.file, named.next_server.filter(|next| *next != server));
+            let from = elsewhere.map(|next| format!(" from {next}")).unwrap_or_default();
+            let worked = Tried::Worked {
+                milliseconds: named.milliseconds,
+                what: format!("UEFI x86-64 boots {file}{from}"),
+                retries: named.retries,
+            };
+            let loader = match elsewhere {
+                Some(next) => Err(format!("the loader that port 4011 names is on another server, {next}")),
+                None => Ok(file),
+            };
+            (worked, loader)
         }
-        Err(error) => (Tried::Failed { why: explain(&error) }, None),
+        Err(error) => (Tried::Failed { why: explain(&error) }, unknown()),
     }
 }
 
-fn ask(own: Ipv4Addr, to: SocketAddrV4, server: Ipv4Addr) -> io::Result<(u64, u32, String)> {
+fn ask(own: Ipv4Addr, to: SocketAddrV4, server: Ipv4Addr) -> io::Result<Named> {
     let mut random = [0; 9];
     getrandom::fill(&mut random).map_err(io::Error::other)?;
     let [a, b, c, d, e, f, g, h, i] = random;
@@ -153,7 +166,12 @@ fn ask(own: Ipv4Addr, to: SocketAddrV4, server: Ipv4Addr) -> io::Result<(u64, u3
                 .filter(|file| !file.is_empty())
                 .unwrap_or(packet.file());
             let end = file.iter().position(|byte| *byte == 0).unwrap_or(file.len());
-            return Ok((milliseconds(start), retries, printable(&file[..end], 128)));
+            return Ok(Named {
+                milliseconds: milliseconds(start),
+                retries,
+                file: printable(&file[..end], 128),
+                next_server: Some(packet.siaddr()).filter(|next| !next.is_unspecified()),
+            });
         }
     }
     Err(io::ErrorKind::TimedOut.into())

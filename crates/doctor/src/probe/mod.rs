@@ -162,7 +162,7 @@ pub struct BootServer {
     pub on_link: bool,
     /// Port 4011, asked as UEFI firmware does.
     pub proxy: Tried,
-    /// The loader that it named there.
+    /// The loader that it named there and has itself.
     pub loader: Option<String>,
     /// That loader over TFTP in blocks of 512 bytes, which fit everywhere.
     pub tftp_small: Tried,

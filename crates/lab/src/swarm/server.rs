@@ -76,6 +76,19 @@ impl Setup {
         self.state.join("kubeconfig")
     }
 
+    /// Boot media without a byte in them: simulated machines are sent to the agent where there are media for them, and load none.
+    fn media(&self) -> Result<PathBuf> {
+        let folder = self.state.join("media");
+        let of_machines = folder.join("amd64");
+        let made = std::fs::create_dir_all(&of_machines).and_then(|()| {
+            ["vmlinuz", "initramfs"]
+                .iter()
+                .try_for_each(|name| std::fs::write(of_machines.join(name), b""))
+        });
+        made.with_context(|| format!("making boot media in {}", of_machines.display()))?;
+        Ok(folder)
+    }
+
     /// Starts it, with further arguments; does not wait until it answers.
     ///
     /// # Errors
@@ -84,6 +97,7 @@ impl Setup {
         let output = std::fs::File::options().create(true).append(true).open(self.log_path());
         let output = output.with_context(|| format!("opening {}", self.log_path().display()))?;
         let listen = |port: u16| format!("{}:{port}", self.host);
+        let media = self.media()?;
         let child = Command::new(&self.program)
             .args(["--log", &self.log, "up"])
             .arg("--data-dir")
@@ -99,6 +113,8 @@ impl Setup {
                 &listen(self.agent),
             ])
             .args(["--advertise", &self.host.to_string(), "--lab-machines", &self.machines.to_string()])
+            .arg("--media-dir")
+            .arg(media)
             .args(further)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)

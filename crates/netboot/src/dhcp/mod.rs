@@ -26,7 +26,7 @@ mod peers;
 mod plan;
 mod served;
 mod socket;
-mod tables;
+pub(crate) mod tables;
 pub(crate) mod v6;
 mod wire;
 pub(crate) mod writer;
@@ -313,7 +313,9 @@ impl Service {
                 self.give(socket, &name, packet, client, arrival, buffers)
             }
             (DhcpMode::Full | DhcpMode::Proxy, network) => {
-                let about = self.known.about(client.mac, client.firmware.is_some(), network.as_ref().map(|(name, _)| &**name));
+                let about = self
+                    .known
+                    .about(client.mac, client.firmware.is_some(), network.as_ref().map(|(name, _)| &**name));
                 let site = Site {
                     tftp: arrival.local,
                     tables: self.tables.tables(arrival.local.into(), about.of_machine(), about.of_network()),

@@ -221,7 +221,7 @@ impl Others {
             ..network.clone()
         };
         match self.full.store.replace_network_status(&wanted).await {
-            Ok(written) => self.full.networks.apply(written),
+            Ok(written) => self.full.networks.written(written),
             // The watch brings what somebody else wrote, and then it is looked at again.
             Err(error) if error.is_conflict() || error.is_not_found() => {}
             Err(error) => tracing::warn!(network = network.name_any(), error = %chain(&error), "a network's condition cannot be written"),

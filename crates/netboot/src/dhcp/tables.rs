@@ -3,7 +3,10 @@
 //! A network's and a machine's `spec.bootLoaders` become tables of their own here. They name loaders of ours or URLs; the crate `dhcp` refuses what a firmware cannot do, what would be a loop, and
 //! every text that is not plain, so an object that came past the API's rules adds nothing to a packet either.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+};
 
 use api::boot_loader::{BootLoader, FirmwareKind, OwnLoader};
 use dhcp::arch::{Boot, BootTable, Firmware, Loaders, TableError, Tables};
@@ -14,6 +17,8 @@ use boot_script::host::Host;
 const MOST_TABLES: usize = 64;
 /// Different `spec.bootLoaders` whose tables are kept, of each local address.
 const MOST_SAID: usize = 256;
+/// Rows that were told to be left out; further ones are left out without a word.
+const MOST_TOLD: usize = 1024;
 
 /// Why a row of `spec.bootLoaders` is left out.
 #[derive(Debug, thiserror::Error)]
@@ -29,9 +34,11 @@ enum RowError {
 }
 
 /// Makes the tables of what is booted.
-pub(super) struct TableMaker {
+pub(crate) struct TableMaker {
     loaders: Here,
     made: HashMap<IpAddr, Made>,
+    /// Rows that are left out and about which a warning was given.
+    told: HashSet<BootLoader>,
 }
 
 /// What this replica has.
@@ -50,7 +57,7 @@ struct Made {
 }
 
 impl TableMaker {
-    pub(super) fn new(http_port: u16, mut offers: Vec<(Firmware, Loaders)>, available: Vec<(Firmware, Loaders)>) -> Self {
+    pub(crate) fn new(http_port: u16, mut offers: Vec<(Firmware, Loaders)>, available: Vec<(Firmware, Loaders)>) -> Self {
         offers.push((Firmware::Ipxe, Loaders::Ipxe));
         Self {
             loaders: Here {
@@ -59,11 +66,12 @@ impl TableMaker {
                 available,
             },
             made: HashMap::new(),
+            told: HashSet::new(),
         }
     }
 
     /// What holds for a machine whose packet came to this address; `hardware` and `network` are what was said about it and its network.
-    pub(super) fn tables(&mut self, local: IpAddr, hardware: &[BootLoader], network: &[BootLoader]) -> Tables<'_> {
+    pub(crate) fn tables(&mut self, local: IpAddr, hardware: &[BootLoader], network: &[BootLoader]) -> Tables<'_> {
         if self.made.len() >= MOST_TABLES && !self.made.contains_key(&local) {
             self.made.clear();
         }
@@ -72,13 +80,18 @@ impl TableMaker {
             built_in: here.offered(local),
             said: HashMap::new(),
         });
-        if made.said.len() + 2 > MOST_SAID {
-            made.said.clear();
-        }
         for rows in [hardware, network] {
-            if !rows.is_empty() && !made.said.contains_key(rows) {
-                made.said.insert(rows.to_vec(), here.said(local, rows));
+            if rows.is_empty() || made.said.contains_key(rows) {
+                continue;
             }
+            if made.said.len() >= MOST_SAID {
+                // Any but those of this very machine: which of them comes next, nobody knows.
+                let other = |kept: &&Vec<BootLoader>| kept.as_slice() != hardware && kept.as_slice() != network;
+                if let Some(other) = made.said.keys().find(other).cloned() {
+                    made.said.remove(&other);
+                }
+            }
+            made.said.insert(rows.to_vec(), here.said(local, rows, &mut self.told));
         }
         Tables {
             hardware: made.said.get(hardware),
@@ -116,14 +129,17 @@ impl Here {
     }
 
     /// A row that cannot be followed is left out, and the next table counts.
-    fn said(&self, local: IpAddr, rows: &[BootLoader]) -> BootTable {
+    fn said(&self, local: IpAddr, rows: &[BootLoader], told: &mut HashSet<BootLoader>) -> BootTable {
         let mut table = BootTable::default();
         for row in rows {
             let firmware = firmware(row.firmware);
             let set = self
                 .boot(local, row)
                 .and_then(|boot| table.set(firmware, boot).map_err(RowError::from));
-            if let Err(error) = set {
+            if let Err(error) = set
+                && told.len() < MOST_TOLD
+                && told.insert(row.clone())
+            {
                 tracing::warn!(%firmware, loader = ?row.loader, url = ?row.url, %error, "a row of spec.bootLoaders is left out; machines get what holds without it");
             }
         }
@@ -257,6 +273,18 @@ mod tests {
             let rows = [row(FirmwareKind::Bios, None, Some(&format!("tftp://192.0.2.5/{n}")))];
             assert!(maker.tables(LOCAL, &[], &rows).network.is_some());
         }
-        assert!(maker.made[&LOCAL].said.len() <= MOST_SAID);
+        assert_eq!(maker.made[&LOCAL].said.len(), MOST_SAID, "one goes for each that comes");
+        let (machine, network) = (
+            [row(FirmwareKind::Bios, Some(OwnLoader::Ipxe), None)],
+            [row(FirmwareKind::Bios, Some(OwnLoader::Nothing), None)],
+        );
+        let tables = maker.tables(LOCAL, &machine, &network);
+        assert!(tables.hardware.is_some() && tables.network.is_some());
+        let bad = [row(FirmwareKind::UefiX64, None, None)];
+        for _ in 0..2 {
+            maker.made.clear();
+            maker.tables(LOCAL, &bad, &[]);
+        }
+        assert_eq!(maker.told.len(), 1, "told once");
     }
 }

@@ -3,17 +3,15 @@
 use std::net::Ipv4Addr;
 
 use api::{
-    BareMetalNetwork, BareMetalNetworkStatus, conditions,
+    BareMetalNetwork, BareMetalNetworkStatus, DhcpMode, conditions,
     network::{NetbootFinding, NetbootReport, NetbootVerdict},
 };
 use doctor::judge::{Finding, Verdict};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 /// How often a replica gives a sign of life.
 const RENEW: SignedDuration = SignedDuration::from_hours(6);
-/// A report without one for so long is nobody's any more.
-const SILENT: SignedDuration = SignedDuration::from_hours(13);
 /// Findings of one replica that are written: the first ones, in the order in which a boot would meet them.
 const MOST_FINDINGS: usize = 8;
 /// Longest message of a condition, in bytes (Kubernetes: 32768).
@@ -22,7 +20,6 @@ const MAX_MESSAGE: usize = 4096;
 /// What a replica found on one interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Looked {
-    replica: String,
     interface: String,
     address: Ipv4Addr,
     findings: Vec<NetbootFinding>,
@@ -30,7 +27,7 @@ pub(super) struct Looked {
 
 impl Looked {
     /// Only what is wrong or odd: what is good, or cannot be seen from here, is no news.
-    pub(super) fn new(replica: &str, interface: &str, address: Ipv4Addr, findings: &[Finding]) -> Self {
+    pub(super) fn new(interface: &str, address: Ipv4Addr, findings: &[Finding]) -> Self {
         let told = findings.iter().filter_map(|finding| {
             let verdict = match finding.verdict {
                 Verdict::Good | Verdict::Unknown => return None,
@@ -47,10 +44,31 @@ impl Looked {
             })
         });
         Self {
-            replica: replica.to_owned(),
             interface: interface.to_owned(),
             address,
             findings: told.take(MOST_FINDINGS).collect(),
+        }
+    }
+
+    /// As a report. Its time is that of the `stored` one while that says the same and needs no renewal.
+    fn report(&self, replica: &str, stored: Option<&NetbootReport>, now: Timestamp) -> NetbootReport {
+        let report = NetbootReport {
+            replica: replica.to_owned(),
+            interface: self.interface.clone(),
+            address: self.address.to_string(),
+            time: whole_seconds(now),
+            findings: self.findings.clone(),
+        };
+        let says_the_same = |stored: &&NetbootReport| {
+            let with_its_time = NetbootReport {
+                time: stored.time.clone(),
+                ..report.clone()
+            };
+            with_its_time == **stored && now.duration_since(stored.time.0) < RENEW
+        };
+        match stored.filter(says_the_same) {
+            Some(stored) => stored.clone(),
+            None => report,
         }
     }
 
@@ -69,67 +87,48 @@ impl Looked {
     }
 }
 
-/// Reports that count.
-pub(super) fn fresh(status: &BareMetalNetworkStatus, now: Timestamp) -> impl Iterator<Item = &NetbootReport> {
-    status
-        .netboot
-        .iter()
-        .filter(move |report| now.duration_since(report.time.0) < SILENT)
-}
-
 /// Other replicas whose reports nobody renews.
 pub(super) fn silent(network: &BareMetalNetwork, replica: &str, now: Timestamp) -> Vec<String> {
-    let status = network.status.as_ref();
-    let reports = status.map_or(&[][..], |status| &status.netboot).iter();
-    let silent = reports.filter(|report| report.replica != replica && now.duration_since(report.time.0) >= SILENT);
+    let Some(status) = &network.status else { return Vec::new() };
+    let is_fresh = |report: &NetbootReport| status.fresh_reports(now).any(|fresh| fresh.replica == report.replica);
+    let silent = status
+        .netboot
+        .iter()
+        .filter(|report| report.replica != replica && !is_fresh(report));
     silent.map(|report| report.replica.clone()).collect()
 }
 
-/// What this replica is to apply: its report, and the condition over all reports. `None`: it is there already.
-pub(super) fn wanted(network: &BareMetalNetwork, looked: &Looked, now: Timestamp) -> Option<BareMetalNetworkStatus> {
-    let nothing = BareMetalNetworkStatus::default();
-    let status = network.status.as_ref().unwrap_or(&nothing);
-    let stored = status.netboot.iter().find(|report| report.replica == looked.replica);
-    let mut report = NetbootReport {
-        replica: looked.replica.clone(),
-        interface: looked.interface.clone(),
-        address: looked.address.to_string(),
-        time: whole_seconds(now),
-        findings: looked.findings.clone(),
-    };
-    let mut same = false;
-    if let Some(stored) = stored.filter(|stored| now.duration_since(stored.time.0) < RENEW) {
-        let time = std::mem::replace(&mut report.time, stored.time.clone());
-        same = report == *stored;
-        if !same {
-            report.time = time;
-        }
-    }
-    let mut reports: Vec<&NetbootReport> = fresh(status, now).filter(|other| other.replica != looked.replica).collect();
-    reports.push(&report);
+/// The status as it should be: with what this replica found, or (`None`) without a report of it; without those of replicas that fell silent; and with the condition over all that are left.
+/// `None`: it is so already.
+pub(super) fn wanted(network: &BareMetalNetwork, replica: &str, looked: Option<&Looked>, now: Timestamp) -> Option<BareMetalNetworkStatus> {
+    let before = network.status.clone().unwrap_or_default();
+    let stored = before.netboot.iter().find(|report| report.replica == replica);
+    let mut reports: Vec<NetbootReport> = before
+        .fresh_reports(now)
+        .filter(|other| other.replica != replica)
+        .cloned()
+        .collect();
+    reports.extend(looked.map(|looked| looked.report(replica, stored, now)));
     reports.sort_by(|a, b| a.replica.cmp(&b.replica));
-    let (condition, before) = condition(network, &reports, &report.time);
-    if same && before.as_ref() == Some(&condition) {
+    let nobody_is_to_be_there = reports.is_empty() && network.spec.dhcp == DhcpMode::Off;
+    if looked.is_none() && reports == before.netboot && !nobody_is_to_be_there {
+        // The condition is for those to keep whose reports it is about.
         return None;
     }
-    Some(BareMetalNetworkStatus {
-        conditions: vec![condition],
-        netboot: vec![report],
-    })
-}
-
-/// What is to be applied for a replica that says nothing more: no report, and the condition over those of the others.
-///
-/// The condition stays, since the API gives each of its fields to those who wrote the present value: one of them that lets go takes some fields away and leaves others, which is no condition.
-pub(super) fn withdrawn(network: &BareMetalNetwork, replica: &str, now: Timestamp) -> BareMetalNetworkStatus {
-    let nothing = BareMetalNetworkStatus::default();
-    let status = network.status.as_ref().unwrap_or(&nothing);
-    let mut reports: Vec<&NetbootReport> = fresh(status, now).filter(|other| other.replica != replica).collect();
-    reports.sort_by(|a, b| a.replica.cmp(&b.replica));
-    BareMetalNetworkStatus {
-        conditions: vec![condition(network, &reports, &whole_seconds(now)).0],
-        netboot: Vec::new(),
+    let mut conditions = before.conditions.clone();
+    let kind = conditions::NETBOOT_HEALTHY;
+    if nobody_is_to_be_there {
+        conditions::clear(&mut conditions, kind);
+    } else if !reports.is_empty() || conditions.iter().any(|c| c.type_ == kind) {
+        let (healthy, reason, message) = verdict(&reports);
+        let generation = network.metadata.generation;
+        conditions::set_or_unknown(&mut conditions, kind, healthy, &reason, &message, generation, &whole_seconds(now));
     }
+    let after = BareMetalNetworkStatus {
+        conditions,
+        netboot: reports,
+    };
+    (after != before).then_some(after)
 }
 
 /// As times are stored.
@@ -137,19 +136,8 @@ fn whole_seconds(now: Timestamp) -> Time {
     Time(Timestamp::from_second(now.as_second()).unwrap_or(now))
 }
 
-/// The condition over these reports, in the order of their replicas; and the one that is there.
-fn condition(network: &BareMetalNetwork, reports: &[&NetbootReport], now: &Time) -> (Condition, Option<Condition>) {
-    let stored = network.status.as_ref().map_or(&[][..], |status| &status.conditions);
-    let mut conditions: Vec<Condition> = stored.iter().filter(|c| c.type_ == conditions::NETBOOT_HEALTHY).cloned().collect();
-    let before = conditions.first().cloned();
-    let (healthy, reason, message) = verdict(reports);
-    let (kind, generation) = (conditions::NETBOOT_HEALTHY, network.metadata.generation);
-    conditions::set_or_unknown(&mut conditions, kind, healthy, &reason, &message, generation, now);
-    (conditions.swap_remove(0), before)
-}
-
 /// Status, reason and message of the condition.
-fn verdict(reports: &[&NetbootReport]) -> (Option<bool>, String, String) {
+fn verdict(reports: &[NetbootReport]) -> (Option<bool>, String, String) {
     if reports.is_empty() {
         let message = "No replica of netboot serves machines on this network".to_owned();
         return (None, "NobodyLooks".to_owned(), message);
@@ -157,7 +145,7 @@ fn verdict(reports: &[&NetbootReport]) -> (Option<bool>, String, String) {
     let findings = || {
         reports
             .iter()
-            .flat_map(|report| report.findings.iter().map(move |finding| (*report, finding)))
+            .flat_map(|report| report.findings.iter().map(move |finding| (report, finding)))
     };
     let problem = findings().find(|(_, finding)| finding.verdict == NetbootVerdict::Problem);
     let reason = match problem {
@@ -195,6 +183,8 @@ fn capitalised(check: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
     use super::*;
 
     const OWN: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
@@ -208,67 +198,83 @@ mod tests {
         }
     }
 
-    fn looked(replica: &str, findings: &[Finding]) -> Looked {
-        Looked::new(replica, "eth0", OWN, findings)
+    fn looked(findings: &[Finding]) -> Looked {
+        Looked::new("eth0", OWN, findings)
     }
 
-    /// As the API merges what one replica applies.
-    fn apply(network: &mut BareMetalNetwork, applied: BareMetalNetworkStatus) {
-        let status = network.status.get_or_insert_default();
-        for report in applied.netboot {
-            status.netboot.retain(|old| old.replica != report.replica);
-            status.netboot.push(report);
+    fn lan() -> BareMetalNetwork {
+        BareMetalNetwork::new("lan", Default::default())
+    }
+
+    /// What a replica writes; whether it wrote anything.
+    fn write(network: &mut BareMetalNetwork, replica: &str, looked: Option<&Looked>, now: Timestamp) -> bool {
+        let wanted = wanted(network, replica, looked, now);
+        let writes = wanted.is_some();
+        if writes {
+            network.status = wanted;
         }
-        for condition in applied.conditions {
-            status.conditions.retain(|old| old.type_ != condition.type_);
-            status.conditions.push(condition);
-        }
+        writes
+    }
+
+    fn condition(network: &BareMetalNetwork) -> Option<&Condition> {
+        let status = network.status.as_ref().unwrap();
+        status.conditions.iter().find(|c| c.type_ == "NetbootHealthy")
     }
 
     fn told(network: &BareMetalNetwork) -> (&str, &str, &str) {
-        let status = network.status.as_ref().unwrap();
-        let condition = status.conditions.iter().find(|c| c.type_ == "NetbootHealthy").unwrap();
+        let condition = condition(network).unwrap();
         (&condition.status, &condition.reason, &condition.message)
+    }
+
+    fn replicas(network: &BareMetalNetwork) -> Vec<&str> {
+        let reports = network.status.iter().flat_map(|status| &status.netboot);
+        reports.map(|report| report.replica.as_str()).collect()
     }
 
     #[test]
     fn what_is_there_is_not_written_again_but_for_a_sign_of_life() {
         let start: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let after = |hours| start + SignedDuration::from_hours(hours);
-        let mut network = BareMetalNetwork::new("lan", Default::default());
-        let good = looked("a", &[finding("link", Verdict::Good), finding("firewall", Verdict::Unknown)]);
-        let first = wanted(&network, &good, start).unwrap();
-        assert!(first.netboot[0].findings.is_empty(), "what is good or unknown is no news");
-        apply(&mut network, first);
+        let mut network = lan();
+        let good = looked(&[finding("link", Verdict::Good), finding("firewall", Verdict::Unknown)]);
+        assert!(write(&mut network, "a", Some(&good), start));
+        let report = |network: &BareMetalNetwork| network.status.as_ref().unwrap().netboot[0].clone();
+        assert!(report(&network).findings.is_empty(), "what is good or unknown is no news");
         assert_eq!((told(&network).0, told(&network).1), ("True", "NothingFound"));
-        assert_eq!(wanted(&network, &good, after(5)), None);
-        let sign = wanted(&network, &good, after(6)).expect("a sign of life");
-        assert_eq!(sign.netboot[0].time.0, after(6));
-        assert_eq!(sign.conditions[0].last_transition_time.0, start, "nothing changed");
-        let bad = looked("a", &[finding("port4011", Verdict::Problem)]);
-        let changed = wanted(&network, &bad, after(1)).unwrap();
-        apply(&mut network, changed);
+        assert!(!write(&mut network, "a", Some(&good), after(5)));
+        assert!(write(&mut network, "a", Some(&good), after(6)), "a sign of life");
+        assert_eq!(report(&network).time.0, after(6));
+        assert_eq!(condition(&network).unwrap().last_transition_time.0, start, "nothing changed");
+        let bad = looked(&[finding("port4011", Verdict::Problem)]);
+        assert!(write(&mut network, "a", Some(&bad), after(7)));
         assert_eq!((told(&network).0, told(&network).1), ("False", "Port4011"));
         assert_eq!(told(&network).2, "a (eth0): port4011 was seen: do something");
-        assert_eq!(network.status.as_ref().unwrap().conditions[0].last_transition_time.0, after(1));
+        assert_eq!(condition(&network).unwrap().last_transition_time.0, after(7));
         network.metadata.generation = Some(7);
-        assert!(wanted(&network, &bad, after(2)).is_some(), "it is about another spec");
+        assert!(write(&mut network, "a", Some(&bad), after(8)), "it is about another spec");
+        assert_eq!(report(&network).time.0, after(7), "and no sign of life");
     }
 
     #[test]
     fn replicas_agree_whoever_writes() {
         let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-        let mut network = BareMetalNetwork::new("lan", Default::default());
-        let (a, b) = (
-            looked("a", &[finding("dhcpServer", Verdict::Warning)]),
-            looked("b", &[finding("http", Verdict::Problem)]),
+        let mut network = lan();
+        conditions::set(
+            &mut network.status.get_or_insert_default().conditions,
+            conditions::OTHER_DHCP_SERVER,
+            true,
+            "Seen",
+            "",
+            None,
+            &Time(now),
         );
-        let of_a = wanted(&network, &a, now).unwrap();
-        apply(&mut network, of_a);
-        assert_eq!((told(&network).0, told(&network).1), ("True", "Warnings"));
-        let of_b = wanted(&network, &b, now).unwrap();
-        assert_eq!(of_b.netboot.len(), 1, "a replica says nothing for another one");
-        apply(&mut network, of_b);
+        let (a, b) = (
+            looked(&[finding("dhcpServer", Verdict::Warning)]),
+            looked(&[finding("http", Verdict::Problem)]),
+        );
+        assert!(write(&mut network, "b", Some(&b), now));
+        assert!(write(&mut network, "a", Some(&a), now));
+        assert_eq!(replicas(&network), ["a", "b"]);
         assert_eq!((told(&network).0, told(&network).1), ("False", "Http"));
         assert_eq!(
             told(&network).2.lines().collect::<Vec<_>>(),
@@ -277,36 +283,44 @@ mod tests {
                 "b (eth0): http was seen: do something"
             ]
         );
-        assert_eq!((wanted(&network, &a, now), wanted(&network, &b, now)), (None, None));
+        assert!(!write(&mut network, "a", Some(&a), now) && !write(&mut network, "b", Some(&b), now));
 
-        // One of them is gone for good.
-        let later = now + SILENT;
+        // One of them is gone for good. Whoever looks at the network takes its report away, whether it reports there itself or not.
+        let later = now + NetbootReport::LIFE;
+        network.status.as_mut().unwrap().netboot[0].time = whole_seconds(later);
         assert_eq!(silent(&network, "a", later), ["b"]);
-        let of_a = wanted(&network, &a, later).unwrap();
-        apply(&mut network, of_a);
+        let mut of_another = network.clone();
+        assert!(write(&mut of_another, "c", None, later));
+        assert_eq!(replicas(&of_another), ["a"]);
+        assert!(write(&mut network, "a", Some(&a), later));
+        assert_eq!(network, of_another, "they agree");
         assert_eq!((told(&network).0, told(&network).1), ("True", "Warnings"));
         assert!(silent(&network, "b", later).is_empty(), "a gave a sign of life");
+        let conditions = &network.status.as_ref().unwrap().conditions;
+        assert!(conditions::is_true(conditions, "OtherDHCPServer"), "what others say stays");
     }
 
     #[test]
     fn who_ends_leaves_the_word_to_the_others() {
         let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-        let mut network = BareMetalNetwork::new("lan", Default::default());
-        for looked in [looked("a", &[]), looked("b", &[finding("http", Verdict::Problem)])] {
-            let wanted = wanted(&network, &looked, now).unwrap();
-            apply(&mut network, wanted);
-        }
-        let end = |network: &mut BareMetalNetwork, replica: &str| {
-            let left = withdrawn(network, replica, now);
-            assert!(left.netboot.is_empty(), "its report goes");
-            network.status.as_mut().unwrap().netboot.retain(|report| report.replica != replica);
-            apply(network, left);
-        };
-        end(&mut network, "b");
+        let mut network = lan();
+        assert!(!write(&mut network, "a", None, now), "who has nothing to say writes nothing");
+        assert!(write(&mut network, "a", Some(&looked(&[])), now));
+        assert!(write(&mut network, "b", Some(&looked(&[finding("http", Verdict::Problem)])), now));
+        assert!(write(&mut network, "b", None, now));
+        assert_eq!(replicas(&network), ["a"]);
         assert_eq!((told(&network).0, told(&network).1), ("True", "NothingFound"));
-        assert_eq!(wanted(&network, &looked("a", &[]), now), None, "they agree");
-        end(&mut network, "a");
+        assert!(!write(&mut network, "a", Some(&looked(&[])), now), "they agree");
+        let mut off = network.clone();
+        assert!(write(&mut network, "a", None, now));
         assert_eq!((told(&network).0, told(&network).1), ("Unknown", "NobodyLooks"));
+        assert!(!write(&mut network, "a", None, now));
+        off.spec.dhcp = DhcpMode::Off;
+        assert!(write(&mut off, "a", None, now));
+        assert!(
+            condition(&off).is_none() && !write(&mut off, "a", None, now),
+            "nobody is to be there"
+        );
     }
 
     #[test]
@@ -314,12 +328,7 @@ mod tests {
         let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let mut long = finding("mtu", Verdict::Problem);
         long.seen = "x".repeat(3000);
-        let status = wanted(
-            &BareMetalNetwork::new("lan", Default::default()),
-            &looked("a", &vec![long; 20]),
-            now,
-        )
-        .unwrap();
+        let status = wanted(&lan(), "a", Some(&looked(&vec![long; 20])), now).unwrap();
         assert_eq!(status.netboot[0].findings.len(), MOST_FINDINGS);
         let message = &status.conditions[0].message;
         assert!(message.len() <= MAX_MESSAGE + 4 && message.ends_with("\n..."), "{}", message.len());

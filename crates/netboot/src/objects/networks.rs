@@ -18,6 +18,7 @@ use kube::ResourceExt;
 use lifecycle::address::Prefix;
 use tokio::sync::Notify;
 
+use super::cache::is_newer;
 use crate::limits::source_of;
 
 struct Known {
@@ -52,6 +53,11 @@ fn find(table: &HashMap<String, Known>, address: IpAddr) -> Option<&Known> {
 }
 
 impl Networks {
+    /// Whether all networks are known.
+    pub(crate) fn are_listed(&self) -> bool {
+        self.listed.load(Ordering::Acquire)
+    }
+
     /// A whole list was seen.
     pub(crate) fn listed(&self) {
         self.listed.store(true, Ordering::Release);
@@ -80,7 +86,19 @@ impl Networks {
         self.read().values().map(|known| known.network.clone()).collect()
     }
 
+    /// As the watch brought it. An older revision never replaces a newer one, which a write's answer may have brought.
     pub(crate) fn apply(&self, network: BareMetalNetwork) {
+        self.put(network, |old, new| old.is_none_or(|old| is_newer(old, new)));
+    }
+
+    /// As a write of ours was answered. One that the watch does not show any more is gone, whatever the answer says.
+    pub(crate) fn written(&self, network: BareMetalNetwork) {
+        self.put(network, |old, new| {
+            old.is_some_and(|old| old.metadata.uid == new.metadata.uid && is_newer(old, new))
+        });
+    }
+
+    fn put(&self, network: BareMetalNetwork, may: impl Fn(Option<&BareMetalNetwork>, &BareMetalNetwork) -> bool) {
         let name = network.name_any();
         let plans = [&network.spec.ipv4, &network.spec.ipv6].into_iter().flatten();
         let known = Known {
@@ -89,7 +107,12 @@ impl Networks {
             prefixes: plans.filter_map(|plan| Prefix::parse(&plan.prefix)).collect(),
             network: Arc::new(network),
         };
-        self.table.write().unwrap_or_else(PoisonError::into_inner).insert(name, known);
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        if !may(table.get(&name).map(|old| old.network.as_ref()), &known.network) {
+            return;
+        }
+        table.insert(name, known);
+        drop(table);
         self.changed.notify_one();
     }
 
@@ -130,7 +153,7 @@ impl Networks {
             }
             v6 @ IpAddr::V6(_) => v6,
         };
-        let sharing = if self.listed.load(Ordering::Acquire) {
+        let sharing = if self.are_listed() {
             ImageSharing::Enabled
         } else {
             ImageSharing::Disabled
@@ -181,5 +204,26 @@ mod tests {
         assert_eq!(at(&networks, "10.9.9.9"), around("10.9.9.0"));
         assert_eq!(at(&networks, "::ffff:10.9.9.9"), around("10.9.9.0"));
         assert_eq!(at(&networks, "2001:db8:0:1:2::3"), around("2001:db8:0:1::"));
+    }
+
+    #[test]
+    fn an_older_revision_replaces_nothing_and_a_writes_answer_brings_nothing_back() {
+        let networks = Networks::default();
+        let revision = |uid: &str, version: &str| {
+            let mut network = network("rack", "10.1.2.0/23", ImageSharing::Enabled);
+            network.metadata.uid = Some(uid.to_owned());
+            network.metadata.resource_version = Some(version.to_owned());
+            network
+        };
+        let known = || networks.named("rack").and_then(|network| network.resource_version());
+        networks.written(revision("a", "7"));
+        assert_eq!(known(), None, "the watch shows no such network");
+        networks.apply(revision("a", "7"));
+        networks.written(revision("a", "9"));
+        networks.apply(revision("a", "8"));
+        assert_eq!(known().as_deref(), Some("9"));
+        networks.apply(revision("b", "3"));
+        networks.written(revision("a", "10"));
+        assert_eq!(known().as_deref(), Some("3"), "it was deleted and made anew");
     }
 }

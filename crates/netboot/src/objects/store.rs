@@ -12,8 +12,8 @@ use std::{
 use api::{BareMetalAddress, BareMetalDiscovery, BareMetalHardware, BareMetalImage, BareMetalNetwork, BareMetalNetworkStatus};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{
-    Api, Resource, ResourceExt,
-    api::{Patch, PatchParams, PostParams},
+    Api, ResourceExt,
+    api::{ListParams, PostParams},
 };
 use tokio::sync::Semaphore;
 
@@ -194,25 +194,47 @@ impl Store {
         self.call("replace status of BareMetalNetwork", &name, replaced).await.map(slim)
     }
 
-    /// Applies what one field manager says in a network's status (server-side apply): what it said before and says no more goes, unless somebody else says it too.
-    pub(crate) async fn apply_network_status(
+    /// Decides on `start` and writes a network's status by compare and swap. When the write comes too late, it is decided anew on a fresh one. `None`: `decide` wants nothing written, or the
+    /// network is gone.
+    pub(crate) async fn update_network_status(
         &self,
-        name: &str,
-        manager: &str,
-        status: &BareMetalNetworkStatus,
-    ) -> Result<BareMetalNetwork, Error> {
-        self.metrics.writes.inc();
-        let applied = serde_json::json!({
-            "apiVersion": BareMetalNetwork::api_version(&()),
-            "kind": BareMetalNetwork::kind(&()),
-            "metadata": { "name": name },
-            "status": status,
-        });
-        // All replicas come to the same words, so it is nobody's loss whose they are.
-        let how = PatchParams::apply(manager).force();
-        let patch = Patch::Apply(&applied);
-        let patched = self.networks.patch_status(name, &how, &patch);
-        self.call("apply status of BareMetalNetwork", name, patched).await.map(slim)
+        start: Arc<BareMetalNetwork>,
+        decide: impl Fn(&BareMetalNetwork) -> Option<BareMetalNetworkStatus>,
+    ) -> Result<Option<BareMetalNetwork>, Error> {
+        let name = start.name_any();
+        let mut current = start;
+        for attempt in 0..ATTEMPTS {
+            let Some(status) = decide(&current) else { return Ok(None) };
+            let wanted = BareMetalNetwork {
+                status: Some(status),
+                ..(*current).clone()
+            };
+            match self.replace_network_status(&wanted).await {
+                Ok(written) => return Ok(Some(written)),
+                Err(error) if error.is_conflict() => {
+                    self.metrics.conflicts.inc();
+                    tokio::time::sleep(jitter(attempt)).await;
+                }
+                Err(error) if error.is_not_found() => return Ok(None),
+                Err(error) => return Err(error),
+            }
+            current = match self.network(&name).await? {
+                Some(fresh) => Arc::new(fresh),
+                None => return Ok(None),
+            };
+        }
+        Err(Error::Conflict {
+            object: format!("BareMetalNetwork {name}"),
+            attempts: ATTEMPTS,
+        })
+    }
+
+    /// A fresh read; nothing where it is gone. It is a list of one, which is what netboot may do.
+    async fn network(&self, name: &str) -> Result<Option<BareMetalNetwork>, Error> {
+        self.metrics.reads.inc();
+        let one = ListParams::default().fields(&format!("metadata.name={name}"));
+        let found = self.call("list BareMetalNetwork", name, self.networks.list(&one)).await?;
+        Ok(found.items.into_iter().next().map(slim))
     }
 
     /// Creates a ConfigMap, or replaces the version that it names.
