@@ -90,7 +90,7 @@ fn shape(text: &str) -> Vec<String> {
 }
 
 fn without_words(line: &str) -> &str {
-    let Some((command, words)) = line.split_once("/vmlinuz ") else {
+    let Some((command, words)) = line.split_once("vmlinuz ") else {
         return line;
     };
     let words = words.strip_suffix("; then").expect("a condition");
