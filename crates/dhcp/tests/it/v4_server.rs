@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use dhcp::{
-    State, Time,
+    Counts, State, Time,
     arch::{BootTable, Loaders},
     v4::{
         Arrival, Client, Destination, Ignored,
