@@ -313,7 +313,7 @@ def ipv6(scene):
             scene.until(f"{client.name} renews it", lambda: client.renewals() > 0, LEASE * 3 / 4)
             scene.expect(f"{client.name} keeps it", client.address(), address)
             client.release()
-            if not scene.until(f"{client.name} gives it back", lambda: server.lease(address).get("state") == "Free"):
+            if client.releases and not scene.until(f"{client.name} gives it back", lambda: server.lease(address).get("state") == "Free"):
                 print(client.output())
     for client, address in zip(clients, leased):
         with client:

@@ -21,13 +21,16 @@ echo "$reason $address" >> LOG
 """
 
 
-def addresses(network, host, link):
-    """Those of the link that are not its own, each with its prefix length and the seconds for which it holds."""
-    shown = json.loads(subprocess.check_output(network.inside(host, "ip", "-j", "-6", "addr", "show", "dev", link, "scope", "global")))
-    return [(a["local"], a["prefixlen"], a["valid_life_time"]) for entry in shown for a in entry.get("addr_info", []) if not a.get("tentative")]
+def addresses(network, host, link, scope="global"):
+    """Those of the link, each with its prefix length and the seconds for which it holds, that nobody else has."""
+    shown = json.loads(subprocess.check_output(network.inside(host, "ip", "-j", "-6", "addr", "show", "dev", link, "scope", scope)))
+    return [(a["local"], a["prefixlen"], a["valid_life_time"]) for entry in shown for a in entry.get("addr_info", []) if "local" in a and not a.get("tentative")]
 
 
 class ClientV6(Client):
+    # Whether it gives its address back when it ends.
+    releases = True
+
     def __init__(self, *arguments):
         super().__init__(*arguments)
         self.hook.write_text(HOOK.replace("LOG", str(self.log)))
@@ -38,6 +41,10 @@ class ClientV6(Client):
     def __enter__(self):
         self.flush()
         self.log.write_text("")
+        # dhclient ends where there is no address to ask from.
+        deadline = time.monotonic() + 10
+        while not addresses(self.network, self.host, self.link, "link") and time.monotonic() < deadline:
+            time.sleep(0.1)
         self.process = self.network.start(self.host, self.folder / "output", *self.command())
         return self
 
@@ -75,7 +82,7 @@ class Dhcpcd6(ClientV6):
 
     def command(self):
         # Router advertisements are the kernel's. Without a folder that stays, its DUID is a new one each time, unless it is made of the card.
-        options = ["--nobackground", "--ipv6only", "--noipv6rs", "--ia_na", "--config", "/dev/null", "--duid", "ll", "--script", self.hook]
+        options = ["--nobackground", "--ipv6only", "--noipv6rs", "--ia_na", "--config", "/dev/null", "--duid=ll", "--script", self.hook]
         return self.isolated("dhcpcd", *options, self.link)
 
     def release(self):
@@ -84,6 +91,8 @@ class Dhcpcd6(ClientV6):
 
 class Networkd6(ClientV6):
     name = "systemd-networkd-6"
+    # That of Debian 12 (252) does so with IPv4 only.
+    releases = False
 
     def command(self):
         unit = self.folder / "10-wire.network"

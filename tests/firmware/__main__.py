@@ -61,6 +61,8 @@ class Row:
     targets: tuple = ("agent", "disk")
     # Not beside a house router that says nothing about booting.
     alone: bool = False
+    # Seconds from power-on to our answer.
+    limit: int = LIMIT
 
     @property
     def secure(self):
@@ -91,8 +93,9 @@ ROWS = {
     "pxe6": Row("pxe6"),
     # iPXE does not find its script beside another DHCPv6 server.
     "pxe6-ipxe": Row("pxe6", IPXE, alone=True),
-    "http6": Row("http6"),
-    "http6-ipxe": Row("http6", IPXE, alone=True),
+    # OVMF 2022.11 cannot be told to leave out HTTP boot over IPv4, and gives that up after three minutes.
+    "http6": Row("http6", limit=2 * LIMIT),
+    "http6-ipxe": Row("http6", IPXE, alone=True, limit=2 * LIMIT),
     "secure6": Row("secure6"),
 }
 # Rows that are tried with every way to share the DHCP.
@@ -157,7 +160,7 @@ def recipe(arguments, row):
 
 
 def agent(row, server, machine):
-    seconds = machine.until("the agent's session", lambda: "kbm: session open" in machine.said(), LIMIT)
+    seconds = machine.until("the agent's session", lambda: "kbm: session open" in machine.said(), row.limit)
     firmware = server.discovery()["status"]["inventory"]["firmware"]
     wanted = {"mode": "BIOS"} if row.firmware == "bios" else {"mode": "UEFI", "secureBoot": row.secure}
     session = server.discovery()["status"]["session"]
@@ -171,8 +174,8 @@ def agent(row, server, machine):
     return f"the agent's session after {seconds:.0f} s"
 
 
-def local_disk(_row, server, machine):
-    seconds = machine.until("our answer", lambda: server.answers(machine.mac), LIMIT)
+def local_disk(row, server, machine):
+    seconds = machine.until("our answer", lambda: server.answers(machine.mac), row.limit)
     after = machine.until("the local disk", lambda: LINE in machine.said(), LIMIT)
     seen = f"our answer after {seconds:.0f} s, the local disk {after:.1f} s later"
     if after > DISK_LIMIT:
