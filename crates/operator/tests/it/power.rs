@@ -29,6 +29,8 @@ struct Bmc {
     /// What it was told: the path's end and the body.
     told: Arc<Mutex<Vec<(String, Value)>>>,
     is_off: Arc<Mutex<bool>>,
+    /// What it was told to boot from.
+    boot: Arc<Mutex<Value>>,
 }
 
 impl Bmc {
@@ -38,6 +40,18 @@ impl Bmc {
         let router = Router::new().fallback(any(answer)).with_state(self.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         format!("http://{address}")
+    }
+
+    /// As it shows it: what it was told over what it is when nobody told it anything.
+    fn boot(&self) -> Value {
+        let mut shown = json!({
+            "BootSourceOverrideEnabled": "Disabled", "BootSourceOverrideTarget": "None", "BootSourceOverrideMode": "Legacy",
+            "BootSourceOverrideTarget@Redfish.AllowableValues": ["None", "Pxe", "Hdd"]
+        });
+        for (name, value) in self.boot.lock().unwrap().as_object().into_iter().flatten() {
+            shown[name] = value.clone();
+        }
+        shown
     }
 
     fn told(&self) -> Vec<(String, Value)> {
@@ -67,10 +81,7 @@ async fn answer(State(bmc): State<Bmc>, request: Request) -> Response {
         ("GET", "/redfish/v1/Systems") if known => Json(json!({"Members": [{"@odata.id": "/redfish/v1/Systems/1"}]})).into_response(),
         ("GET", "/redfish/v1/Systems/1") if known => Json(json!({
             "@odata.id": "/redfish/v1/Systems/1", "Id": "1", "PowerState": if *bmc.is_off.lock().unwrap() { "Off" } else { "On" },
-            "Boot": {
-                "BootSourceOverrideEnabled": "Disabled", "BootSourceOverrideTarget": "None", "BootSourceOverrideMode": "Legacy",
-                "BootSourceOverrideTarget@Redfish.AllowableValues": ["None", "Pxe", "Hdd"]
-            },
+            "Boot": bmc.boot(),
             "Actions": {"#ComputerSystem.Reset": {
                 "target": "/redfish/v1/Systems/1/Actions/ComputerSystem.Reset",
                 "ResetType@Redfish.AllowableValues": ["On", "ForceOff", "GracefulShutdown", "ForceRestart"]
@@ -78,6 +89,7 @@ async fn answer(State(bmc): State<Bmc>, request: Request) -> Response {
         }))
         .into_response(),
         ("PATCH", "/redfish/v1/Systems/1") if known => {
+            *bmc.boot.lock().unwrap() = body["Boot"].clone();
             bmc.told.lock().unwrap().push(("Boot".to_owned(), body["Boot"].clone()));
             StatusCode::NO_CONTENT.into_response()
         }
@@ -111,13 +123,13 @@ async fn running(bench: &Bench, url: &str) -> Machine {
     let mut machine = Machine::new(&bench.client, "m-bmc", 1);
     machine.open_session().await;
     machine.live_until(30, "Ready", phase_is(HardwarePhase::Ready)).await;
+    // Stored times have whole seconds: a boot in the second in which the session began does not end it.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
     let hardware: Api<BareMetalHardware> = Api::all(bench.client.clone());
     let power = json!({"redfish": {"address": url, "insecure": true, "credentials": {"name": "bmc"}}});
     bench.patch(&hardware, "m-bmc", json!({ "power": power })).await;
     bench.create_instance("web", |_| {}).await;
     instance_at(bench, &mut machine, "web", InstancePhase::Running).await;
-    // Stored times have whole seconds: a session of the second in which a deletion begins counts as one after it.
-    tokio::time::sleep(Duration::from_millis(1100)).await;
     machine
 }
 
