@@ -57,6 +57,10 @@ fn take(input: &mut &[u8]) -> u8 {
     *first
 }
 
+fn flag(input: &mut &[u8]) -> bool {
+    take(input) & 1 == 0
+}
+
 /// So many bytes as its first two say.
 fn piece<'i>(input: &mut &'i [u8]) -> &'i [u8] {
     let length = usize::from(u16::from_be_bytes([take(input), take(input)])).min(input.len());
@@ -109,7 +113,7 @@ pub fn v4_options(mut input: &[u8]) {
     request[236..].copy_from_slice(&[99, 130, 83, 99]);
     request.extend_from_slice(&[53, 1, 1]);
     let input = &mut input;
-    if take(input) % 2 == 0 {
+    if flag(input) {
         request.extend_from_slice(&[option::MAX_SIZE, 2, take(input), take(input)]);
     }
     request.push(255);
@@ -141,11 +145,7 @@ pub fn v4_options(mut input: &[u8]) {
 pub fn v4_proxy(mut input: &[u8]) {
     let input = &mut input;
     let arrival = arrival4(input);
-    let uefi = if take(input) % 2 == 0 {
-        UefiStyle::AskAgain
-    } else {
-        UefiStyle::Direct
-    };
+    let uefi = if flag(input) { UefiStyle::AskAgain } else { UefiStyle::Direct };
     let Ok(packet) = Packet::parse(input) else { return };
     let site = Site {
         tftp: SERVER,
@@ -209,7 +209,7 @@ fn subnet4(probe: bool) -> server4::Subnet {
 /// Any packets at any time to a full server: addresses are those that it may give, the reserved one goes to its owner, and in the end all are free.
 pub fn v4_server(mut input: &[u8]) {
     let input = &mut input;
-    let probe = take(input) % 2 == 0;
+    let probe = flag(input);
     let mut server = server4::Server::new(server4::Settings::default(), vec![subnet4(probe)]).expect("a good network");
     let (mut now, mut out) = (START, Vec::new());
     let ours = |address: Ipv4Addr| address == RESERVED || (u32::from(address).wrapping_sub(u32::from(RANGE))) < u32::from(RANGE_LENGTH);
@@ -217,7 +217,7 @@ pub fn v4_server(mut input: &[u8]) {
         match take(input) % 8 {
             0 => now += Time::from_secs(u64::from(take(input)) * 16),
             1 => server.expire(now),
-            2 => server.probed(Ipv4Addr::new(10, 0, 0, take(input)), take(input) % 2 == 0, now),
+            2 => server.probed(Ipv4Addr::new(10, 0, 0, take(input)), flag(input), now),
             3 => {
                 let records: Vec<_> = server.records().collect();
                 server = server4::Server::new(server4::Settings::default(), vec![subnet4(probe)]).expect("a good network");
@@ -296,7 +296,7 @@ pub fn v6_wire(input: &[u8]) {
 /// Any messages at any time to a DHCPv6 server, as for [`v4_server`].
 pub fn v6_server(mut input: &[u8]) {
     let input = &mut input;
-    let rapid_commit = take(input) % 2 == 0;
+    let rapid_commit = flag(input);
     let new = || {
         let mut subnet = server6::Subnet::new(NETWORK6, 64);
         subnet.range = Some((RANGE6, RANGE_LENGTH.into()));
@@ -334,7 +334,7 @@ pub fn v6_server(mut input: &[u8]) {
                 let arrival = v6::Arrival {
                     link: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1),
                     source,
-                    multicast: take(input) % 4 != 0,
+                    multicast: take(input) & 3 != 0,
                 };
                 let Ok(datagram) = Datagram::parse(piece(input)) else { continue };
                 let client = v6::Client::of(&datagram, *source.ip());

@@ -143,11 +143,14 @@ pub fn rakp_1(tag: u8, bmc_session: u32, console_random: &[u8; 16], role: u8, us
     out
 }
 
+/// What RAKP 2 carries: the BMC's random number, its GUID, and its authentication code.
+pub type Rakp2<'p> = ([u8; 16], [u8; 16], &'p [u8]);
+
 /// RAKP message 2 that went well: the BMC's random number, its GUID, its code.
 ///
 /// # Errors
 /// [`WireError::Short`], or a code of another length.
-pub fn rakp_2(payload: &[u8], suite: CipherSuite) -> Result<([u8; 16], [u8; 16], &[u8]), WireError> {
+pub fn rakp_2(payload: &[u8], suite: CipherSuite) -> Result<Rakp2<'_>, WireError> {
     let code = payload.get(40..).ok_or(WireError::Short)?;
     if code.len() != suite.code_length() {
         return Err(WireError::Mismatch("the length of the code"));

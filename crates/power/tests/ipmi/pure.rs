@@ -69,7 +69,7 @@ impl<F: FnMut(usize, &mut Bmc) -> Fate> Wire<F> {
         }
     }
 
-    fn to_bmc(&mut self, session: &mut Session, datagram: &[u8]) {
+    fn send_to_bmc(&mut self, session: &mut Session, datagram: &[u8]) {
         let answers: Vec<_> = self.carried(datagram, true).iter().filter_map(|d| self.bmc.answer(d)).collect();
         for answer in answers {
             for datagram in self.carried(&answer, false) {
@@ -79,15 +79,15 @@ impl<F: FnMut(usize, &mut Bmc) -> Fate> Wire<F> {
         let (due, waiting) = std::mem::take(&mut self.late).into_iter().partition(|(at, ..)| *at <= self.count);
         self.late = waiting;
         let due: Vec<(usize, bool, Vec<u8>)> = due;
-        for (_, to_bmc, datagram) in due {
-            let comes = if to_bmc { self.bmc.answer(&datagram) } else { Some(datagram) };
+        for (_, send_to_bmc, datagram) in due {
+            let comes = if send_to_bmc { self.bmc.answer(&datagram) } else { Some(datagram) };
             if let Some(comes) = comes {
                 let _ignored = session.receive(self.now, &comes);
             }
         }
     }
 
-    fn carried(&mut self, datagram: &[u8], to_bmc: bool) -> Vec<Vec<u8>> {
+    fn carried(&mut self, datagram: &[u8], send_to_bmc: bool) -> Vec<Vec<u8>> {
         let fate = (self.fate)(self.count, &mut self.bmc);
         self.count += 1;
         match fate {
@@ -95,7 +95,7 @@ impl<F: FnMut(usize, &mut Bmc) -> Fate> Wire<F> {
             Fate::Lost => Vec::new(),
             Fate::Doubled => vec![datagram.to_vec(); 2],
             Fate::Late => {
-                self.late.push((self.count + 3, to_bmc, datagram.to_vec()));
+                self.late.push((self.count + 3, send_to_bmc, datagram.to_vec()));
                 vec![datagram.to_vec()]
             }
         }
@@ -106,7 +106,7 @@ impl<F: FnMut(usize, &mut Bmc) -> Fate> Wire<F> {
         let began = self.now;
         loop {
             match session.step(self.now) {
-                Step::Send(datagram) => self.to_bmc(session, &datagram),
+                Step::Send(datagram) => self.send_to_bmc(session, &datagram),
                 // Nothing else is on its way: the time comes.
                 Step::Wait(until) => self.now = self.now.max(until),
                 step => return step,
