@@ -70,7 +70,7 @@ demo: build bootmedia image loaders ## Show the whole life of two machines in QE
 	else printf 'demo: without our own DHCP and without Secure Boot, because %s\n' "$$why"; $$demo; fi
 
 .PHONY: test-all
-test-all: test bootmedia-arm64 test-firmware test-doctor test-dhcp test-vlan test-outage test-power-cuts swarm replicas durability bench-api test-libvirt test-deploy oci-image test-oci conformance-defects conformance-long test-oldest bench-api-cost fuzz ## All of that, and the suites that take longer
+test-all: test bootmedia-arm64 test-firmware test-doctor test-dhcp test-vlan test-outage test-power-cuts swarm replicas durability bench-api test-libvirt test-deploy oci-image test-oci conformance-defects conformance-long test-oldest bench-api-cost fuzz fuzz-image fuzz-tftp fuzz-dhcp fuzz-boot-script fuzz-power ## All of that, and the suites that take longer
 
 .PHONY: test
 test: setup control-plane helm kubectl-oldest ## Everything set up, all tests that fit into an hour

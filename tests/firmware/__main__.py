@@ -25,7 +25,6 @@ import argparse
 import os
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,6 +39,7 @@ from server import Server  # noqa: E402
 
 # `network` says where it is.
 import kea  # noqa: E402
+from cells import play_all  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 # Under TCG, beside other work.
@@ -107,10 +107,6 @@ CELLS |= {f"{row}-{target}-{dhcp}": (row, target, dhcp) for dhcp in ("kea", "off
 CELLS |= {f"{row}-{target}-{dhcp}": (row, target, dhcp) for dhcp, rows in SHARED_V6.items() for row in rows for target in ROWS[row].targets}
 # One of each way to boot, and one where we are the only DHCP server.
 SHORT = ("pxe-disk-full", "bios-disk", "pxe-disk", "http-disk", "secure-disk", "arm64-disk", "pxe6-disk-full")
-
-
-def say(text):
-    print(f"firmware: {text}", flush=True)
 
 
 def cell(arguments, folder, name):
@@ -239,20 +235,7 @@ def main():
         if not (arguments.media / architecture / "vmlinuz").exists():
             target = "bootmedia" if architecture == "amd64" else f"bootmedia-{architecture}"
             raise SystemExit(f"firmware: {arguments.media}/{architecture} has no boot media; `make {target}` makes them, or leave those cells out with --only")
-    folder = Path(tempfile.mkdtemp(prefix="kbm-firmware-"))
-    failed = 0
-    for name in names:
-        try:
-            say(f"{name}: {cell(arguments, folder, name)}")
-        except SystemExit as error:
-            failed += 1
-            say(f"{name}: FAILED: {error}")
-    if failed == 0 and not arguments.keep:
-        subprocess.run(["rm", "-rf", folder], check=True)
-    else:
-        say(f"logs and consoles are in {folder}")
-    print(f"{len(names) - failed} passed, {failed} failed")
-    return 1 if failed else 0
+    return play_all("firmware", names, partial(cell, arguments), arguments.keep)
 
 
 sys.exit(main())

@@ -18,15 +18,16 @@ import argparse
 import os
 import subprocess
 import sys
-import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 sys.dont_write_bytecode = True
 # The server and the disks are the firmware tests' own.
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
-sys.path.append(str(REPOSITORY / "tests/firmware"))
+sys.path += [str(REPOSITORY / "tests/firmware"), str(REPOSITORY / "tests")]
 
+from cells import play_all  # noqa: E402
 from disk import bios_disk, blank_disk  # noqa: E402
 from guest import Guest  # noqa: E402
 from lan import JUMBO, NATIVE, TAGGED, TAGGED_SERVER, Lan, port  # noqa: E402
@@ -37,10 +38,6 @@ from server import Server  # noqa: E402
 LIMIT = 600
 # A datagram to a port where nobody is.
 SEND = "import socket, sys; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'', (sys.argv[1], 9))"
-
-
-def say(text):
-    print(f"vlan: {text}", flush=True)
 
 
 def fail(text):
@@ -242,24 +239,7 @@ def main():
     for path in (arguments.program, arguments.media):
         if not path.exists():
             raise SystemExit(f"vlan: {path} is missing; `make build bootmedia` makes program and boot media")
-    # The path of a socket has room for a hundred letters.
-    folder = Path(tempfile.mkdtemp(prefix="kbm-vlan-", dir="/tmp"))
-    names = arguments.only or CASES
-    failed = 0
-    for name in names:
-        started = time.monotonic()
-        try:
-            seen = play(arguments, folder, name)
-            say(f"{name}: {seen} ({time.monotonic() - started:.0f} s)")
-        except SystemExit as error:
-            failed += 1
-            say(f"{name}: FAILED: {error}")
-    if failed == 0 and not arguments.keep:
-        subprocess.run(["rm", "-rf", folder], check=True)
-    else:
-        say(f"logs and consoles are in {folder}")
-    print(f"{len(names) - failed} passed, {failed} failed")
-    return 1 if failed else 0
+    return play_all("vlan", arguments.only or CASES, partial(play, arguments), arguments.keep)
 
 
 sys.exit(main())

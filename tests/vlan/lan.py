@@ -10,7 +10,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from network import BRIDGE, ROUTER, SERVER, ip
+from network import BRIDGE, IPV4, ip
 from switch import Socket, Switch, Tap
 
 NATIVE, TAGGED = 1, 42
@@ -22,7 +22,7 @@ class Lan:
     """Use it as a context, with the ports of a machine."""
 
     def __init__(self, folder: Path, ports):
-        self.folder, self.sockets = folder, ports
+        self.folder, self.sockets, self.at = folder, ports, IPV4
         self.router, self.server = f"kbm-vlan-router-{os.getpid()}", f"kbm-vlan-server-{os.getpid()}"
         self.switch = self.dnsmasq = None
         self.taps = 0
@@ -33,9 +33,9 @@ class Lan:
                 ip("netns", "add", namespace)
                 ip("-n", namespace, "link", "set", "lo", "up")
             hosts = [
-                self.card(self.router, "eth0", ROUTER, NATIVE),
+                self.card(self.router, "eth0", IPV4.router, NATIVE),
                 self.card(self.router, "eth42", TAGGED_ROUTER, TAGGED),
-                self.card(self.server, BRIDGE, SERVER, NATIVE),
+                self.card(self.server, BRIDGE, IPV4.server, NATIVE),
                 self.card(self.server, TAGGED_CARD, TAGGED_SERVER, TAGGED),
             ]
             machine = [port.open(self.folder) for port in self.sockets]

@@ -18,7 +18,7 @@ use dhcp::{
     },
     v6::{
         self, server as server6,
-        wire::{Datagram, MessageType as MessageType6, mac_of},
+        wire::{Datagram, MessageType as MessageType6, mac_of, option as option6},
     },
 };
 
@@ -206,12 +206,14 @@ fn subnet4(probe: bool) -> server4::Subnet {
     subnet
 }
 
-/// Any packets at any time to a full server: addresses are those that it may give, the reserved one goes to its owner, and in the end all are free.
+/// Any packets at any time to a full server: addresses are those that it may give, each leased to one client at a time, the reserved one to its owner, and in the end all are free.
 pub fn v4_server(mut input: &[u8]) {
     let input = &mut input;
     let probe = flag(input);
     let mut server = server4::Server::new(server4::Settings::default(), vec![subnet4(probe)]).expect("a good network");
     let (mut now, mut out) = (START, Vec::new());
+    // Who holds each address, by type and hardware address, and until when it was told so.
+    let mut leased: BTreeMap<Ipv4Addr, ((u8, Vec<u8>), Time)> = BTreeMap::new();
     let ours = |address: Ipv4Addr| address == RESERVED || (u32::from(address).wrapping_sub(u32::from(RANGE))) < u32::from(RANGE_LENGTH);
     while !input.is_empty() {
         match take(input) % 8 {
@@ -249,17 +251,26 @@ pub fn v4_server(mut input: &[u8]) {
                     };
                     assert!(!is_given || is_right, "{:?} is given {}", client.mac, reply.address);
                     assert!(is_given || reply.kind != MessageType::Offer);
+                    if is_given && reply.kind == MessageType::Ack {
+                        let who = (packet.hardware_type(), packet.hardware_address().to_vec());
+                        if let Some((holder, until)) = leased.get(&reply.address).filter(|(_, until)| *until > now) {
+                            assert_eq!(&who, holder, "{} is somebody else's until {until:?}", reply.address);
+                        }
+                        let lease = Time::from_secs(sent.lease_time().expect("for how long").into());
+                        leased.insert(reply.address, (who, now + lease));
+                    }
                     assert!(!matches!(reply.destination, Destination::Unicast(to) if to.ip().is_unspecified()));
                     is_from_the_table(sent.option(option::BOOT_FILE).unwrap_or_else(|| sent.file()));
                 }
                 if let Ok(server4::Outcome::Probe(address)) = outcome {
                     assert!(probe && ours(address));
                 }
+                if let Ok(server4::Outcome::Released(address) | server4::Outcome::Declined(address)) = outcome {
+                    leased.remove(&address);
+                }
             }
         }
-        let records: Vec<_> = server.records().collect();
-        let addresses: BTreeSet<_> = records.iter().map(|record| record.address).collect();
-        assert!(addresses.len() == records.len() && addresses.iter().all(|address| ours(*address)));
+        assert!(server.records().all(|record| ours(record.address)));
     }
     server.take_changes();
     while let Some(deadline) = server.next_deadline() {
@@ -290,7 +301,13 @@ pub fn v6_wire(input: &[u8]) {
     assert!(message.user_classes().map(<[u8]>::len).sum::<usize>() <= input.len());
     assert!(message.vendor_classes().map(|(_, class)| class.len()).sum::<usize>() <= input.len());
     assert!(message.architectures().count() <= input.len() / 2);
-    let _ = (message.wants(59), message.seconds(), message.duid_uuid(), message.server_id());
+    let holds = |bytes: &[u8]| input.windows(bytes.len()).any(|window| window == bytes);
+    // One that says nothing of what it wants would like all.
+    let says = message.options.get(option6::REQUEST).is_some();
+    assert!(!says || !message.wants(option6::BOOT_FILE_URL) || holds(&option6::BOOT_FILE_URL.to_be_bytes()));
+    assert!(message.seconds() <= u16::MAX / 100);
+    assert!(message.duid_uuid().is_none_or(|uuid| holds(&uuid)));
+    assert!(message.server_id().is_none_or(|server| server.is_empty() || holds(server)));
 }
 
 /// Any messages at any time to a DHCPv6 server, as for [`v4_server`].
