@@ -257,6 +257,8 @@ pub fn v4_server(mut input: &[u8]) {
                             assert_eq!(&who, holder, "{} is somebody else's until {until:?}", reply.address);
                         }
                         let lease = Time::from_secs(sent.lease_time().expect("for how long").into());
+                        // Who takes another address has left the one before.
+                        leased.retain(|_, (holder, _)| *holder != who);
                         leased.insert(reply.address, (who, now + lease));
                     }
                     assert!(!matches!(reply.destination, Destination::Unicast(to) if to.ip().is_unspecified()));
