@@ -125,13 +125,13 @@ class Dhcpcd(Client):
         self.process.send_signal(14)
 
 
-class Networkd(Client):
-    name = "systemd-networkd"
+class NetworkdMixin:
+    """systemd-networkd, for a client of either family: `unit` is what its file says behind the link's name, `left` for how many seconds the kernel lets it have the address."""
 
     def command(self):
         unit = self.folder / "10-wire.network"
         # The identifier is that of the card: it takes no machine-id.
-        unit.write_text(f"[Match]\nName={self.link}\n[Network]\nDHCP=ipv4\nLinkLocalAddressing=no\n[DHCPv4]\nClientIdentifier=mac\n")
+        unit.write_text(f"[Match]\nName={self.link}\n[Network]\n{self.unit}")
         # With a /sys that cannot be written it does not wait for udev.
         before = f"mkdir -p /run/systemd/network && cp {unit} /run/systemd/network && mount -o remount,bind,ro /sys &&"
         return self.isolated("/lib/systemd/systemd-networkd", before=before)
@@ -139,11 +139,6 @@ class Networkd(Client):
     def __enter__(self):
         self.granted = None
         return super().__enter__()
-
-    def left(self):
-        """Seconds for which the kernel lets it have the address."""
-        shown = subprocess.check_output(self.network.inside(self.host, "ip", "-j", "-4", "addr", "show", self.link))
-        return max((a["valid_life_time"] for entry in json.loads(shown) for a in entry.get("addr_info", [])), default=0)
 
     def address(self, patience=30):
         address = super().address(patience)
@@ -156,6 +151,15 @@ class Networkd(Client):
 
     def release(self):
         self.process.terminate()
+
+
+class Networkd(NetworkdMixin, Client):
+    name = "systemd-networkd"
+    unit = "DHCP=ipv4\nLinkLocalAddressing=no\n[DHCPv4]\nClientIdentifier=mac\n"
+
+    def left(self):
+        shown = subprocess.check_output(self.network.inside(self.host, "ip", "-j", "-4", "addr", "show", self.link))
+        return max((a["valid_life_time"] for entry in json.loads(shown) for a in entry.get("addr_info", [])), default=0)
 
 
 CLIENTS = (Dhclient, Udhcpc, Dhcpcd, Networkd)

@@ -5,7 +5,7 @@ import re
 import subprocess
 import time
 
-from clients import Client
+from clients import Client, NetworkdMixin
 
 # What dhclient and dhcpcd call when something happens: dhclient leaves the address to it, dhcpcd sets it itself.
 HOOK = """#!/bin/sh
@@ -89,36 +89,15 @@ class Dhcpcd6(ClientV6):
         self.process.send_signal(14)
 
 
-class Networkd6(ClientV6):
+class Networkd6(NetworkdMixin, ClientV6):
     name = "systemd-networkd-6"
     # That of Debian 12 (252) does so with IPv4 only.
     releases = False
-
-    def command(self):
-        unit = self.folder / "10-wire.network"
-        # The identifier is that of the card: it takes no machine-id. M of an advertisement makes it ask.
-        unit.write_text(f"[Match]\nName={self.link}\n[Network]\nDHCP=ipv6\nIPv6AcceptRA=yes\n[DHCPv6]\nDUIDType=link-layer\n")
-        before = f"mkdir -p /run/systemd/network && cp {unit} /run/systemd/network && mount -o remount,bind,ro /sys &&"
-        return self.isolated("/lib/systemd/systemd-networkd", before=before)
-
-    def __enter__(self):
-        self.granted = None
-        return super().__enter__()
+    # M of an advertisement makes it ask.
+    unit = "DHCP=ipv6\nIPv6AcceptRA=yes\n[DHCPv6]\nDUIDType=link-layer\n"
 
     def left(self):
         return max((left for _, length, left in addresses(self.network, self.host, self.link) if length == 128), default=0)
-
-    def address(self, patience=30):
-        address = super().address(patience)
-        self.granted = self.granted or time.monotonic() + self.left()
-        return address
-
-    def renewals(self):
-        # It says nothing; but the address lives for longer than it was first granted.
-        return int(time.monotonic() + self.left() > self.granted + 10)
-
-    def release(self):
-        self.process.terminate()
 
 
 CLIENTS_V6 = (Dhclient6, Dhcpcd6, Networkd6)
