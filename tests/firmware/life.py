@@ -38,20 +38,30 @@ systemctl start kbm-test.service
 
 def ask_for_a_system(server):
     """Writes down what is wanted; what follows is the machine's and ours."""
+    prepare(server)
+    claim(server)
+
+
+def prepare(server):
+    """A network, an image, and a policy that accepts every machine."""
     digest = hashlib.sha256(server.image.read_bytes()).hexdigest()
     host = re.search(r"boot URL +http://([^/]+)/", server.said())[1]
     plan = {"prefix": IPV4.prefix, "ranges": [{"first": "10.77.0.210", "last": "10.77.0.219"}], "gateway": IPV4.router}
-    system = {"image": "debian", "requests": {"cpu": "1", "memory": "256Mi"}, "userData": {"name": NAME, "key": "userData"}}
     policy = {"when": "inventory.memory.bytes > 0", "networkRef": {"name": "lan"}}
-    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": NAME}, "data": {"userData": base64.b64encode(USER_DATA.encode()).decode()}}
-    server.call("POST", "/api/v1/namespaces/default/secrets", secret)
     for kind, path, name, spec in (
         ("BareMetalNetwork", "baremetalnetworks", "lan", {"ipv4": plan}),
         ("BareMetalImage", "baremetalimages", "debian", {"url": f"http://{host}/images/{server.image.name}", "digest": f"sha256:{digest}", "format": "Zstd"}),
         ("BareMetalDiscoveryPolicy", "baremetaldiscoverypolicies", "all", policy),
-        ("BareMetalInstance", "namespaces/default/baremetalinstances", NAME, system),
     ):
         server.call("POST", path, {"kind": kind, "metadata": {"name": name}, "spec": spec})
+
+
+def claim(server):
+    """An instance of the image, as a tenant asks for it."""
+    system = {"image": "debian", "requests": {"cpu": "1", "memory": "256Mi"}, "userData": {"name": NAME, "key": "userData"}}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": NAME}, "data": {"userData": base64.b64encode(USER_DATA.encode()).decode()}}
+    server.call("POST", "/api/v1/namespaces/default/secrets", secret)
+    server.call("POST", "namespaces/default/baremetalinstances", {"kind": "BareMetalInstance", "metadata": {"name": NAME}, "spec": system})
 
 
 def runs(server):

@@ -52,6 +52,8 @@ pub struct PowerFacts {
     pub state: PowerState,
     /// How the latest act ended, as far as whoever carries them out remembers it.
     pub ended: Option<Ended>,
+    /// The interfaces by which it is woken, where netboot is to do it.
+    pub macs: Vec<String>,
 }
 
 /// What is waited for.
@@ -129,6 +131,7 @@ pub(crate) fn settle(
                 id: format!("{}-{:08x}", new.sequence, salt as u32),
                 kind,
                 since: Time(now),
+                macs: if kind == PowerActKind::On { facts.macs.clone() } else { Vec::new() },
             });
             new.retry_after = None;
         }

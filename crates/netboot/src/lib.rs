@@ -49,6 +49,7 @@ mod state;
 mod swarms;
 mod timeline;
 mod wake;
+mod wake_on_lan;
 
 #[cfg(feature = "planted-holes")]
 #[doc(hidden)]

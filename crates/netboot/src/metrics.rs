@@ -223,6 +223,8 @@ pub struct Metrics {
     pub dhcp_other_servers: Counter,
     /// Addresses that somebody answered from who has no lease.
     pub dhcp_conflicts: Counter,
+    /// Frames that were sent to wake machines.
+    pub wake_frames: Counter,
     /// Transfers over TFTP that ended well.
     pub tftp_sent: Counter,
     /// Transfers over TFTP that did not.
@@ -349,6 +351,7 @@ impl Metrics {
                 "Addresses that were about to be given out and that somebody uses",
                 Counter
             ),
+            wake_frames: register!("wake_frames", "Frames that were sent to wake machines (Wake-on-LAN)", Counter),
             tftp_sent: register!("tftp_sent", "Boot loaders sent over TFTP", Counter),
             tftp_failed: register!("tftp_failed", "Transfers over TFTP that did not end well", Counter),
             boot_steps,

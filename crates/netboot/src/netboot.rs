@@ -45,6 +45,7 @@ use crate::{
     swarms::Swarms,
     timeline::{self, Timelines},
     wake::Wakes,
+    wake_on_lan,
 };
 
 /// Where a replica is reached.
@@ -230,7 +231,9 @@ impl Netboot {
             shelf: shelf.clone(),
             metrics: metrics.clone(),
         };
-        let synced = watch::start(&store, &cache, &wakes, &seeds, &networks, &stop, &tasks);
+        let wake_on_lan = config.lan.as_ref().map(|lan| wake_on_lan::new(&lan.interfaces, metrics.clone()));
+        let (hears, wake_frames) = wake_on_lan.unzip();
+        let synced = watch::start(&store, &cache, (&wakes, hears.map(Arc::new)), &seeds, &networks, &stop, &tasks);
         let quotas = config.quotas.clone();
         let budget = Arc::new(Budget::new(quotas.progress_writes_per_second));
         let shared = Arc::new(Shared {
@@ -308,6 +311,9 @@ impl Netboot {
             metrics.clone(),
         )));
         background(Box::pin(timeline::write::run(shared.clone())));
+        if let Some(frames) = wake_frames {
+            background(Box::pin(frames.run()));
+        }
         if let (Some(Giving { full, others }), Some(lan)) = (giving, &shared.config.lan) {
             let interfaces = lan.interfaces.iter().filter(|interface| interface.may_give());
             let interfaces = interfaces.map(|interface| interface.name.clone()).collect();

@@ -16,7 +16,7 @@ const FIRST_RETRY: Duration = Duration::from_secs(2);
 const MAX_RETRY: Duration = Duration::from_secs(60);
 
 /// A Secret's contents. Prints only the names of its keys.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Contents(BTreeMap<String, Vec<u8>>);
 
 impl std::fmt::Debug for Contents {

@@ -20,10 +20,10 @@ use crate::{
 pub const ETHER_TYPE: u16 = 0x0842;
 /// The UDP port that is commonly used (discard). Interfaces do not look at it.
 pub const PORT: u16 = 9;
-/// Datagrams get lost: so many are sent,
-const TIMES: usize = 3;
+/// Datagrams and frames get lost: so many are sent,
+pub const TIMES: usize = 3;
 /// with so much between them.
-const BETWEEN: Duration = Duration::from_millis(100);
+pub const BETWEEN: Duration = Duration::from_millis(100);
 
 /// What is the same for all such machines.
 pub static KIND: Kind = Kind {
@@ -98,9 +98,9 @@ pub fn frame(from: Mac, mac: Mac, password: &[u8]) -> Vec<u8> {
 /// How a machine is woken.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Its interface.
-    pub mac: Mac,
-    /// Where the datagrams go: a broadcast address each, with [`PORT`].
+    /// Its interfaces that may be listening.
+    pub macs: Vec<Mac>,
+    /// Where the datagrams go: a broadcast address each, with [`PORT`]. None, where somebody in the machine's segment sends frames: then there is nothing to do here.
     pub to: Vec<SocketAddr>,
     /// The SecureOn password, where the interface wants one: four or six bytes.
     pub password: Option<SecretSlice<u8>>,
@@ -125,9 +125,9 @@ impl Wake {
                 problem: problem.to_owned(),
             })
         };
-        if settings.to.is_empty() {
-            return wrong("to", "there is none: name at least one broadcast address");
-        }
+        let Some(first) = settings.macs.first() else {
+            return wrong("macs", "no interface is known: name at least one");
+        };
         if settings.to.iter().any(|to| to.ip().is_unspecified() || to.port() == 0) {
             return wrong("to", "an address or port of zero leads nowhere");
         }
@@ -139,22 +139,24 @@ impl Wake {
             return wrong("password", "a SecureOn password has four or six bytes");
         }
         Ok(Self {
-            controller: settings.mac.to_string(),
+            controller: first.to_string(),
             settings,
         })
     }
 
     async fn wake(&self) -> Result<(), Fault> {
         let password = self.settings.password.as_ref().map_or(&[][..], |password| password.expose_secret());
-        let packet = packet(self.settings.mac, password);
+        let packets: Vec<_> = self.settings.macs.iter().map(|mac| packet(*mac, password)).collect();
         for time in 0..TIMES {
-            if time > 0 {
+            if time > 0 && !self.settings.to.is_empty() {
                 sleep(BETWEEN).await;
             }
             for to in &self.settings.to {
-                send(*to, &packet)
-                    .await
-                    .map_err(|error| Fault::Unreachable(format!("no datagram to {to}: {error}")))?;
+                for packet in &packets {
+                    send(*to, packet)
+                        .await
+                        .map_err(|error| Fault::Unreachable(format!("no datagram to {to}: {error}")))?;
+                }
             }
         }
         Ok(())
@@ -213,7 +215,7 @@ mod tests {
             assert!(matches!(Mac::parse(text), Err(Fault::Settings { field: "mac", .. })), "{text}");
         }
         let settings = |to: &str, password: Option<Vec<u8>>| Settings {
-            mac: mac(),
+            macs: vec![mac()],
             to: vec![to.parse().expect("an address")],
             password: password.map(SecretSlice::from),
         };

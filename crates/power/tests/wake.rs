@@ -43,7 +43,7 @@ async fn the_packet_is_wakeonlans() {
     let theirs = heard(&socket);
 
     let wake = Wake::new(Settings {
-        mac: Mac::parse(MAC).expect("an address"),
+        macs: vec![Mac::parse(MAC).expect("an address")],
         to: vec![to],
         password: None,
     })
@@ -59,7 +59,7 @@ async fn the_packet_is_wakeonlans() {
 async fn a_secure_on_password_goes_along_and_is_not_shown() {
     let (socket, to) = listener();
     let wake = Wake::new(Settings {
-        mac: Mac::parse(MAC).expect("an address"),
+        macs: vec![Mac::parse(MAC).expect("an address")],
         to: vec![to],
         password: Some(vec![0xca, 0xfe, 0xba, 0xbe, 0xd0, 0x0d].into()),
     })

@@ -179,3 +179,91 @@ async fn its_errors_are_told_apart() {
         .expect_err("a wrong key");
     assert!(matches!(fault, Fault::Credentials(_)), "{fault}");
 }
+
+/// The service of `examples/power-webhook`, over a file that says whether the machine is on. It ends with this.
+struct Example {
+    process: std::process::Child,
+    url: String,
+    folder: tempfile::TempDir,
+    /// It goes on writing there.
+    _output: std::io::BufReader<std::process::ChildStdout>,
+}
+
+impl Example {
+    fn start(key: &str) -> Self {
+        use std::io::BufRead;
+
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = folder.path().join("state");
+        std::fs::write(&state, "off").expect("written");
+        let writes = |word: &str| json!(["sh", "-c", format!("printf {word} > {}", state.display())]);
+        let machines = json!({"bench-1": {
+            "on": writes("on"), "off": writes("off"), "state": ["cat", state], "cycle": ["sh", "-c", "echo the relay is stuck >&2; exit 1"],
+        }});
+        std::fs::write(folder.path().join("machines.json"), machines.to_string()).expect("written");
+        let service = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/power-webhook/service.py");
+        let mut process = std::process::Command::new("python3")
+            .arg(service)
+            .args(["--listen", "127.0.0.1:0", "--machines"])
+            .arg(folder.path().join("machines.json"))
+            .env("POWER_KEY", key)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("python3 runs");
+        let mut line = String::new();
+        let mut output = std::io::BufReader::new(process.stdout.take().expect("its output"));
+        output.read_line(&mut line).expect("a line");
+        let address = line.trim().strip_prefix("listening at ").expect("where it listens");
+        Self {
+            url: format!("http://{address}/"),
+            process,
+            folder,
+            _output: output,
+        }
+    }
+
+    fn driver(&self, key: &str, machine: &str) -> Webhook {
+        Webhook::new(Settings {
+            url: self.url.clone(),
+            trust: None,
+            key: Settings::key(key).expect("a key"),
+            machine: machine.to_owned(),
+            capabilities: webhook::KIND.capabilities,
+        })
+        .expect("good settings")
+    }
+}
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        self.process.kill().expect("it ran");
+        self.process.wait().expect("it ended");
+    }
+}
+
+#[tokio::test]
+async fn the_worked_example_keeps_to_the_contract() {
+    let key = "whsec_dGhpcnR5LXR3byBieXRlcyBvZiBhIHNoYXJlZCBrZXk=";
+    let example = Example::start(key);
+    let driver = example.driver(key, "bench-1");
+    assert_eq!(driver.state().await, Ok(PowerState::Off));
+    driver.on().await.expect("on");
+    assert_eq!(std::fs::read_to_string(example.folder.path().join("state")).expect("read"), "on");
+    assert_eq!(driver.state().await, Ok(PowerState::On));
+    driver.off(Off::Hard).await.expect("off");
+    assert_eq!(driver.state().await, Ok(PowerState::Off));
+    let stuck = driver.cycle().await.expect_err("the relay is stuck").to_string();
+    assert!(stuck.contains("the relay is stuck"), "{stuck}");
+    let boot = BootOnce {
+        device: BootDevice::Network,
+        firmware: Firmware::Uefi,
+    };
+    assert!(matches!(driver.boot_once(boot).await, Err(Fault::NotOffered { .. })));
+    assert!(matches!(
+        example.driver(key, "bench-2").state().await,
+        Err(Fault::NotOffered { .. })
+    ));
+    let stranger = example.driver("c29tZWJvZHkgZWxzZSdzIHRoaXJ0eS10d28gYnl0ZXM=", "bench-1");
+    assert!(matches!(stranger.on().await, Err(Fault::Credentials(_))));
+    assert_eq!(std::fs::read_to_string(example.folder.path().join("state")).expect("read"), "off");
+}

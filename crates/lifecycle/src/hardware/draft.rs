@@ -415,9 +415,14 @@ impl<'a> Draft<'a> {
             (Some(_), "") => ". Its power driver switched it, and it did not boot into the agent".to_owned(),
             (Some(_), fault) => format!(". Its power driver cannot: {fault}"),
         };
+        let manual = self.facts.hardware.spec.power.as_ref().and_then(|p| p.manual.as_ref());
+        let how = manual
+            .filter(|m| !m.instructions.is_empty())
+            .map(|m| format!(" ({})", m.instructions));
         let message = format!(
-            "Switch this machine off and on, with the network as its first boot device: {}{tried}",
-            self.describe()
+            "Switch this machine off and on, with the network as its first boot device: {}{}{tried}",
+            self.describe(),
+            how.unwrap_or_default()
         );
         if !conditions::is_true(&self.old.conditions, conditions::POWER_CYCLE_NEEDED) {
             self.event(true, "PowerCycleNeeded", message.clone());

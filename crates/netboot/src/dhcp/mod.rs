@@ -53,7 +53,7 @@ use lifecycle::identity::Match;
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub(crate) use self::full::Full;
+pub(crate) use self::{full::Full, wire::frames};
 use self::{
     full::{Question, Step},
     others::Others,

@@ -73,7 +73,7 @@ pub(super) async fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> usize {
 }
 
 /// A packet socket for one EtherType on an interface, and the interface's MAC address.
-fn frames(interface: &str, ethertype: i32) -> io::Result<(Socket, [u8; 6])> {
+pub(crate) fn frames(interface: &str, ethertype: i32) -> io::Result<(Socket, [u8; 6])> {
     let (link, mac) = mac_of(interface)?;
     // The protocol's bytes stand in network order (packet(7)).
     let protocol = Protocol::from(i32::from((ethertype as u16).to_be()));

@@ -17,6 +17,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use crate::{
     objects::{addresses::TakenAddresses, cache::Cache, images::Images, networks::Networks, seeds::Seeds},
     wake::Wakes,
+    wake_on_lan::WakeOnLan,
 };
 
 /// What to do with the objects of one kind.
@@ -29,7 +30,7 @@ trait Sink<K>: Send + Sync + 'static {
 }
 
 struct Discoveries(Arc<Cache>, Arc<Wakes>);
-struct Hardware(Arc<Cache>, Arc<Wakes>);
+struct Hardware(Arc<Cache>, Arc<Wakes>, Option<Arc<WakeOnLan>>);
 
 impl Sink<BareMetalDiscovery> for Discoveries {
     fn apply(&self, object: BareMetalDiscovery) {
@@ -52,16 +53,27 @@ impl Sink<BareMetalDiscovery> for Discoveries {
 
 impl Sink<BareMetalHardware> for Hardware {
     fn apply(&self, object: BareMetalHardware) {
+        if let Some(wake) = &self.2 {
+            wake.look(&object, jiff::Timestamp::now());
+        }
         let discovery = self.0.apply_hardware(object);
         self.1.wake(&discovery);
     }
     fn delete(&self, object: BareMetalHardware) {
+        if let Some(wake) = &self.2 {
+            wake.forget(&object.name_any());
+        }
         self.0.remove_hardware(&object.name_any());
         self.1.wake(&object.spec.discovery_name);
     }
     fn retain(&self, keys: &HashSet<String>) {
         // The discovery of hardware that went has the same name by convention; a wake-up too few costs one poll interval.
-        self.0.retain_hardware(keys).iter().for_each(|n| self.1.wake(n));
+        for name in self.0.retain_hardware(keys) {
+            self.1.wake(&name);
+            if let Some(wake) = &self.2 {
+                wake.forget(&name);
+            }
+        }
     }
     fn key(&self, object: &BareMetalHardware) -> String {
         object.name_any()
@@ -254,11 +266,11 @@ pub(crate) fn slim<K: Resource>(mut object: K) -> K {
     object
 }
 
-/// Starts the watches on `tasks`.
+/// Starts the watches on `tasks`. `wake_on_lan` hears of acts of machines' power.
 pub(crate) fn start(
     store: &crate::objects::store::Store,
     cache: &Arc<Cache>,
-    wakes: &Arc<Wakes>,
+    (wakes, wake_on_lan): (&Arc<Wakes>, Option<Arc<WakeOnLan>>),
     seeds: &Arc<Seeds>,
     networks: &Arc<Networks>,
     stop: &tokio_util::sync::CancellationToken,
@@ -272,7 +284,12 @@ pub(crate) fn start(
         move || sender.send_modify(|s| s[place] = true)
     };
     let discoveries = follow(store.discoveries.clone(), all(), Discoveries(c.clone(), w.clone()), listed(0));
-    let hardware = follow(store.hardware.clone(), all(), Hardware(c.clone(), w.clone()), listed(1));
+    let hardware = follow(
+        store.hardware.clone(),
+        all(),
+        Hardware(c.clone(), w.clone(), wake_on_lan),
+        listed(1),
+    );
     // Nobody waits for these: what is not here is read.
     let sealed = all().labels(api::LABEL_SEED);
     let seeds = follow(

@@ -52,7 +52,7 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
         ),
         _ => (Readiness::Ready, Readiness::Ready),
     };
-    let power = world.power.facts(&hardware);
+    let power = world.power.facts(&hardware, discovery.as_deref());
     let facts = HardwareFacts {
         hardware: &hardware,
         discovery: discovery.as_deref(),

@@ -1,60 +1,178 @@
 //! From what a machine's spec says to a driver of the crate `power`.
 
-use api::power::{CipherSuite, IpmiPower, IpmiPrivilege, PowerSpec, RedfishPower};
+use std::net::{IpAddr, SocketAddr};
+
+use api::{
+    common::LocalSecretName,
+    power::{
+        CipherSuite, HomeAssistantPower, IpmiPower, IpmiPrivilege, PlugLoad, PowerSpec, RedfishPower, ShellyPower, WakeOnLanPower,
+        WebhookCall, WebhookPower,
+    },
+};
 use lifecycle::power::Can;
-use power::{BootDevice, Capabilities, Driver, Fault, ipmi, redfish, tls::Trust};
-use secrecy::SecretString;
+use power::{
+    BootDevice, BootDevices, Capabilities, Driver, Fault, Kind, Unmanaged, ipmi,
+    plug::{self, Load, Make, Plug, home_assistant::HomeAssistant, shelly::Shelly},
+    redfish,
+    tls::Trust,
+    unmanaged, wake, webhook,
+};
+use secrecy::{SecretSlice, SecretString};
 
 use crate::secrets::Contents;
 
 /// Keys of a Secret with credentials.
 const USERNAME: &str = "username";
 const PASSWORD: &str = "password";
-/// Certificate authorities (PEM) of a Redfish service, where its own certificate is not named.
+const KEY: &str = "key";
+const TOKEN: &str = "token";
+/// Certificate authorities (PEM), where a service's own certificate is not named.
 const AUTHORITIES: &str = "ca.crt";
 
-/// What the driver of a machine declares, before any controller was asked.
-pub(crate) fn can(spec: &PowerSpec) -> Can {
-    let capabilities = match (&spec.redfish, &spec.ipmi) {
-        (Some(_), _) => &redfish::KIND.capabilities,
-        (None, Some(_)) => &ipmi::KIND.capabilities,
-        (None, None) => &Capabilities::NONE,
-    };
-    Can {
-        boot_agent: capabilities.cycle && capabilities.boot_once.contain(BootDevice::Network),
+/// The one way that a spec names.
+enum Way<'a> {
+    Redfish(&'a RedfishPower),
+    Ipmi(&'a IpmiPower),
+    Webhook(&'a WebhookPower),
+    Shelly(&'a ShellyPower),
+    HomeAssistant(&'a HomeAssistantPower),
+    WakeOnLan(&'a WakeOnLanPower),
+    Manual,
+}
+
+impl<'a> Way<'a> {
+    fn of(spec: &'a PowerSpec) -> Option<Self> {
+        let mut named = [
+            spec.redfish.as_ref().map(Way::Redfish),
+            spec.ipmi.as_ref().map(Way::Ipmi),
+            spec.webhook.as_ref().map(Way::Webhook),
+            spec.shelly.as_ref().map(Way::Shelly),
+            spec.home_assistant.as_ref().map(Way::HomeAssistant),
+            spec.wake_on_lan.as_ref().map(Way::WakeOnLan),
+            spec.manual.as_ref().map(|_| Way::Manual),
+        ]
+        .into_iter()
+        .flatten();
+        named.next()
+    }
+
+    fn kind(&self) -> &'static Kind {
+        match self {
+            Self::Redfish(_) => &redfish::KIND,
+            Self::Ipmi(_) => &ipmi::KIND,
+            Self::Webhook(_) => &webhook::KIND,
+            Self::Shelly(_) => &plug::SHELLY,
+            Self::HomeAssistant(_) => &plug::HOME_ASSISTANT,
+            Self::WakeOnLan(_) => &wake::KIND,
+            Self::Manual => &unmanaged::KIND,
+        }
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        match self {
+            Self::Webhook(webhook) => promised(&webhook.calls),
+            _ => self.kind().capabilities,
+        }
+    }
+
+    fn credentials(&self) -> Option<&'a LocalSecretName> {
+        match self {
+            Self::Redfish(way) => Some(&way.credentials),
+            Self::Ipmi(way) => Some(&way.credentials),
+            Self::Webhook(way) => Some(&way.credentials),
+            Self::Shelly(way) => way.credentials.as_ref(),
+            Self::HomeAssistant(way) => Some(&way.credentials),
+            Self::WakeOnLan(way) => way.credentials.as_ref(),
+            Self::Manual => None,
+        }
+    }
+
+    fn driver(&self, macs: &[String], credentials: &Contents) -> Result<Box<dyn Driver>, Fault> {
+        Ok(match self {
+            Self::Redfish(way) => Box::new(redfish::Redfish::new(redfish_settings(way, credentials)?)?),
+            Self::Ipmi(way) => Box::new(ipmi::Ipmi::new(ipmi_settings(way, credentials)?)?),
+            Self::Webhook(way) => Box::new(webhook::Webhook::new(webhook_settings(way, credentials)?)?),
+            Self::Shelly(way) => Box::new(Plug::new(Make::Shelly(shelly(way, credentials)?), load(&way.load))?),
+            Self::HomeAssistant(way) => Box::new(Plug::new(Make::HomeAssistant(home_assistant(way, credentials)?), load(&way.load))?),
+            Self::WakeOnLan(way) => Box::new(wake::Wake::new(wake_settings(way, macs, credentials)?)?),
+            Self::Manual => Box::new(Unmanaged),
+        })
+    }
+}
+
+/// What a service says that it does.
+fn promised(calls: &[WebhookCall]) -> Capabilities {
+    let has = |call| calls.contains(&call);
+    let devices = [
+        (WebhookCall::BootNetwork, BootDevice::Network),
+        (WebhookCall::BootHttp, BootDevice::Http),
+        (WebhookCall::BootDisk, BootDevice::Disk),
+        (WebhookCall::BootMedium, BootDevice::Media),
+    ];
+    let devices: Vec<_> = devices
+        .into_iter()
+        .filter(|(call, _)| has(*call))
+        .map(|(_, device)| device)
+        .collect();
+    Capabilities {
+        on: has(WebhookCall::On),
+        off_soft: has(WebhookCall::ShutDown),
+        off_hard: has(WebhookCall::Off),
+        cycle: has(WebhookCall::Cycle),
+        state: has(WebhookCall::State),
+        boot_once: BootDevices::of(&devices),
+        media: has(WebhookCall::Media),
+    }
+}
+
+/// What the driver of a machine declares, before any controller was asked; nothing where only a person switches it.
+pub(crate) fn can(spec: &PowerSpec) -> Option<Can> {
+    let capabilities = Way::of(spec).filter(|way| !matches!(way, Way::Manual))?.capabilities();
+    Some(Can {
+        // Without a word to the firmware it boots as it is set up: from the network first, as the documentation asks for.
+        boot_agent: capabilities.cycle,
         on: capabilities.on,
         shut_down: capabilities.off_soft,
         off: capabilities.off_hard,
-    }
+    })
 }
 
-/// Name of the Secret with a machine's credentials, in the operator's namespace.
+/// Whether netboot is to wake it.
+pub(crate) fn is_woken(spec: &PowerSpec) -> bool {
+    spec.wake_on_lan.is_some()
+}
+
+/// Name of the Secret with a machine's credentials, in the operator's namespace, where it has any.
 pub(crate) fn secret(spec: &PowerSpec) -> Option<&str> {
-    let named = spec.redfish.as_ref().map(|r| &r.credentials);
-    named.or(spec.ipmi.as_ref().map(|i| &i.credentials)).map(|s| s.name.as_str())
+    Some(&Way::of(spec)?.credentials()?.name)
 }
 
-/// The driver. Nothing is sent.
-pub(crate) fn driver(spec: &PowerSpec, credentials: &Contents) -> Result<Box<dyn Driver>, Fault> {
-    match (&spec.redfish, &spec.ipmi) {
-        (Some(spec), _) => Ok(Box::new(redfish::Redfish::new(redfish_settings(spec, credentials)?)?)),
-        (None, Some(spec)) => Ok(Box::new(ipmi::Ipmi::new(ipmi_settings(spec, credentials)?)?)),
-        (None, None) => Err(Fault::Settings {
-            field: "spec.power",
-            problem: "it names no way to switch the machine".to_owned(),
-        }),
-    }
+/// The driver of a machine whose interfaces have these addresses. Nothing is sent.
+pub(crate) fn driver(spec: &PowerSpec, macs: &[String], credentials: &Contents) -> Result<Box<dyn Driver>, Fault> {
+    let way = Way::of(spec).ok_or_else(|| Fault::Settings {
+        field: "spec.power",
+        problem: "it names no way to switch the machine".to_owned(),
+    })?;
+    way.driver(macs, credentials)
 }
 
-fn redfish_settings(spec: &RedfishPower, credentials: &Contents) -> Result<redfish::Settings, Fault> {
-    let trust = match (&spec.certificate_sha256, credentials.get(AUTHORITIES)) {
+fn trust(url: &str, fingerprint: Option<&String>, credentials: &Contents) -> Result<Option<Trust>, Fault> {
+    Ok(match (fingerprint, credentials.get(AUTHORITIES)) {
+        _ if !url.starts_with("https://") => None,
         (Some(fingerprint), _) => Some(Trust::fingerprint(fingerprint)?),
         (None, Some(authorities)) => Some(Trust::authorities(authorities)?),
         (None, None) => None,
-    };
+    })
+}
+
+fn base(address: &str) -> String {
+    address.trim_end_matches('/').to_owned()
+}
+
+fn redfish_settings(spec: &RedfishPower, credentials: &Contents) -> Result<redfish::Settings, Fault> {
     Ok(redfish::Settings {
-        url: spec.address.trim_end_matches('/').to_owned(),
-        trust,
+        url: base(&spec.address),
+        trust: trust(&spec.address, spec.certificate_sha256.as_ref(), credentials)?,
         user: text(credentials, USERNAME)?,
         password: SecretString::from(text(credentials, PASSWORD)?),
         system: spec.system.clone(),
@@ -79,10 +197,66 @@ fn ipmi_settings(spec: &IpmiPower, credentials: &Contents) -> Result<ipmi::Setti
     })
 }
 
+fn webhook_settings(spec: &WebhookPower, credentials: &Contents) -> Result<webhook::Settings, Fault> {
+    Ok(webhook::Settings {
+        url: spec.url.clone(),
+        trust: trust(&spec.url, spec.certificate_sha256.as_ref(), credentials)?,
+        key: webhook::Settings::key(&text(credentials, KEY)?)?,
+        machine: spec.machine.clone(),
+        capabilities: promised(&spec.calls),
+    })
+}
+
+fn shelly(spec: &ShellyPower, credentials: &Contents) -> Result<Shelly, Fault> {
+    let password = spec.credentials.is_some().then(|| text(credentials, PASSWORD)).transpose()?;
+    let trust = trust(&spec.address, None, credentials)?;
+    Shelly::new(&base(&spec.address), trust.as_ref(), password.map(SecretString::from), spec.switch)
+}
+
+fn home_assistant(spec: &HomeAssistantPower, credentials: &Contents) -> Result<HomeAssistant, Fault> {
+    let trust = trust(&spec.address, spec.certificate_sha256.as_ref(), credentials)?;
+    let token = SecretString::from(text(credentials, TOKEN)?);
+    HomeAssistant::new(&base(&spec.address), trust.as_ref(), token, spec.entity.clone(), spec.meter.clone())
+}
+
+fn load(spec: &PlugLoad) -> Load {
+    Load {
+        rest: std::time::Duration::from_secs(spec.rest_seconds.into()),
+        running_watts: spec.running_watts.map(f64::from),
+    }
+}
+
+fn wake_settings(spec: &WakeOnLanPower, macs: &[String], credentials: &Contents) -> Result<wake::Settings, Fault> {
+    let password = spec.credentials.is_some().then(|| text(credentials, PASSWORD)).transpose()?;
+    Ok(wake::Settings {
+        macs: macs.iter().map(|mac| wake::Mac::parse(mac)).collect::<Result<_, _>>()?,
+        to: spec.to.iter().map(|to| broadcast(to)).collect::<Result<_, _>>()?,
+        password: password.map(|password| secure_on(&password)).transpose()?,
+    })
+}
+
+/// An address with a port, or the usual port.
+fn broadcast(text: &str) -> Result<SocketAddr, Fault> {
+    let alone = || text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, wake::PORT));
+    text.parse().or_else(|_| alone()).map_err(|_| Fault::Settings {
+        field: "wakeOnLan.to",
+        problem: format!("{text:?} is no address: write the broadcast address of the machine's network, as 192.0.2.255 or 192.0.2.255:9"),
+    })
+}
+
+/// The bytes of a SecureOn password.
+fn secure_on(text: &str) -> Result<SecretSlice<u8>, Fault> {
+    let bytes = hex::decode(text.trim().replace([':', '-'], ""));
+    bytes.map(SecretSlice::from).map_err(|_| Fault::Settings {
+        field: PASSWORD,
+        problem: "a SecureOn password is written in hexadecimal, as 01:23:45:67:89:ab".to_owned(),
+    })
+}
+
 fn text(credentials: &Contents, key: &'static str) -> Result<String, Fault> {
     let value = credentials.get(key).ok_or_else(|| Fault::Settings {
         field: key,
-        problem: "the Secret that spec.power names has no such key: it needs username and password".to_owned(),
+        problem: format!("the Secret that spec.power names has no key {key}: add it"),
     })?;
     String::from_utf8(value.to_vec()).map_err(|_| Fault::Settings {
         field: key,
@@ -92,33 +266,25 @@ fn text(credentials: &Contents, key: &'static str) -> Result<String, Fault> {
 
 #[cfg(test)]
 mod tests {
-    use api::common::LocalSecretName;
-
     use super::*;
 
+    /// A spec as people write it.
+    fn spec(text: serde_json::Value) -> PowerSpec {
+        serde_json::from_value(text).expect("a spec")
+    }
+
     fn ipmi() -> PowerSpec {
-        PowerSpec {
-            ipmi: Some(IpmiPower {
-                host: "192.0.2.7".to_owned(),
-                port: 623,
-                credentials: LocalSecretName {
-                    name: "bmc-rack-1".to_owned(),
-                },
-                cipher_suite: CipherSuite::default(),
-                privilege: IpmiPrivilege::default(),
-            }),
-            redfish: None,
-        }
+        spec(serde_json::json!({"ipmi": {"host": "192.0.2.7", "credentials": {"name": "bmc-rack-1"}}}))
     }
 
     #[test]
     fn a_driver_is_made_of_spec_and_secret_and_says_what_is_missing() {
         assert_eq!(secret(&ipmi()), Some("bmc-rack-1"));
         let whole = Contents::of([("username", "admin"), ("password", "hunter2")]);
-        let driver = driver(&ipmi(), &whole).unwrap();
+        let driver = driver(&ipmi(), &[], &whole).unwrap();
         assert_eq!(driver.controller(), "192.0.2.7:623");
         assert!(!format!("{driver:?}").contains("hunter2"));
-        let fault = super::driver(&ipmi(), &Contents::of([("username", "admin")])).unwrap_err();
+        let fault = super::driver(&ipmi(), &[], &Contents::of([("username", "admin")])).unwrap_err();
         assert!(fault.to_string().starts_with("password: "), "{fault}");
     }
 
@@ -130,7 +296,65 @@ mod tests {
             shut_down: true,
             off: true,
         };
-        assert_eq!(can(&ipmi()), all);
-        assert_eq!(can(&PowerSpec::default()), Can::default());
+        assert_eq!(can(&ipmi()), Some(all));
+        assert_eq!(can(&PowerSpec::default()), None);
+        assert_eq!(can(&spec(serde_json::json!({"manual": {}}))), None);
+        let wake = can(&spec(serde_json::json!({"wakeOnLan": {}})));
+        assert_eq!(
+            wake,
+            Some(Can {
+                on: true,
+                ..Can::default()
+            })
+        );
+        let service = serde_json::json!({"webhook": {"url": "https://pdu.example/power", "machine": "r1-7", "credentials": {"name": "k"}, "calls": ["On", "Off"]}});
+        let service = can(&spec(service));
+        assert_eq!(
+            service,
+            Some(Can {
+                on: true,
+                off: true,
+                ..Can::default()
+            })
+        );
+    }
+
+    #[test]
+    fn every_way_makes_the_driver_of_its_kind() {
+        let key = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+        let contents = Contents::of([("username", "u"), ("password", "01:23:45:67:89:ab"), ("token", "t"), ("key", key)]);
+        let secret = serde_json::json!({"name": "s"});
+        let ways = [
+            (
+                "redfish",
+                serde_json::json!({"address": "http://192.0.2.7", "insecure": true, "credentials": secret}),
+            ),
+            ("ipmi", serde_json::json!({"host": "192.0.2.7", "credentials": secret})),
+            (
+                "webhook",
+                serde_json::json!({"url": "http://192.0.2.7/p", "machine": "m", "credentials": secret, "calls": ["On"]}),
+            ),
+            ("shelly", serde_json::json!({"address": "http://192.0.2.7/", "credentials": secret})),
+            (
+                "homeAssistant",
+                serde_json::json!({"address": "http://192.0.2.7:8123", "entity": "switch.pc", "credentials": secret, "insecure": true}),
+            ),
+            (
+                "wakeOnLan",
+                serde_json::json!({"to": ["192.0.2.255", "[ff02::1]:7"], "credentials": secret}),
+            ),
+            ("manual", serde_json::json!({})),
+        ];
+        for (name, way) in ways {
+            let spec = spec(serde_json::json!({name: way}));
+            let driver = driver(&spec, &["52:54:00:12:34:56".to_owned()], &contents).unwrap_or_else(|fault| panic!("{name}: {fault}"));
+            assert_eq!(driver.kind().name, name);
+        }
+        let fault = driver(
+            &spec(serde_json::json!({"wakeOnLan": {"to": ["nowhere"]}})),
+            &["52:54:00:12:34:56".to_owned()],
+            &contents,
+        );
+        assert!(fault.unwrap_err().to_string().starts_with("wakeOnLan.to: "));
     }
 }

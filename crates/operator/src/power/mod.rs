@@ -18,14 +18,14 @@ use std::{
 
 use agent_protocol::inventory::FirmwareMode;
 use api::{
-    BareMetalHardware,
+    BareMetalDiscovery, BareMetalHardware,
     power::{PowerAct, PowerActKind, PowerSpec, PowerState},
 };
 use jiff::Timestamp;
 use kube::ResourceExt;
 use lifecycle::power::{Ended, PowerFacts};
 use power::{
-    BootDevice, BootOnce, Fault, Firmware, Off, PowerError,
+    BootDevice, BootOnce, Fault, Firmware, Off, Operation, PowerError,
     calls::{Calls, Limits, Machine},
 };
 use tokio::time::Instant;
@@ -52,6 +52,7 @@ pub(crate) const AT_ONCE: usize = 512;
 /// A driver, and of what it was made.
 struct Wired {
     spec: PowerSpec,
+    macs: Vec<String>,
     credentials: Contents,
     read_at: Instant,
     machine: Machine,
@@ -96,12 +97,19 @@ impl Switches {
     }
 
     /// For the decisions about a machine; nothing where it has no driver.
-    pub(crate) fn facts(&self, hardware: &BareMetalHardware) -> Option<PowerFacts> {
+    pub(crate) fn facts(&self, hardware: &BareMetalHardware, discovery: Option<&BareMetalDiscovery>) -> Option<PowerFacts> {
         let spec = hardware.spec.power.as_ref()?;
+        let can = drivers::can(spec)?;
+        let macs = if drivers::is_woken(spec) {
+            interfaces(spec, discovery)
+        } else {
+            Vec::new()
+        };
         let machines = self.lock();
         let known = machines.get(&hardware.name_any());
         Some(PowerFacts {
-            can: drivers::can(spec),
+            can,
+            macs,
             // One that was not asked yet, after a start, is what it was.
             state: known.filter(|k| k.asked_at.is_some()).map_or_else(
                 || {
@@ -152,7 +160,8 @@ pub(crate) fn wake(world: &World, old: Option<&Arc<BareMetalHardware>>, new: Opt
 
 pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
     let hardware = world.hardware.get(&key);
-    let Some((hardware, spec)) = hardware.and_then(|h| Some((h.clone(), h.spec.power.clone()?))) else {
+    let switched = |spec: &PowerSpec| drivers::can(spec).is_some();
+    let Some((hardware, spec)) = hardware.and_then(|h| Some((h.clone(), h.spec.power.clone().filter(switched)?))) else {
         world.power.forget(&key.name).await;
         return Ok(Next::Rest);
     };
@@ -162,7 +171,8 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
     let name = hardware.name_any();
     let act = hardware.status.as_ref().and_then(|s| s.power.as_ref()).and_then(|p| p.act.clone());
     let act = act.filter(|act| world.power.with(&name, |k| k.ended.as_ref().is_none_or(|ended| ended.id != act.id)));
-    let wired = wired(&world, &name, &spec).await?;
+    let discovery = world.discoveries.by_name(&hardware.spec.discovery_name);
+    let wired = wired(&world, &name, &spec, interfaces(&spec, discovery.as_deref())).await?;
     if let Some(act) = act {
         let done = match &wired {
             Ok(wired) => carry_out(&world, &hardware, wired, &act).await,
@@ -180,6 +190,9 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
         world.queues.hardware.add(key.clone());
     }
     if let Ok(wired) = wired {
+        if !wired.machine.driver().capabilities().state {
+            return Ok(Next::Rest);
+        }
         look(&world, &hardware, &key, &wired).await;
     }
     let soon = world
@@ -189,28 +202,31 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
 }
 
 /// The machine's driver; what keeps it from having one is for people.
-async fn wired(world: &World, name: &str, spec: &PowerSpec) -> Result<std::result::Result<Arc<Wired>, String>> {
+async fn wired(world: &World, name: &str, spec: &PowerSpec, macs: Vec<String>) -> Result<std::result::Result<Arc<Wired>, String>> {
     let before = world.power.with(name, |known| known.wired.clone());
-    if let Some(wired) = before.as_ref().filter(|w| w.spec == *spec && w.read_at.elapsed() < FRESH) {
+    let same = |wired: &&Arc<Wired>| wired.spec == *spec && wired.macs == macs;
+    if let Some(wired) = before.as_ref().filter(same).filter(|w| w.read_at.elapsed() < FRESH) {
         return Ok(Ok(Arc::clone(wired)));
     }
-    let secret = drivers::secret(spec).unwrap_or_default();
     let namespace = &world.config.operator_namespace;
-    let credentials = match (secrets::read(world.client(), namespace, secret).await, &before) {
-        (Ok(Some(contents)), _) => contents,
-        (Ok(None), _) => {
-            return Ok(Err(format!(
-                "the Secret {namespace}/{secret}, which spec.power names, is not there: create it with username and password"
-            )));
-        }
-        (Err(_), Some(wired)) if wired.spec == *spec => return Ok(Ok(Arc::clone(wired))),
-        (Err(error), _) => return Err(error),
+    let credentials = match drivers::secret(spec) {
+        None => Contents::default(),
+        Some(secret) => match (secrets::read(world.client(), namespace, secret).await, &before) {
+            (Ok(Some(contents)), _) => contents,
+            (Ok(None), _) => {
+                return Ok(Err(format!(
+                    "the Secret {namespace}/{secret}, which spec.power names, is not there: create it"
+                )));
+            }
+            (Err(_), Some(wired)) if same(&wired) => return Ok(Ok(Arc::clone(wired))),
+            (Err(error), _) => return Err(error),
+        },
     };
-    let driver = match drivers::driver(spec, &credentials) {
+    let driver = match drivers::driver(spec, &macs, &credentials) {
         Ok(driver) => driver,
         Err(fault) => return Ok(Err(fault.to_string())),
     };
-    let same = before.as_ref().filter(|w| w.spec == *spec && w.credentials == credentials);
+    let same = before.as_ref().filter(same).filter(|w| w.credentials == credentials);
     let machine = match same {
         Some(wired) => wired.machine.clone(),
         None => world.power.calls.machine(name, Arc::from(driver)),
@@ -218,6 +234,7 @@ async fn wired(world: &World, name: &str, spec: &PowerSpec) -> Result<std::resul
     let is_new = same.is_none();
     let wired = Arc::new(Wired {
         spec: spec.clone(),
+        macs,
         credentials,
         read_at: Instant::now(),
         machine,
@@ -237,7 +254,12 @@ async fn carry_out(world: &World, hardware: &BareMetalHardware, wired: &Wired, a
                 device: BootDevice::Network,
                 firmware: firmware(world, hardware),
             };
-            match calls.boot_once(machine, boot).await {
+            let chosen = if machine.driver().capabilities().allow(Operation::BootOnce(boot.device)) {
+                calls.boot_once(machine, boot).await
+            } else {
+                Ok(())
+            };
+            match chosen {
                 Ok(()) => calls.cycle(machine).await,
                 Err(error) => Err(error),
             }
@@ -270,6 +292,17 @@ fn refresh(world: &World, hardware: &BareMetalHardware, error: &PowerError) {
     if matches!(error.fault, Fault::Credentials(_)) {
         world.power.with(&hardware.name_any(), |known| known.wired = None);
     }
+}
+
+/// By which interfaces a machine is woken: those that its spec names, else those that its agent found.
+fn interfaces(spec: &PowerSpec, discovery: Option<&BareMetalDiscovery>) -> Vec<String> {
+    let Some(wake) = &spec.wake_on_lan else { return Vec::new() };
+    if !wake.macs.is_empty() {
+        return wake.macs.clone();
+    }
+    let inventory = discovery.and_then(|d| d.status.as_ref()?.inventory.as_ref());
+    let found = inventory.map(|i| i.nics.iter().map(|nic| nic.mac.to_string()).collect());
+    found.unwrap_or_default()
 }
 
 /// Asks whether the machine is on.

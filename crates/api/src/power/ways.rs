@@ -1,0 +1,227 @@
+//! The ways to switch a machine, as a spec says them: one struct each.
+//!
+//! Credentials are in Secrets of the operator's namespace, named and never written here. What each way can do stands in `docs/reference/power.md`.
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::common::LocalSecretName;
+
+/// A Redfish service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.address.startsWith('https://') || self.insecure").message("redfish.address must begin with https://: over plain HTTP the password is readable by everybody on the way (insecure: true allows it)"))]
+pub struct RedfishPower {
+    /// The service's base URL: scheme, host and, where it is not the usual one, port.
+    #[schemars(length(min = 8, max = 253), regex(pattern = r"^https?://[A-Za-z0-9._\-\[\]:]+/?$"))]
+    pub address: String,
+    /// Which of the service's systems this machine is: the `Id` of the ComputerSystem. Left out: the only one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub system: Option<String>,
+    /// `username` and `password`, in a Secret of the operator's namespace.
+    pub credentials: LocalSecretName,
+    /// SHA-256 of the service's certificate, in hexadecimal with colons or without: it is trusted, and no other. Left out: the authorities in the Secret's `ca.crt` decide.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^([0-9a-fA-F]{2}:?){31}[0-9a-fA-F]{2}$"))]
+    pub certificate_sha256: Option<String>,
+    /// Allows plain HTTP: for simulators.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub insecure: bool,
+}
+
+/// An IPMI controller.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct IpmiPower {
+    /// Host name or IP address.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[A-Za-z0-9._\-:]+$"))]
+    pub host: String,
+    /// UDP port.
+    #[serde(default = "ipmi_port")]
+    #[schemars(range(min = 1))]
+    pub port: u16,
+    /// `username` and `password`, in a Secret of the operator's namespace.
+    pub credentials: LocalSecretName,
+    /// How the session is protected.
+    #[serde(default)]
+    pub cipher_suite: CipherSuite,
+    /// As what the user logs in. Less is better: an operator may switch.
+    #[serde(default)]
+    pub privilege: IpmiPrivilege,
+}
+
+fn ipmi_port() -> u16 {
+    623
+}
+
+/// Cipher suites of RMCP+ (IPMI 2.0, table 22-20).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum CipherSuite {
+    /// 17: HMAC-SHA256 and AES-128. What a controller from after 2015 has.
+    #[default]
+    Suite17,
+    /// 3: HMAC-SHA1 and AES-128, for older ones.
+    Suite3,
+}
+
+/// Privilege levels of IPMI that can switch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum IpmiPrivilege {
+    /// May switch, and choose the next boot.
+    #[default]
+    Operator,
+    /// May do everything; some controllers want it for the choice of the next boot.
+    Administrator,
+}
+
+/// What a service behind a webhook does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum WebhookCall {
+    /// Switches on.
+    On,
+    /// Asks the system to shut down.
+    ShutDown,
+    /// Takes the power away.
+    Off,
+    /// Lets the machine boot anew.
+    Cycle,
+    /// Tells whether the machine is on.
+    State,
+    /// Lets it boot once from the network (PXE).
+    BootNetwork,
+    /// Lets it boot once by UEFI's HTTP boot.
+    BootHttp,
+    /// Lets it boot once from its disk.
+    BootDisk,
+    /// Lets it boot once from the attached medium.
+    BootMedium,
+    /// Attaches and detaches media.
+    Media,
+}
+
+/// A service of anybody's own (the contract is in `docs/reference/power.md`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.certificateSha256) || self.url.startsWith('https://')").message("webhook.certificateSha256 wants a url that begins with https://"))]
+pub struct WebhookPower {
+    /// Where requests go. They are signed, and can be read on the way where it is plain HTTP.
+    #[schemars(length(min = 8, max = 2048), regex(pattern = r"^https?://[^\s@]+$"))]
+    pub url: String,
+    /// What the service calls this machine.
+    #[schemars(length(min = 1, max = 253))]
+    pub machine: String,
+    /// `key`, which both sides sign with (base64 of 24 to 64 bytes), in a Secret of the operator's namespace; `ca.crt` in it where an authority is to be believed.
+    pub credentials: LocalSecretName,
+    /// What the service does. Nothing else is asked of it.
+    #[schemars(length(min = 1, max = 10), extend("x-kubernetes-list-type" = "set"))]
+    pub calls: Vec<WebhookCall>,
+    /// SHA-256 of the service's certificate, in hexadecimal with colons or without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^([0-9a-fA-F]{2}:?){31}[0-9a-fA-F]{2}$"))]
+    pub certificate_sha256: Option<String>,
+}
+
+/// What is behind a plug. Firmware must be set to start when the mains comes back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PlugLoad {
+    /// How many seconds without mains empty the machine's capacitors, so that it starts when the mains comes back.
+    #[serde(default = "rest")]
+    #[schemars(range(min = 1, max = 10))]
+    pub rest_seconds: u8,
+    /// From how many watts on the machine runs, where the plug measures. Without it nobody knows whether a machine runs behind a plug that is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub running_watts: Option<u16>,
+}
+
+fn rest() -> u8 {
+    5
+}
+
+impl Default for PlugLoad {
+    fn default() -> Self {
+        Self {
+            rest_seconds: rest(),
+            running_watts: None,
+        }
+    }
+}
+
+/// A Shelly plug or relay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ShellyPower {
+    /// Scheme, host and, where it is not the usual one, port. The password goes over the network as a digest only.
+    #[schemars(length(min = 8, max = 253), regex(pattern = r"^https?://[A-Za-z0-9._\-\[\]:]+/?$"))]
+    pub address: String,
+    /// Which of its switches; the first is 0.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 15))]
+    pub switch: u8,
+    /// `password`, in a Secret of the operator's namespace. Left out: the plug wants none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<LocalSecretName>,
+    /// What is behind it.
+    #[serde(default)]
+    pub load: PlugLoad,
+}
+
+/// A switch of Home Assistant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.address.startsWith('https://') || self.insecure").message("homeAssistant.address must begin with https://: over plain HTTP the token is readable by everybody on the way (insecure: true allows it)"))]
+pub struct HomeAssistantPower {
+    /// Scheme, host and, where it is not the usual one, port.
+    #[schemars(length(min = 8, max = 253), regex(pattern = r"^https?://[A-Za-z0-9._\-\[\]:]+/?$"))]
+    pub address: String,
+    /// The switch.
+    #[schemars(regex(pattern = r"^switch\.[a-z0-9_]{1,200}$"))]
+    pub entity: String,
+    /// What measures it, in watts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^sensor\.[a-z0-9_]{1,200}$"))]
+    pub meter: Option<String>,
+    /// `token` (a long-lived access token), in a Secret of the operator's namespace; `ca.crt` in it where the certificate is not named.
+    pub credentials: LocalSecretName,
+    /// SHA-256 of the certificate, in hexadecimal with colons or without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^([0-9a-fA-F]{2}:?){31}[0-9a-fA-F]{2}$"))]
+    pub certificate_sha256: Option<String>,
+    /// Allows plain HTTP.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub insecure: bool,
+    /// What is behind it.
+    #[serde(default)]
+    pub load: PlugLoad,
+}
+
+/// Wake-on-LAN. The netboot replicas send a frame into the segments they serve; the operator sends datagrams to the addresses named here.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.credentials) || size(self.to) > 0").message("wakeOnLan.credentials (a SecureOn password) wants an address in wakeOnLan.to: netboot, which sends frames, knows no passwords"))]
+pub struct WakeOnLanPower {
+    /// The interfaces that wake it. Left out: all that its agent found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(regex(pattern = "^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$")), extend("x-kubernetes-list-type" = "set"))]
+    pub macs: Vec<String>,
+    /// Where the operator sends datagrams: the broadcast address of the machine's network (its routers must let it in), with a port if it is not 9. None: netboot's frames alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(min = 2, max = 64)), extend("x-kubernetes-list-type" = "set"))]
+    pub to: Vec<String>,
+    /// `password` (SecureOn: four or six bytes in hexadecimal), in a Secret of the operator's namespace, for interfaces that want one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<LocalSecretName>,
+}
+
+/// Somebody who walks to it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ManualPower {
+    /// What is said to the person who is asked to switch it: where it stands, and how it is switched.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 512))]
+    pub instructions: String,
+}
