@@ -90,13 +90,16 @@ class Machine:
     def said(self):
         return self.console.read_text(errors="replace") if self.console.exists() else ""
 
+    def must_run(self):
+        if self.process.poll() is not None:
+            raise SystemExit(f"QEMU ended with {self.process.returncode}: {(self.lan.folder / f'{self.name}.qemu').read_text()[-500:]}")
+
     def until(self, what, seen, limit):
         """Seconds until `seen` is true."""
         started = time.monotonic()
         while time.monotonic() - started < limit:
             if seen():
                 return time.monotonic() - started
-            if self.process.poll() is not None:
-                raise SystemExit(f"QEMU ended with {self.process.returncode}: {(self.lan.folder / f'{self.name}.qemu').read_text()[-500:]}")
+            self.must_run()
             time.sleep(0.1)
         raise SystemExit(f"{what}: not within {limit} s; the console ends with:\n{self.said()[-1500:]}")

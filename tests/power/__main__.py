@@ -85,7 +85,7 @@ def whole_life(server, machine, switch):
     times = {}
     machine.on()
     times["registered"] = machine.until("the machine to be ready", lambda: phase(server) == "Ready", LIFE_LIMIT)
-    path = f"baremetalhardwares/{hardware(server)['metadata']['name']}"
+    path = f"baremetalhardware/{hardware(server)['metadata']['name']}"
     server.call("PATCH", path, {"spec": {"power": switch.spec(), "idlePolicy": "PowerOff"}})
     times["off while nobody needs it"] = machine.until("it to be switched off", lambda: not machine.is_on(), LIMIT)
     life.claim(server)
@@ -109,19 +109,19 @@ SECRETS = {"username": bmc.USER, "password": bmc.PASSWORD}
 
 
 def hardware(server):
-    (found,) = server.call("GET", "baremetalhardwares")["items"]
+    (found,) = server.call("GET", "baremetalhardware")["items"]
     return found
 
 
 def phase(server):
-    found = server.call("GET", "baremetalhardwares")["items"]
+    found = server.call("GET", "baremetalhardware")["items"]
     return found[0].get("status", {}).get("phase") if found else None
 
 
 def shows_no_secret(server, folder):
     """Neither objects and events nor anything that was logged has a password in it, as it is or in base64."""
     shown = {"the server's log": server.said()}
-    for path in ("baremetalhardwares", "baremetaldiscoveries", "baremetalinstances", "/api/v1/events", "/api/v1/configmaps"):
+    for path in ("baremetalhardware", "baremetaldiscoveries", "baremetalinstances", "/api/v1/events", "/api/v1/configmaps"):
         shown[path] = json.dumps(server.call("GET", path))
     for log in folder.glob("*.console"):
         shown[log.name] = log.read_text(errors="replace")

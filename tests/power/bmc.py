@@ -76,12 +76,12 @@ class IpmiSim:
 
     def ipmitool(self, *words):
         """The same by somebody else's tool."""
-        command = ("ipmitool", "-I", "lanplus", "-C", "17", "-H", self.host, "-p", self.port, "-U", USER, "-P", PASSWORD, "-L", "OPERATOR", "-N", "1", "-R", "1", *words)
+        command = ("ipmitool", "-I", "lanplus", "-C", "3", "-H", self.host, "-p", self.port, "-U", USER, "-P", PASSWORD, "-L", "OPERATOR", "-N", "1", "-R", "1", *words)
         return subprocess.run(self.lan.inside(command), capture_output=True, text=True)
 
     def spec(self):
         """As `spec.power` has it."""
-        return {"ipmi": {"host": self.host, "port": self.port, "credentials": {"name": "bmc"}}}
+        return {"ipmi": {"host": self.host, "port": self.port, "cipherSuite": "Suite3", "credentials": {"name": "bmc"}}}
 
     def _serve(self):
         while True:

@@ -36,6 +36,9 @@ class Guest(Machine):
                 yield word
         yield from self.devices
 
+    def must_run(self):
+        """It may be off."""
+
     def is_on(self):
         with self.lock:
             return self.process is not None and self.process.poll() is None
