@@ -52,6 +52,8 @@ pub struct PowerFacts {
     pub state: PowerState,
     /// How the latest act ended, as far as whoever carries them out remembers it.
     pub ended: Option<Ended>,
+    /// For whom the act in force waits ([`crate::pacing`]); empty where it does not.
+    pub turn: String,
 }
 
 /// What is waited for.
@@ -62,6 +64,8 @@ pub enum Want {
     Nothing,
     /// The machine in the agent, in a session opened since then.
     Agent(Timestamp),
+    /// The machine, which was switched off at that time because nobody needed it, in the agent.
+    Wake(Timestamp),
     /// It runs its system.
     On,
     /// It is off.
@@ -69,10 +73,16 @@ pub enum Want {
 }
 
 impl Want {
-    fn first_act(self, facts: &PowerFacts) -> Option<PowerActKind> {
+    fn first_act(self, facts: &PowerFacts, done: Option<PowerActKind>) -> Option<PowerActKind> {
         match self {
             Self::Nothing => None,
-            Self::Agent(_) => facts.can.boot_agent.then_some(PowerActKind::BootAgent),
+            Self::Agent(_) | Self::Wake(_) if facts.can.boot_agent => Some(PowerActKind::BootAgent),
+            Self::Agent(_) => None,
+            // A plug that is on says nothing of the machine behind it, which went off by itself.
+            Self::Wake(_) if facts.can.on && facts.can.off && facts.state == PowerState::On && done != Some(PowerActKind::On) => {
+                Some(PowerActKind::Off)
+            }
+            Self::Wake(_) => facts.can.on.then_some(PowerActKind::On),
             Self::On => (facts.can.on && facts.state == PowerState::Off).then_some(PowerActKind::On),
             Self::Off if facts.state == PowerState::Off => None,
             Self::Off if facts.can.shut_down => Some(PowerActKind::ShutDown),
@@ -82,7 +92,7 @@ impl Want {
 
     fn since(self) -> Option<Timestamp> {
         match self {
-            Self::Agent(since) => Some(since),
+            Self::Agent(since) | Self::Wake(since) => Some(since),
             Self::Nothing | Self::On | Self::Off => None,
         }
     }
@@ -97,10 +107,11 @@ pub(crate) struct Settled {
     pub again: Option<Timestamp>,
 }
 
-/// Whether a driver still does what [`Want::Agent`] waits for, so that no person has to be asked.
+/// Whether a driver still does what [`Want::Agent`] or [`Want::Wake`] waits for, so that no person has to be asked.
 pub(crate) fn is_at_it(facts: Option<&PowerFacts>, status: &BareMetalHardwareStatus) -> bool {
     let failures = status.power.as_ref().map_or(0, |p| p.failures);
-    facts.is_some_and(|f| f.can.boot_agent) && failures < TRIES
+    let can = facts.is_some_and(|f| f.can.boot_agent || (f.can.on && status.idle.is_some()));
+    can && failures < TRIES
 }
 
 /// Decides.
@@ -122,7 +133,7 @@ pub(crate) fn settle(
     match next(&mut new, facts, want, config, now) {
         Next::Nothing => forget(&mut new),
         Next::Wait(until) => again = until,
-        Next::Act(kind) if new.act.as_ref().is_some_and(|act| act.kind == kind) => {}
+        Next::Act(kind) if new.act.as_ref().is_some_and(|act| act.kind == kind) => new.turn.clone_from(&facts.turn),
         Next::Act(kind) => {
             new.sequence += 1;
             new.act = Some(PowerAct {
@@ -142,6 +153,7 @@ fn take_in(new: &mut PowerStatus, facts: &PowerFacts, config: &Config) {
     let Some(act) = new.act.take_if(|act| act.id == ended.id) else {
         return;
     };
+    new.turn.clear();
     match &ended.fault {
         None => {
             new.done = Some(act);
@@ -165,7 +177,10 @@ enum Next {
 }
 
 fn next(new: &mut PowerStatus, facts: &PowerFacts, want: Want, config: &Config, now: Timestamp) -> Next {
-    let Some(first) = want.first_act(facts) else { return Next::Nothing };
+    let counts = |at: Timestamp| want.since().is_none_or(|since| at >= since);
+    let done = new.done.as_ref().zip(new.done_at.as_ref()).filter(|(_, at)| counts(at.0));
+    let done = done.map(|(done, at)| (done.kind, at.0));
+    let Some(first) = want.first_act(facts, done.map(|(kind, _)| kind)) else { return Next::Nothing };
     if let Some(act) = &new.act {
         // One that is being carried out ends first; nothing else is asked of a BMC meanwhile.
         return if act.kind == first { Next::Act(first) } else { Next::Wait(None) };
@@ -175,14 +190,13 @@ fn next(new: &mut PowerStatus, facts: &PowerFacts, want: Want, config: &Config, 
     {
         return Next::Wait(Some(retry.0));
     }
-    let counts = |done: &PowerAct, at: Timestamp| want.since().is_none_or(|since| at >= since) && is_same(done.kind, first);
-    let done = new.done.as_ref().zip(new.done_at.as_ref()).filter(|(done, at)| counts(done, at.0));
-    let Some((done, at)) = done.map(|(done, at)| (done.kind, at.0)) else {
+    let Some((done, at)) = done.filter(|(done, _)| is_same(*done, first)) else {
         return Next::Act(first);
     };
     // It was done, and what is wanted is not there yet.
     let patience = match done {
         PowerActKind::BootAgent => config.power_boot_within,
+        PowerActKind::On if matches!(want, Want::Wake(_)) => config.power_boot_within,
         PowerActKind::On | PowerActKind::Off => config.power_state_within,
         PowerActKind::ShutDown => config.power_shut_down_within,
     };
@@ -196,7 +210,8 @@ fn next(new: &mut PowerStatus, facts: &PowerFacts, want: Want, config: &Config, 
         return Next::Act(PowerActKind::Off);
     }
     new.failures += 1;
-    Next::Act(first)
+    // What was done and did not help is no reason to leave out a part of it now.
+    Next::Act(want.first_act(facts, None).unwrap_or(first))
 }
 
 /// Whether an act that was done serves what another one is for.
@@ -217,6 +232,7 @@ pub(crate) fn told(kind: PowerActKind) -> &'static str {
 /// Nothing is waited for: the next wait begins anew.
 fn forget(new: &mut PowerStatus) {
     new.act = None;
+    new.turn.clear();
     new.failures = 0;
     new.fault.clear();
     new.retry_after = None;

@@ -72,6 +72,11 @@ pub fn live_session(discovery: Option<&BareMetalDiscovery>) -> Option<&AgentSess
     (!lost && !left).then_some(session)
 }
 
+/// Whether a session is of the machine as it is now: one from before it was switched off, because nobody needed it, is not.
+pub fn session_counts(status: &BareMetalHardwareStatus, session: &AgentSession) -> bool {
+    status.idle.as_ref().is_none_or(|idle| session.opened_at.0 > idle.since.0)
+}
+
 /// Whether a session was opened after `then`.
 pub fn session_since(discovery: Option<&BareMetalDiscovery>, then: Timestamp) -> bool {
     seen(discovery)

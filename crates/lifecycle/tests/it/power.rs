@@ -20,6 +20,7 @@ fn with(can: Can, mut world: World) -> World {
         can,
         state: PowerState::On,
         ended: None,
+        turn: String::new(),
     });
     world.settle();
     world
