@@ -49,6 +49,7 @@ class Guest(Machine):
                 return
             self.history += self._fresh()
             self.console.unlink(missing_ok=True)
+            self.monitor.unlink(missing_ok=True)
             log = open(self.lan.folder / f"{self.name}.qemu", "a")
             self.process = subprocess.Popen(self.lan.inside(self._arguments()), stdout=log, stderr=log)
             if self.once:

@@ -24,6 +24,8 @@ pub const FOREIGN_DATA: &str = "ForeignData";
 pub const ORDER_FAILED: &str = "OrderFailed";
 /// The machine must be switched off and on by a person (hardware, instance).
 pub const POWER_CYCLE_NEEDED: &str = "PowerCycleNeeded";
+/// False: the machine is to be switched off while nobody needs it, and why it is not (hardware).
+pub const IDLE_POLICY: &str = "IdlePolicy";
 /// A machine was found (instance).
 pub const SCHEDULED: &str = "Scheduled";
 /// Every endpoint has its addresses (instance).

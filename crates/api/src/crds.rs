@@ -6,8 +6,8 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 use kube::CustomResourceExt;
 
 use crate::{
-    BareMetalAddress, BareMetalDiscovery, BareMetalDiscoveryPolicy, BareMetalEndpoint, BareMetalHardware, BareMetalImage,
-    BareMetalInstance, BareMetalNetwork,
+    BareMetalAddress, BareMetalDiscovery, BareMetalDiscoveryPolicy, BareMetalEndpoint, BareMetalHardware, BareMetalHardwareClass,
+    BareMetalImage, BareMetalInstance, BareMetalNetwork,
 };
 
 /// Every CRD, in the order in which they are best installed.
@@ -16,6 +16,7 @@ pub fn all() -> Vec<CustomResourceDefinition> {
         BareMetalDiscovery::crd(),
         BareMetalDiscoveryPolicy::crd(),
         BareMetalHardware::crd(),
+        BareMetalHardwareClass::crd(),
         BareMetalImage::crd(),
         BareMetalNetwork::crd(),
         BareMetalInstance::crd(),
@@ -72,7 +73,7 @@ mod tests {
     #[test]
     fn every_kind_has_what_kubectl_shows() {
         let crds = all();
-        assert_eq!(crds.len(), 8);
+        assert_eq!(crds.len(), 9);
         for crd in &crds {
             let name = crd.metadata.name.as_deref().unwrap_or_default();
             assert_eq!(

@@ -23,6 +23,7 @@ use crate::{
     boot_network::BootNetwork,
     common::{NetworkRef, Taint},
     gate::Gate,
+    idle::{IdlePolicy, IdleStatus},
     power::{PowerSpec, PowerStatus},
 };
 
@@ -53,6 +54,7 @@ use crate::{
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.idlePolicy) || self.idlePolicy != 'PowerOff' || has(self.power)").message("idlePolicy PowerOff needs a way to switch the machine on again: name it in spec.power"))]
 pub struct BareMetalHardwareSpec {
     /// Name of the BareMetalDiscovery of this machine.
     #[schemars(length(min = 1, max = 253))]
@@ -85,6 +87,9 @@ pub struct BareMetalHardwareSpec {
     /// By what the machine is switched. Left out: its guest helper or a person does it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power: Option<PowerSpec>,
+    /// What becomes of the machine while nobody needs it. Left out: what its class says, else it stays in the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_policy: Option<IdlePolicy>,
     /// Keeps instances away unless they tolerate it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
@@ -292,6 +297,9 @@ pub struct BareMetalHardwareStatus {
     /// What was done about its power; only with `spec.power`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power: Option<PowerStatus>,
+    /// That it was switched off because nobody needed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<IdleStatus>,
     /// UIDs of the claims released last, newest last. A released claim is never taken up again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]

@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | [`BareMetalDiscovery`] | nobody | netboot, all of it in one write (no status subresource) |
 //! | [`BareMetalHardware`] | people and policies; `claimRef` by the operator | operator |
+//! | [`BareMetalHardwareClass`] | admins | none |
 //! | [`BareMetalInstance`] | tenants; `hardwareName` by the operator, once | operator |
 //! | [`BareMetalImage`] | admins | operator: the condition `Ready`; netboot's image store: all else |
 //! | [`BareMetalNetwork`] | admins | netboot |
@@ -25,6 +26,8 @@ pub mod discovery;
 pub mod endpoint;
 pub mod gate;
 pub mod hardware;
+pub mod hardware_class;
+pub mod idle;
 pub mod image;
 pub mod instance;
 pub mod network;
@@ -38,6 +41,8 @@ pub use boot_network::BootNetwork;
 pub use discovery::{BareMetalDiscovery, BareMetalDiscoverySpec, BareMetalDiscoveryStatus};
 pub use endpoint::{BareMetalEndpoint, BareMetalEndpointSpec, BareMetalEndpointStatus};
 pub use hardware::{BareMetalHardware, BareMetalHardwareSpec, BareMetalHardwareStatus, HardwarePhase};
+pub use hardware_class::{BareMetalHardwareClass, BareMetalHardwareClassSpec};
+pub use idle::IdlePolicy;
 pub use image::{BareMetalImage, BareMetalImageSpec, BareMetalImageStatus, ImageDelivery};
 pub use instance::{BareMetalInstance, BareMetalInstanceSpec, BareMetalInstanceStatus, InstancePhase};
 pub use network::{BareMetalNetwork, BareMetalNetworkSpec, BareMetalNetworkStatus, DhcpMode, ImageSharing};
@@ -51,6 +56,8 @@ pub const VERSION: &str = "v1alpha1";
 pub const FINALIZER_RELEASE: &str = "kube-baremetal.io/release";
 /// Held on hardware while an instance claims it.
 pub const FINALIZER_CLAIM: &str = "kube-baremetal.io/claim";
+/// Label of a BareMetalHardware: the rack, or whatever else shares one fuse. Machines of one rack are not all switched on at once.
+pub const LABEL_RACK: &str = "kube-baremetal.io/rack";
 /// Label of a Secret that holds a sealed seed, by which netboot watches them; its value says nothing.
 pub const LABEL_SEED: &str = "kube-baremetal.io/sealed-seed";
 /// Label of netboot's ConfigMaps about DHCP, by which its replicas watch them: `leases` or `replica`.

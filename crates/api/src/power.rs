@@ -90,6 +90,9 @@ pub struct PowerStatus {
     /// What is being done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub act: Option<PowerAct>,
+    /// For whom that waits, where machines are switched on one after another. It is no failure, however long it takes.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub turn: String,
     /// Grows with each act; part of its id.
     #[serde(default)]
     pub sequence: u64,

@@ -114,6 +114,28 @@ pub fn instruction(facts: &SessionFacts<'_>) -> Instruction {
             simple(OrderKind::Reboot, facts, format!("Installed for {owner}; booting it"))
         };
     }
+    // Nobody needed the machine. One that is needed again is looked at anew: this session was given up.
+    if let Some(idle) = &status.idle
+        && !view::session_counts(&status, session)
+        && !hardware.spec.maintenance
+    {
+        return if idle.off && claim.is_none() {
+            simple(
+                OrderKind::PowerOff,
+                facts,
+                "Nobody needs this machine; it is switched off until somebody does",
+            )
+        } else {
+            Instruction {
+                order: Order {
+                    id: format!("anew-{}", facts.session),
+                    reboot: Some(RebootTarget::Agent),
+                    ..simple(OrderKind::Reboot, facts, "").order
+                },
+                ..simple(OrderKind::Reboot, facts, "Needed again before it was off; looking again")
+            }
+        };
+    }
     // An order failed and could not say what it left on the disk, or was taken back before it was handed out: look again.
     let look_again = || Instruction {
         order: Order {

@@ -2,6 +2,8 @@
 
 use jiff::SignedDuration;
 
+use crate::pacing::Limits;
+
 /// What becomes of a machine that nobody accepted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum UnacceptedPolicy {
@@ -33,6 +35,8 @@ pub struct Config {
     pub power_state_within: SignedDuration,
     /// Within which a system that was asked to shut down has to be off; then the power is taken away.
     pub power_shut_down_within: SignedDuration,
+    /// Starts of machines that are switched on.
+    pub starts: Limits,
     /// How long a machine that was told to boot its disk must not ask again to count as running.
     pub local_boot_confirmed_after: SignedDuration,
     /// When a machine of which nothing is heard after imaging is called running without evidence.
@@ -60,6 +64,7 @@ impl Default for Config {
             power_boot_within: SignedDuration::from_mins(10),
             power_state_within: SignedDuration::from_mins(1),
             power_shut_down_within: SignedDuration::from_mins(3),
+            starts: Limits::default(),
             local_boot_confirmed_after: SignedDuration::from_mins(3),
             running_unconfirmed_after: SignedDuration::from_mins(20),
             retry_base: SignedDuration::from_secs(10),

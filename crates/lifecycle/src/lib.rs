@@ -14,6 +14,8 @@
 //! | operator, discoveries | [`policy::evaluate`], [`hardware::accepted`] | policies, inventory | [`policy::Evaluation`]: accept, hold, no match, broken policies; the hardware object to create |
 //! | operator, hardware | [`hardware::decide`] | [`hardware::HardwareFacts`] | [`hardware::HardwareDecision`]: seed, status if changed, else spec change, events, requeue |
 //! | operator, images and hardware | [`image::way`] | image | [`image::Way`]: from its URL, packed from the store, or why not yet |
+//! | operator, fleet | [`idle::plan`] | the free machines of a class | which of them are on, and which off |
+//! | operator, fleet | [`pacing::Pace`] | machines that are to start | whose turn it is |
 //! | operator, instances | [`instance::decide`] | [`instance::InstanceFacts`] | [`instance::InstanceDecision`]: bind, status if changed, finalizer, events, requeue |
 //! | operator, instances | [`scheduler::schedule`] | instance, every hardware | [`scheduler::Placement`]: machine, or why pending |
 //! | operator, instances | [`instance::endpoints`] | instance, hardware, discovery | the BareMetalEndpoints to create |
@@ -31,9 +33,11 @@ pub mod deadlines;
 pub mod disks;
 pub mod hardware;
 pub mod identity;
+pub mod idle;
 pub mod image;
 pub mod instance;
 pub mod orders;
+pub mod pacing;
 pub mod policy;
 pub mod power;
 pub mod quantity;

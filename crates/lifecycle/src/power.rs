@@ -54,6 +54,8 @@ pub struct PowerFacts {
     pub ended: Option<Ended>,
     /// The interfaces by which it is woken, where netboot is to do it.
     pub macs: Vec<String>,
+    /// For whom the act in force waits ([`crate::pacing`]); empty where it does not.
+    pub turn: String,
 }
 
 /// What is waited for.
@@ -64,18 +66,51 @@ pub enum Want {
     Nothing,
     /// The machine in the agent, in a session opened since then.
     Agent(Timestamp),
+    /// The machine, which was switched off at that time because nobody needed it, in the agent.
+    Wake(Timestamp),
     /// It runs its system.
-    On,
+    On(Runs),
     /// It is off.
     Off,
 }
 
+/// What is known of a system that is to run, for drivers that cannot tell whether the machine is on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Runs {
+    /// Whether it was to be off until now.
+    pub was_off: bool,
+    /// When something was last heard of the machine.
+    pub heard: Option<Timestamp>,
+}
+
 impl Want {
-    fn first_act(self, facts: &PowerFacts) -> Option<PowerActKind> {
+    /// What is to be done first. `act` is in force, `done` was done since it is wanted.
+    fn first_act(self, facts: &PowerFacts, act: Option<PowerActKind>, done: Option<(PowerActKind, Timestamp)>) -> Option<PowerActKind> {
         match self {
             Self::Nothing => None,
-            Self::Agent(_) => facts.can.boot_agent.then_some(PowerActKind::BootAgent),
-            Self::On => (facts.can.on && facts.state == PowerState::Off).then_some(PowerActKind::On),
+            Self::Agent(_) | Self::Wake(_) if facts.can.boot_agent => Some(PowerActKind::BootAgent),
+            Self::Agent(_) => None,
+            // A plug that is on says nothing of the machine behind it, which went off by itself.
+            Self::Wake(_)
+                if facts.can.on
+                    && facts.can.off
+                    && facts.state == PowerState::On
+                    && done.map(|(kind, _)| kind) != Some(PowerActKind::On) =>
+            {
+                Some(PowerActKind::Off)
+            }
+            Self::Wake(_) => facts.can.on.then_some(PowerActKind::On),
+            Self::On(_) if !facts.can.on || facts.state == PowerState::On => None,
+            Self::On(_) if facts.state == PowerState::Off => Some(PowerActKind::On),
+            Self::On(runs) => match act {
+                Some(PowerActKind::Off | PowerActKind::On) => act,
+                // Whoever takes the power away can give it back; a plug that is on would give nothing.
+                _ if runs.was_off && facts.can.off => Some(PowerActKind::Off),
+                _ if runs.was_off => Some(PowerActKind::On),
+                _ => done
+                    .filter(|(kind, at)| *kind == PowerActKind::On && runs.heard.is_none_or(|heard| heard < *at))
+                    .map(|(kind, _)| kind),
+            },
             Self::Off if facts.state == PowerState::Off => None,
             Self::Off if facts.can.shut_down => Some(PowerActKind::ShutDown),
             Self::Off => facts.can.off.then_some(PowerActKind::Off),
@@ -84,8 +119,8 @@ impl Want {
 
     fn since(self) -> Option<Timestamp> {
         match self {
-            Self::Agent(since) => Some(since),
-            Self::Nothing | Self::On | Self::Off => None,
+            Self::Agent(since) | Self::Wake(since) => Some(since),
+            Self::Nothing | Self::On(_) | Self::Off => None,
         }
     }
 }
@@ -99,10 +134,11 @@ pub(crate) struct Settled {
     pub again: Option<Timestamp>,
 }
 
-/// Whether a driver still does what [`Want::Agent`] waits for, so that no person has to be asked.
+/// Whether a driver still does what [`Want::Agent`] or [`Want::Wake`] waits for, so that no person has to be asked.
 pub(crate) fn is_at_it(facts: Option<&PowerFacts>, status: &BareMetalHardwareStatus) -> bool {
     let failures = status.power.as_ref().map_or(0, |p| p.failures);
-    facts.is_some_and(|f| f.can.boot_agent) && failures < TRIES
+    let can = facts.is_some_and(|f| f.can.boot_agent || (f.can.on && status.idle.is_some()));
+    can && failures < TRIES
 }
 
 /// Decides.
@@ -124,7 +160,7 @@ pub(crate) fn settle(
     match next(&mut new, facts, want, config, now) {
         Next::Nothing => forget(&mut new),
         Next::Wait(until) => again = until,
-        Next::Act(kind) if new.act.as_ref().is_some_and(|act| act.kind == kind) => {}
+        Next::Act(kind) if new.act.as_ref().is_some_and(|act| act.kind == kind) => new.turn.clone_from(&facts.turn),
         Next::Act(kind) => {
             new.sequence += 1;
             new.act = Some(PowerAct {
@@ -145,6 +181,7 @@ fn take_in(new: &mut PowerStatus, facts: &PowerFacts, config: &Config) {
     let Some(act) = new.act.take_if(|act| act.id == ended.id) else {
         return;
     };
+    new.turn.clear();
     match &ended.fault {
         None => {
             new.done = Some(act);
@@ -168,7 +205,13 @@ enum Next {
 }
 
 fn next(new: &mut PowerStatus, facts: &PowerFacts, want: Want, config: &Config, now: Timestamp) -> Next {
-    let Some(first) = want.first_act(facts) else { return Next::Nothing };
+    let counts = |at: Timestamp| want.since().is_none_or(|since| at >= since);
+    let done = new.done.as_ref().zip(new.done_at.as_ref()).filter(|(_, at)| counts(at.0));
+    let done = done.map(|(done, at)| (done.kind, at.0));
+    let in_force = new.act.as_ref().map(|act| act.kind);
+    let Some(first) = want.first_act(facts, in_force, done) else {
+        return Next::Nothing;
+    };
     if let Some(act) = &new.act {
         // One that is being carried out ends first; nothing else is asked of a BMC meanwhile.
         return if act.kind == first { Next::Act(first) } else { Next::Wait(None) };
@@ -178,14 +221,13 @@ fn next(new: &mut PowerStatus, facts: &PowerFacts, want: Want, config: &Config, 
     {
         return Next::Wait(Some(retry.0));
     }
-    let counts = |done: &PowerAct, at: Timestamp| want.since().is_none_or(|since| at >= since) && is_same(done.kind, first);
-    let done = new.done.as_ref().zip(new.done_at.as_ref()).filter(|(done, at)| counts(done, at.0));
-    let Some((done, at)) = done.map(|(done, at)| (done.kind, at.0)) else {
+    let Some((done, at)) = done.filter(|(done, _)| is_same(*done, first)) else {
         return Next::Act(first);
     };
     // It was done, and what is wanted is not there yet.
     let patience = match done {
         PowerActKind::BootAgent => config.power_boot_within,
+        PowerActKind::On if matches!(want, Want::Wake(_)) => config.power_boot_within,
         PowerActKind::On | PowerActKind::Off => config.power_state_within,
         PowerActKind::ShutDown => config.power_shut_down_within,
     };
@@ -199,7 +241,8 @@ fn next(new: &mut PowerStatus, facts: &PowerFacts, want: Want, config: &Config, 
         return Next::Act(PowerActKind::Off);
     }
     new.failures += 1;
-    Next::Act(first)
+    // What was done and did not help is no reason to leave out a part of it now.
+    Next::Act(want.first_act(facts, None, None).unwrap_or(first))
 }
 
 /// Whether an act that was done serves what another one is for.
@@ -220,6 +263,7 @@ pub(crate) fn told(kind: PowerActKind) -> &'static str {
 /// Nothing is waited for: the next wait begins anew.
 fn forget(new: &mut PowerStatus) {
     new.act = None;
+    new.turn.clear();
     new.failures = 0;
     new.fault.clear();
     new.retry_after = None;

@@ -12,7 +12,7 @@ use api::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
-use crate::{hardware, quantity::Exact};
+use crate::{hardware, idle, quantity::Exact};
 
 /// The answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -192,8 +192,8 @@ fn rejection(
 /// Chooses a machine for an instance that has none. `spoken_for`: names of machines that some instance's `spec.hardwareName` already names, whether claimed
 /// yet or not.
 ///
-/// Best fit: fewest machines' worth wasted, by memory first, then CPUs, then disk; a `PreferNoSchedule` taint that is not tolerated counts before
-/// all of these; equals go by name.
+/// Best fit: fewest machines' worth wasted, by memory first, then CPUs, then disk; of those that waste the same, one that is on before one that has to be switched on. Before all of these count a
+/// `PreferNoSchedule` taint that is not tolerated, and that only a person can switch the machine on; equals go by name.
 pub fn schedule<'a>(
     instance: &BareMetalInstance,
     hardware: impl IntoIterator<Item = &'a BareMetalHardware>,
@@ -209,7 +209,7 @@ pub fn schedule<'a>(
     };
     let mut counts: BTreeMap<Rejection, usize> = BTreeMap::new();
     let mut total = 0usize;
-    let mut best: Option<(bool, Exact, Exact, Exact, &str)> = None;
+    let mut best: Option<(bool, bool, Exact, Exact, Exact, u8, &str)> = None;
     for machine in hardware {
         total += 1;
         match rejection(instance, &requests, machine, spoken_for) {
@@ -223,7 +223,9 @@ pub fn schedule<'a>(
                     .any(|t| t.effect == TaintEffect::PreferNoSchedule && !instance.spec.tolerations.iter().any(|o| tolerates(o, t)));
                 let size = |name| capacity(machine, name).unwrap_or(Exact::ZERO);
                 let name = machine.metadata.name.as_deref().unwrap_or_default();
-                let key = (avoided, size("memory"), size("cpu"), size("disk"), name);
+                let distance = idle::distance(machine);
+                let stranded = distance > 1;
+                let key = (stranded, avoided, size("memory"), size("cpu"), size("disk"), distance, name);
                 if best.as_ref().is_none_or(|b| key < *b) {
                     best = Some(key);
                 }

@@ -72,11 +72,24 @@ pub fn live_session(discovery: Option<&BareMetalDiscovery>) -> Option<&AgentSess
     (!lost && !left).then_some(session)
 }
 
+/// Whether a session is of the machine as it is now: one from before it was switched off, because nobody needed it, is not.
+pub fn session_counts(status: &BareMetalHardwareStatus, session: &AgentSession) -> bool {
+    status.idle.as_ref().is_none_or(|idle| session.opened_at.0 > idle.since.0)
+}
+
 /// Whether a session was opened after `then`.
 pub fn session_since(discovery: Option<&BareMetalDiscovery>, then: Timestamp) -> bool {
     seen(discovery)
         .and_then(|s| s.session.as_ref())
         .is_some_and(|s| s.opened_at.0 > then)
+}
+
+/// When something was last heard of the machine: it asked what to boot, opened a session, or its guest helper registered.
+pub fn last_heard(discovery: Option<&BareMetalDiscovery>) -> Option<Timestamp> {
+    let seen = seen(discovery)?;
+    let boots = seen.boots.iter().map(|b| b.time.0);
+    let session = seen.session.as_ref().map(|s| s.opened_at.0);
+    boots.chain(session).chain(seen.guest.as_ref().map(|g| g.registered_at.0)).max()
 }
 
 /// The disk of the latest inventory that is the selected one.

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use api::{BareMetalDiscovery, conditions};
+use api::{BareMetalDiscovery, BareMetalHardware, conditions};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -103,6 +103,12 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             tokio::time::sleep(PACE).await;
         }
         for (name, session) in shared.presence.newly_lost(after, Instant::now()) {
+            // Its driver switched it off before it had asked: that is no loss.
+            let is_off = |h: Arc<BareMetalHardware>| h.status.as_ref().is_some_and(|s| s.idle.is_some());
+            if shared.cache.hardware_of(&name).is_some_and(is_off) {
+                shared.presence.forget(&name);
+                continue;
+            }
             shared.metrics.lost.inc();
             let Some(discovery) = shared.cache.discovery(&name) else {
                 shared.presence.forget(&name);

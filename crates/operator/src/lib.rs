@@ -7,7 +7,8 @@
 //! | [`queue`] | keyed work: bounded, serialised per key, retried, panics caught |
 //! | [`world`] | the verbs with which anything is written: compare and swap |
 //! | `discovery`, `hardware`, `instance`, `image`, `endpoint`, `address` | one controller each: gather, decide, act |
-//! | `power` | carries out what was decided about a machine's power, through its driver |
+//! | `power` | carries out what was decided about a machine's power, through its driver, one start after another |
+//! | `idle` | which machines that nobody needs are on |
 //! | [`lease`] | whose turn it is, where there is more than one operator |
 //! | [`secrets`], [`keys`] | the only places where Secrets are read |
 //! | [`events`], [`metrics`] | what it tells people and monitors |
@@ -41,6 +42,7 @@ mod endpoint;
 mod error;
 pub mod events;
 mod hardware;
+mod idle;
 mod image;
 mod instance;
 pub mod keys;
@@ -365,6 +367,20 @@ async fn work(world: &Arc<World>, stop: CancellationToken) -> Result<()> {
         parts.spawn(async move {
             instance::scheduler::run(&world, stop).await;
             "scheduler"
+        });
+    }
+    {
+        let (world, stop) = (Arc::clone(world), stop.clone());
+        parts.spawn(async move {
+            idle::run(&world, stop).await;
+            "plan of idle machines"
+        });
+    }
+    {
+        let (world, stop) = (Arc::clone(world), stop.clone());
+        parts.spawn(async move {
+            power::turns::run(&world, stop).await;
+            "turns of machines that start"
         });
     }
     {

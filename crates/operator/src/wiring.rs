@@ -6,8 +6,8 @@
 use std::{sync::Arc, time::Duration};
 
 use api::{
-    BareMetalAddress, BareMetalDiscovery, BareMetalDiscoveryPolicy, BareMetalEndpoint, BareMetalHardware, BareMetalImage,
-    BareMetalInstance, BareMetalNetwork, HardwarePhase,
+    BareMetalAddress, BareMetalDiscovery, BareMetalDiscoveryPolicy, BareMetalEndpoint, BareMetalHardware, BareMetalHardwareClass,
+    BareMetalImage, BareMetalInstance, BareMetalNetwork, HardwarePhase,
 };
 use futures::future::BoxFuture;
 use kube::{
@@ -18,7 +18,7 @@ use lifecycle::hardware::is_free;
 
 use crate::{
     cache::{Cache, Key},
-    power,
+    idle, power,
     world::{Kept, World, index},
 };
 
@@ -40,6 +40,10 @@ pub(crate) fn policies() -> Cache<BareMetalDiscoveryPolicy> {
     Cache::new(|_| Vec::new())
 }
 
+pub(crate) fn classes() -> Cache<BareMetalHardwareClass> {
+    Cache::new(|_| Vec::new())
+}
+
 pub(crate) fn networks() -> Cache<BareMetalNetwork> {
     Cache::new(|_| Vec::new())
 }
@@ -55,12 +59,18 @@ pub(crate) fn hardware() -> Cache<BareMetalHardware> {
             (index::DISCOVERY, hardware.spec.discovery_name.clone()),
             (index::PHASE, format!("{phase:?}")),
         ];
+        if let Some(class) = &hardware.spec.class {
+            entries.push((index::CLASS, class.clone()));
+        }
         if let Some(claim) = &hardware.spec.claim_ref {
             entries.push((index::CLAIM_UID, claim.uid.clone()));
             entries.push((index::CLAIM, qualified(Some(&claim.namespace), &claim.name)));
         }
         if is_free(hardware) {
             entries.push((index::FREE, String::new()));
+        }
+        if idle::concerns(hardware) {
+            entries.push((index::IDLE, String::new()));
         }
         entries
     })
@@ -121,6 +131,21 @@ pub(crate) fn listen(world: &Arc<World>) {
         }
         for machine in machines {
             wake_machine_and_claimant(&world, &machine);
+            if is_free(&machine) {
+                // It came, or it fell silent.
+                world.idle.wake();
+            }
+        }
+    }));
+
+    let weak = Arc::downgrade(world);
+    world.classes.listen(Box::new(move |old, new| {
+        let (Some(world), Some(class)) = (weak.upgrade(), new.or(old)) else {
+            return;
+        };
+        world.idle.wake();
+        for machine in world.hardware.keys_by(index::CLASS, &class.name_any()) {
+            world.queues.hardware.add(machine);
         }
     }));
 
@@ -162,6 +187,7 @@ pub(crate) fn listen(world: &Arc<World>) {
         let free = |m: Option<&Arc<BareMetalHardware>>| m.is_some_and(|m| is_free(m));
         if free(old) || free(new) {
             world.scheduler.wake();
+            world.idle.wake();
         }
     }));
 
@@ -172,6 +198,10 @@ pub(crate) fn listen(world: &Arc<World>) {
             if let Some(name) = &instance.spec.hardware_name {
                 world.queues.hardware.add(Key::cluster(name.clone()));
             }
+        }
+        let named = |i: Option<&Arc<BareMetalInstance>>| i.and_then(|i| i.spec.hardware_name.clone());
+        if named(old) != named(new) {
+            world.idle.wake();
         }
         if let Some(instance) = new.or(old) {
             let key = Key::of(instance.as_ref());
@@ -300,6 +330,7 @@ pub(crate) fn watches(world: &Arc<World>) -> Vec<(&'static str, BoxFuture<'stati
         ("watch of BareMetalDiscovery", watch_one::<BareMetalDiscovery>(world)),
         ("watch of BareMetalDiscoveryPolicy", watch_one::<BareMetalDiscoveryPolicy>(world)),
         ("watch of BareMetalHardware", watch_one::<BareMetalHardware>(world)),
+        ("watch of BareMetalHardwareClass", watch_one::<BareMetalHardwareClass>(world)),
         ("watch of BareMetalInstance", watch_one::<BareMetalInstance>(world)),
         ("watch of BareMetalImage", watch_one::<BareMetalImage>(world)),
         ("watch of BareMetalNetwork", watch_one::<BareMetalNetwork>(world)),
@@ -315,6 +346,7 @@ pub(crate) async fn wait_ready(world: &World) {
         world.discoveries.wait_ready().await;
         world.policies.wait_ready().await;
         world.hardware.wait_ready().await;
+        world.classes.wait_ready().await;
         world.instances.wait_ready().await;
         world.images.wait_ready().await;
         world.networks.wait_ready().await;
@@ -383,4 +415,5 @@ pub(crate) fn measure(world: &World) {
     ] {
         world.metrics.set_queue_depth(kind, queue.depth());
     }
+    world.metrics.set_queue_depth("PowerTurn", world.power.turns.waiting());
 }

@@ -8,8 +8,8 @@
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use api::{
-    BareMetalAddress, BareMetalDiscovery, BareMetalDiscoveryPolicy, BareMetalEndpoint, BareMetalHardware, BareMetalImage,
-    BareMetalInstance, BareMetalNetwork,
+    BareMetalAddress, BareMetalDiscovery, BareMetalDiscoveryPolicy, BareMetalEndpoint, BareMetalHardware, BareMetalHardwareClass,
+    BareMetalImage, BareMetalInstance, BareMetalNetwork,
 };
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
@@ -26,6 +26,7 @@ use crate::{
     error::{Error, Result},
     events::{Notice, Recorder},
     hardware::{render::Inputs, seed::Seeds},
+    idle::Idle,
     instance::scheduler::Scheduler,
     keys::KeySource,
     metrics::Metrics,
@@ -45,6 +46,10 @@ pub(crate) mod index {
     pub(crate) const CLAIM: &str = "claim";
     /// Hardware that the scheduler may give away, under the empty value.
     pub(crate) const FREE: &str = "free";
+    /// Hardware that is off, or is to be, while nobody needs it, by its own word, under the empty value.
+    pub(crate) const IDLE: &str = "idle";
+    /// Hardware by `spec.class`.
+    pub(crate) const CLASS: &str = "class";
     /// By phase.
     pub(crate) const PHASE: &str = "phase";
     /// Instances by `spec.hardwareName`; endpoints and addresses by the machine they belong to.
@@ -101,6 +106,7 @@ macro_rules! kept {
 kept!(cluster BareMetalDiscovery, discoveries);
 kept!(cluster BareMetalDiscoveryPolicy, policies);
 kept!(cluster BareMetalHardware, hardware);
+kept!(cluster BareMetalHardwareClass, classes);
 kept!(cluster BareMetalImage, images);
 kept!(cluster BareMetalNetwork, networks);
 kept!(namespaced BareMetalInstance, instances);
@@ -136,6 +142,8 @@ pub struct World {
     pub policies: Cache<BareMetalDiscoveryPolicy>,
     /// Accepted machines.
     pub hardware: Cache<BareMetalHardware>,
+    /// What holds for machines of a class.
+    pub classes: Cache<BareMetalHardwareClass>,
     /// Instances.
     pub instances: Cache<BareMetalInstance>,
     /// Images.
@@ -150,6 +158,8 @@ pub struct World {
     pub queues: Queues,
     /// Gives machines to instances.
     pub scheduler: Scheduler,
+    /// Which machines that nobody needs are on.
+    pub idle: Idle,
     /// Sealed seeds as far as they are known.
     pub seeds: Seeds,
     /// What seeds are rendered from, as far as it was looked at.
@@ -183,6 +193,7 @@ impl World {
             discoveries: wiring::discoveries(),
             policies: wiring::policies(),
             hardware: wiring::hardware(),
+            classes: wiring::classes(),
             instances: wiring::instances(),
             images: wiring::images(),
             networks: wiring::networks(),
@@ -190,6 +201,7 @@ impl World {
             addresses: wiring::addresses(),
             queues: Queues::default(),
             scheduler: Scheduler::default(),
+            idle: Idle::default(),
             seeds: Seeds::default(),
             inputs: Inputs::default(),
             pacer: Pacer::new(&config),

@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result, bail};
 use api::{
-    BareMetalAddress, BareMetalDiscovery, BareMetalDiscoveryPolicy, BareMetalEndpoint, BareMetalHardware, BareMetalImage,
-    BareMetalInstance, BareMetalNetwork,
+    BareMetalAddress, BareMetalDiscovery, BareMetalDiscoveryPolicy, BareMetalEndpoint, BareMetalHardware, BareMetalHardwareClass,
+    BareMetalImage, BareMetalInstance, BareMetalNetwork,
 };
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::{
@@ -36,6 +36,7 @@ pub(crate) fn ours() -> Vec<Kind> {
         kind::<BareMetalDiscoveryPolicy>(false),
         kind::<BareMetalNetwork>(false),
         kind::<BareMetalImage>(true),
+        kind::<BareMetalHardwareClass>(false),
         hardware(),
         kind::<BareMetalDiscovery>(false),
         kind::<BareMetalInstance>(true),

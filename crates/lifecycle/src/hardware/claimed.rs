@@ -20,7 +20,7 @@ use super::{
 use crate::{
     image::{Way, way},
     orders,
-    power::Want,
+    power::{Runs, Want},
     view::{self, Uids},
 };
 
@@ -307,7 +307,14 @@ fn live(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInstance) {
         draft.set(conditions::INSPECTED, true, "InUse", "The root disk holds the instance");
         draft.phase(HardwarePhase::InUse);
         if !draft.facts.hardware.spec.maintenance {
-            draft.power_want = if draft.new.power_off { Want::Off } else { Want::On };
+            draft.power_want = if draft.new.power_off {
+                Want::Off
+            } else {
+                Want::On(Runs {
+                    was_off: draft.old.power_off,
+                    heard: view::last_heard(draft.facts.discovery),
+                })
+            };
         }
         if reinstall {
             begin_reinstall(draft, claim, instance);

@@ -15,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::{
     apis::meta::v1::{Condition, Time},
 };
 
-use super::{EventNote, HardwareDecision, HardwareFacts, SeedAction, SpecChange, gates::GATE_CLOSED};
+use super::{EventNote, HardwareDecision, HardwareFacts, SeedAction, SpecChange, gates::GATE_CLOSED, idle};
 use crate::{
     deadlines, disks, orders,
     power::{self, Want},
@@ -68,6 +68,7 @@ impl<'a> Draft<'a> {
         draft.new.reason.clear();
         draft.new.message.clear();
         draft.new.observed_retry_token.clone_from(token);
+        idle::note_return(&mut draft);
         draft.note_presence();
         draft
     }
@@ -133,6 +134,8 @@ impl<'a> Draft<'a> {
                 .iter()
                 .find(|c| c.type_ == conditions::AGENT_CONNECTED && c.status == "False")
         });
+        // Nobody waits for word of a machine that was switched off.
+        let lost = lost.filter(|_| self.new.idle.is_none());
         match lost {
             Some(lost) => self.set(conditions::AGENT_CONNECTED, false, &lost.reason, &lost.message),
             None => self.clear(conditions::AGENT_CONNECTED),
@@ -140,7 +143,7 @@ impl<'a> Draft<'a> {
     }
 
     pub fn session(&self) -> Option<&'a AgentSession> {
-        view::live_session(self.facts.discovery)
+        view::live_session(self.facts.discovery).filter(|s| view::session_counts(&self.new, s))
     }
 
     /// The session that may receive an image and its seed.
@@ -399,17 +402,22 @@ impl<'a> Draft<'a> {
 
     /// Lets its driver boot a machine that has stayed away since `since` into the agent; where there is none, or it does not help, asks a person to switch it off and on.
     pub fn watch_for_return(&mut self, since: Timestamp) -> bool {
-        if self.due(since.saturating_add(self.facts.config.power_act_after).unwrap_or(since)) {
+        if let Some(idle) = &self.new.idle {
+            // It is off, and nothing else is to be waited for. What its class had done about it already counts.
+            self.power_want = Want::Wake(idle.since.0);
+        } else if self.due(since.saturating_add(self.facts.config.power_act_after).unwrap_or(since)) {
             self.power_want = Want::Agent(since);
         }
-        if power::is_at_it(self.facts.power, &self.old) {
+        if power::is_at_it(self.facts.power, &self.new) {
             return false;
         }
         let then = since.saturating_add(self.facts.config.power_cycle_after).unwrap_or(since);
-        if !self.due(then) {
+        // One that nothing can switch on needs no patience.
+        let stranded = self.new.idle.is_some() && !crate::idle::can_come_back(self.facts.power.map(|p| p.can));
+        if !stranded && !self.due(then) {
             return false;
         }
-        let fault = self.old.power.as_ref().map_or("", |p| p.fault.as_str());
+        let fault = self.new.power.as_ref().map_or("", |p| p.fault.as_str());
         let tried = match (self.facts.power, fault) {
             (None, _) => String::new(),
             (Some(_), "") => ". Its power driver switched it, and it did not boot into the agent".to_owned(),
@@ -420,7 +428,8 @@ impl<'a> Draft<'a> {
             .filter(|m| !m.instructions.is_empty())
             .map(|m| format!(" ({})", m.instructions));
         let message = format!(
-            "Switch this machine off and on, with the network as its first boot device: {}{}{tried}",
+            "Switch this machine {}, with the network as its first boot device: {}{}{tried}",
+            if self.new.idle.is_some() { "on" } else { "off and on" },
             self.describe(),
             how.unwrap_or_default()
         );
@@ -484,7 +493,7 @@ impl<'a> Draft<'a> {
 
     /// Marks a wait that has passed its deadline.
     fn judge_deadline(&mut self) {
-        if self.new.reason == GATE_CLOSED {
+        if self.new.reason == GATE_CLOSED || self.old.power.as_ref().is_some_and(|p| !p.turn.is_empty()) {
             // The machine is not late: it waits for others, and says so.
             return;
         }
@@ -519,7 +528,7 @@ impl<'a> Draft<'a> {
 
     fn settle_power(&mut self) {
         let (facts, want) = (self.facts, self.power_want);
-        let settled = power::settle(self.old.power.as_ref(), facts.power, want, facts.config, facts.salt, facts.now);
+        let settled = power::settle(self.new.power.as_ref(), facts.power, want, facts.config, facts.salt, facts.now);
         if let Some(again) = settled.again {
             self.due(again);
         }

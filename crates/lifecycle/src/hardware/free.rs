@@ -21,7 +21,9 @@ pub(super) fn decide(draft: &mut Draft<'_>) {
     let facts = draft.facts;
     draft.new.installed = None;
     draft.new.power_off = false;
-    draft.clear(conditions::POWER_CYCLE_NEEDED);
+    if draft.new.idle.is_none() {
+        draft.clear(conditions::POWER_CYCLE_NEEDED);
+    }
     if draft.old.claim_uid.as_ref().is_some_and(|u| draft.old.released_claims.contains(u)) {
         draft.release_addresses = true;
     }

@@ -18,6 +18,7 @@ mod claimed;
 mod draft;
 mod free;
 mod gates;
+mod idle;
 
 pub use claimed::REMEMBERED_RELEASES;
 
@@ -30,7 +31,7 @@ use api::{
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::{config::Config, disks, policy::Acceptance, power::PowerFacts};
+use crate::{config::Config, disks, idle::IdleFacts, policy::Acceptance, power::PowerFacts};
 use draft::Draft;
 
 /// Something that is prepared outside and must be there before an image order.
@@ -76,6 +77,8 @@ pub struct HardwareFacts<'a> {
     pub sealed: Option<&'a SealedFor>,
     /// What is known of its power, where it has a driver.
     pub power: Option<&'a PowerFacts>,
+    /// What becomes of it while nobody needs it.
+    pub idle: IdleFacts,
     /// Random, drawn anew for each call: goes into the id of an order that this decision creates.
     pub salt: u64,
     /// Times and choices.
@@ -146,8 +149,15 @@ pub struct HardwareDecision {
 pub fn decide(facts: &HardwareFacts<'_>) -> HardwareDecision {
     let mut draft = Draft::new(facts);
     match &facts.hardware.spec.claim_ref {
-        Some(claim) => claimed::decide(&mut draft, claim),
-        None => free::decide(&mut draft),
+        Some(claim) => {
+            idle::is_needed(&mut draft);
+            claimed::decide(&mut draft, claim);
+            idle::is_over(&mut draft);
+        }
+        None => {
+            free::decide(&mut draft);
+            idle::decide(&mut draft);
+        }
     }
     draft.finish()
 }

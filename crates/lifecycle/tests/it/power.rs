@@ -4,6 +4,7 @@ use api::{
     HardwarePhase, conditions,
     power::{PowerAct, PowerActKind, PowerState},
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use lifecycle::power::{Can, Ended, PowerFacts, TRIES};
 
 use crate::world::World;
@@ -20,6 +21,8 @@ fn with(can: Can, mut world: World) -> World {
         can,
         state: PowerState::On,
         ended: None,
+        macs: Vec::new(),
+        turn: String::new(),
     });
     world.settle();
     world
@@ -186,6 +189,45 @@ fn an_instance_that_is_stopped_is_shut_down_and_one_that_does_not_listen_is_swit
     world.settle();
     assert_eq!(ends(&mut world, None), PowerActKind::On);
     assert_eq!(world.phase(), HardwarePhase::InUse);
+}
+
+#[test]
+fn a_driver_that_cannot_tell_switches_a_stopped_instance_on_until_something_is_heard_of_it() {
+    let only_on = Can {
+        on: true,
+        ..Can::default()
+    };
+    let mut world = with(only_on, World::running());
+    world.power.as_mut().unwrap().state = PowerState::Unknown;
+    world.pass(60);
+    world.settle();
+    assert_eq!(act(&world), None, "nothing says that it is off");
+    world.instances[0].spec.running = false;
+    world.settle();
+    assert_eq!(act(&world), None, "its guest helper does that");
+    world.pass(60);
+    world.instances[0].spec.running = true;
+    world.settle();
+    world.settle();
+    assert_eq!(act(&world).map(|a| a.kind), Some(PowerActKind::On));
+    let told = act(&world).unwrap().id;
+    ends(&mut world, None);
+    world.power.as_mut().unwrap().state = PowerState::Unknown;
+    world.settle();
+    assert_eq!(act(&world), None, "it has time");
+    world.pass(5 * 60);
+    world.settle();
+    let again = act(&world).expect("nothing was heard of it");
+    assert_eq!((again.kind, again.id == told), (PowerActKind::On, false));
+    ends(&mut world, None);
+    world.power.as_mut().unwrap().state = PowerState::Unknown;
+    world.pass(2);
+    let now = Time(world.now);
+    world.seen().guest.as_mut().expect("a guest helper").registered_at = now;
+    world.pass(60 * 60);
+    world.settle();
+    let power = world.status().power.unwrap();
+    assert_eq!((power.act, power.failures), (None, 0), "it runs");
 }
 
 #[test]

@@ -19,6 +19,7 @@ use lifecycle::{
     config::Config,
     hardware::{self, HardwareFacts, Readiness, SealedFor, SeedAction, SpecChange},
     identity::Match,
+    idle::IdleFacts,
     instance::{self, InstanceChange, InstanceFacts},
     policy::Acceptance,
     power::PowerFacts,
@@ -140,6 +141,8 @@ pub struct World {
     pub seed_input: Readiness,
     /// Of a machine with a power driver.
     pub power: Option<PowerFacts>,
+    /// What becomes of it while nobody needs it.
+    pub idle: IdleFacts,
     /// What the disk really holds.
     pub disk: DiskContents,
     pub writes: usize,
@@ -171,6 +174,7 @@ impl World {
             endpoints: Readiness::Ready,
             seed_input: Readiness::Ready,
             power: None,
+            idle: IdleFacts::default(),
             disk: DiskContents::blank(),
             writes: 0,
             events: Vec::new(),
@@ -404,6 +408,7 @@ impl World {
         let image = claimant.and_then(|c| self.images.iter().find(|i| i.metadata.name.as_ref() == Some(&c.spec.image)));
         hardware::decide(&HardwareFacts {
             power: self.power.as_ref(),
+            idle: self.idle,
             hardware: &self.hardware,
             discovery: Some(&self.discovery),
             claimant,

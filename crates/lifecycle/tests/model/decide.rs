@@ -22,6 +22,7 @@ use lifecycle::{
     boot::{self, BootFacts},
     hardware::{self, HardwareFacts, Readiness, SpecChange},
     identity::Match,
+    idle::IdleFacts,
     instance::{self, InstanceChange, InstanceFacts},
     scheduler::Placement,
 };
@@ -280,6 +281,7 @@ fn ask_hardware(mutant: Planted, stored: &BareMetalHardware, view: View, session
     let (image, config) = (objects::image(), config());
     let decision = hardware::decide(&HardwareFacts {
         power: None,
+        idle: IdleFacts::default(),
         hardware: &hw,
         discovery: disc.as_ref(),
         claimant,

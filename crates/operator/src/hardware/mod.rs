@@ -18,7 +18,7 @@ use crate::{
     cache::Key,
     error::Result,
     events::Notice,
-    instance, pacer,
+    idle, instance, pacer,
     queue::Next,
     world::{World, index, jittered, reference},
 };
@@ -62,6 +62,7 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
         seed_input: &seed_input,
         sealed: sealed.as_ref(),
         power: power.as_ref(),
+        idle: idle::facts(&world, &hardware),
         salt: rand::random(),
         config: &world.config.lifecycle,
         now: jiff::Timestamp::now(),

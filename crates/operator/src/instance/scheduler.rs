@@ -78,6 +78,7 @@ fn likeness(hardware: &BareMetalHardware) -> String {
         &hardware.spec.taints,
         status.map(|s| &s.capacity),
         connected,
+        lifecycle::idle::distance(hardware),
     );
     // None of these can fail to be JSON; should one, machines of unknown likeness are merely not told apart by it.
     serde_json::to_string(&parts).unwrap_or_default()

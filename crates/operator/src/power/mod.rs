@@ -9,6 +9,7 @@
 //! * Credentials are read by name, in the operator's namespace, and go to the driver and nowhere else. The last good ones are used on while the API server does not answer.
 
 pub(crate) mod drivers;
+pub(crate) mod turns;
 
 use std::{
     collections::HashMap,
@@ -23,7 +24,10 @@ use api::{
 };
 use jiff::Timestamp;
 use kube::ResourceExt;
-use lifecycle::power::{Ended, PowerFacts};
+use lifecycle::{
+    pacing::Turn,
+    power::{Ended, PowerFacts},
+};
 use power::{
     BootDevice, BootOnce, Fault, Firmware, Off, Operation, PowerError,
     calls::{Calls, Limits, Machine},
@@ -44,6 +48,9 @@ const ASK: Duration = Duration::from_secs(100);
 /// How often after an act, for as long as [`SOON_FOR`].
 const SOON: Duration = Duration::from_secs(3);
 const SOON_FOR: Duration = Duration::from_secs(30);
+/// One that waits for its turn for longer says so, and says anew for whom after as long again as this.
+const WAITS: Duration = Duration::from_secs(2);
+const WAITS_AGAIN: Duration = Duration::from_secs(60);
 /// A Secret that is older than that here is read again.
 const FRESH: Duration = Duration::from_secs(600);
 /// Reconciles at once: more than calls at once, of which most wait for a controller.
@@ -67,6 +74,8 @@ struct Known {
     asked_at: Option<Instant>,
     soon_until: Option<Instant>,
     ended: Option<Ended>,
+    /// For whom the act in force waits, for people.
+    turn: String,
 }
 
 /// What is known of the machines with drivers.
@@ -74,6 +83,8 @@ pub struct Switches {
     calls: Calls,
     /// By the hardware's name.
     machines: Mutex<HashMap<String, Known>>,
+    /// Who is switched on next.
+    pub(crate) turns: turns::Turns,
 }
 
 impl std::fmt::Debug for Switches {
@@ -87,6 +98,7 @@ impl Default for Switches {
         Self {
             calls: Calls::new(Limits::default()),
             machines: Mutex::default(),
+            turns: turns::Turns::default(),
         }
     }
 }
@@ -123,6 +135,7 @@ impl Switches {
                 |k| k.state,
             ),
             ended: known.and_then(|k| k.ended.clone()),
+            turn: known.map(|k| k.turn.clone()).unwrap_or_default(),
         })
     }
 
@@ -132,6 +145,7 @@ impl Switches {
 
     /// The machine is gone, or has no driver any more.
     async fn forget(&self, name: &str) {
+        self.turns.withdraw(name);
         let known = self.lock().remove(name);
         if let Some(wired) = known.and_then(|k| k.wired) {
             self.close(&wired).await;
@@ -151,7 +165,10 @@ pub(crate) fn wake(world: &World, old: Option<&Arc<BareMetalHardware>>, new: Opt
     let act = |m: Option<&Arc<BareMetalHardware>>| m.and_then(|m| m.status.as_ref()?.power.as_ref()?.act.clone());
     let spec = |m: Option<&Arc<BareMetalHardware>>| m.and_then(|m| m.spec.power.clone());
     let paused = |m: Option<&Arc<BareMetalHardware>>| m.is_some_and(|m| m.spec.paused);
-    if (act(old) != act(new) || spec(old) != spec(new) || paused(old) != paused(new))
+    // Whoever is claimed starts before those that are not.
+    let claimed = |m: Option<&Arc<BareMetalHardware>>| m.is_some_and(|m| m.spec.claim_ref.is_some());
+    let urgent = claimed(old) != claimed(new) && act(new).is_some();
+    if (act(old) != act(new) || urgent || spec(old) != spec(new) || paused(old) != paused(new))
         && let Some(machine) = new.or(old)
     {
         world.queues.power.add(Key::cluster(machine.name_any()));
@@ -166,6 +183,7 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
         return Ok(Next::Rest);
     };
     if hardware.spec.paused {
+        world.power.turns.withdraw(&key.name);
         return Ok(Next::Rest);
     }
     let name = hardware.name_any();
@@ -173,6 +191,7 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
     let act = act.filter(|act| world.power.with(&name, |k| k.ended.as_ref().is_none_or(|ended| ended.id != act.id)));
     let discovery = world.discoveries.by_name(&hardware.spec.discovery_name);
     let wired = wired(&world, &name, &spec, interfaces(&spec, discovery.as_deref())).await?;
+    let (act, waits) = its_turn(&world, &hardware, &key, act);
     if let Some(act) = act {
         let done = match &wired {
             Ok(wired) => carry_out(&world, &hardware, wired, &act).await,
@@ -189,16 +208,48 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
         });
         world.queues.hardware.add(key.clone());
     }
-    if let Ok(wired) = wired {
-        if !wired.machine.driver().capabilities().state {
-            return Ok(Next::Rest);
+    let again = match wired {
+        Ok(wired) if wired.machine.driver().capabilities().state => {
+            look(&world, &hardware, &key, &wired).await;
+            let soon = world
+                .power
+                .with(&name, |known| known.soon_until.is_some_and(|until| Instant::now() < until));
+            Some(if soon { SOON } else { jittered(ASK) })
         }
-        look(&world, &hardware, &key, &wired).await;
+        // There is nothing to ask it.
+        Ok(_) => None,
+        Err(_) => Some(jittered(ASK)),
+    };
+    Ok(again.into_iter().chain(waits).min().map_or(Next::Rest, Next::After))
+}
+
+/// The act, if it may be carried out now; else after what time to ask again.
+fn its_turn(world: &World, hardware: &BareMetalHardware, key: &Key, act: Option<PowerAct>) -> (Option<PowerAct>, Option<Duration>) {
+    let turn = match &act {
+        Some(act) => turns::ask(world, hardware, act),
+        None => {
+            world.power.turns.withdraw(&key.name);
+            Turn::Now
+        }
+    };
+    let waited = act.as_ref().map_or(Duration::ZERO, |act| {
+        Duration::try_from(Timestamp::now().duration_since(act.since.0)).unwrap_or_default()
+    });
+    let (text, waits) = match turn {
+        Turn::Now => (String::new(), None),
+        // Most have their turn before anybody could read for whom they wait.
+        Turn::Wait(_) if waited < WAITS => (String::new(), Some(WAITS.saturating_sub(waited))),
+        Turn::Wait(text) => (text, Some(WAITS_AGAIN)),
+    };
+    let news = world.power.with(&key.name, |known| {
+        let news = known.turn != text;
+        known.turn = text;
+        news
+    });
+    if news {
+        world.queues.hardware.add(key.clone());
     }
-    let soon = world
-        .power
-        .with(&name, |known| known.soon_until.is_some_and(|until| Instant::now() < until));
-    Ok(Next::After(if soon { SOON } else { jittered(ASK) }))
+    (act.filter(|_| waits.is_none()), waits)
 }
 
 /// The machine's driver; what keeps it from having one is for people.

@@ -4,6 +4,7 @@ mod binding;
 mod crashes;
 mod embedded;
 mod faults;
+mod idle;
 mod leases;
 mod life;
 mod power;

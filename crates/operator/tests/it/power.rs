@@ -21,11 +21,11 @@ use serde_json::{Value, json};
 
 use crate::support::{Bench, bench_with, create, gone, instance_at, machine::Machine, phase_is, until};
 
-const PASSWORD: &str = "correct horse battery";
+pub(crate) const PASSWORD: &str = "correct horse battery";
 
 /// A service with one system, which does what it is told.
 #[derive(Clone, Default)]
-struct Bmc {
+pub(crate) struct Bmc {
     /// What it was told: the path's end and the body.
     told: Arc<Mutex<Vec<(String, Value)>>>,
     is_off: Arc<Mutex<bool>>,
@@ -34,7 +34,7 @@ struct Bmc {
 }
 
 impl Bmc {
-    async fn start(&self) -> String {
+    pub(crate) async fn start(&self) -> String {
         let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address: SocketAddr = listener.local_addr().unwrap();
         let router = Router::new().fallback(any(answer)).with_state(self.clone());
@@ -52,6 +52,17 @@ impl Bmc {
             shown[name] = value.clone();
         }
         shown
+    }
+
+    /// The machine went off, or came on, by itself.
+    pub(crate) fn is_now(&self, off: bool) {
+        *self.is_off.lock().unwrap() = off;
+    }
+
+    /// How it was told to switch the machine.
+    pub(crate) fn resets(&self) -> Vec<String> {
+        let told = self.told().into_iter().filter(|(what, _)| what == "Reset");
+        told.filter_map(|(_, how)| how.as_str().map(str::to_owned)).collect()
     }
 
     fn told(&self) -> Vec<(String, Value)> {
@@ -102,7 +113,7 @@ async fn answer(State(bmc): State<Bmc>, request: Request) -> Response {
     }
 }
 
-async fn credentials(bench: &Bench, password: &str) {
+pub(crate) async fn credentials(bench: &Bench, password: &str) {
     let part = |key: &str, value: &str| (key.to_owned(), ByteString(value.as_bytes().to_vec()));
     let secret = Secret {
         metadata: ObjectMeta {
