@@ -72,7 +72,7 @@ def cell(arguments, folder, name):
         server = stack.enter_context(Server(lan, arguments, name, ("--unaccepted", "hold")))
         machine, switch, told = CELLS[name](stack, arguments, lan, disk)
         seen = whole_life(server, machine, switch)
-        seen += f"; told {len(told())} things"
+        seen += f"; told {', '.join(told())}"
         shows_no_secret(server, at)
     disk.unlink()
     return seen
@@ -82,11 +82,13 @@ def whole_life(server, machine, switch):
     life.prepare(server)
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "bmc"}, "data": {key: base64.b64encode(value.encode()).decode() for key, value in SECRETS.items()}}
     server.call("POST", "/api/v1/namespaces/kube-baremetal-system/secrets", secret)
+    idle = {"idle": {"policy": "PowerOff", "afterSeconds": 5}}
+    server.call("POST", "baremetalhardwareclasses", {"kind": "BareMetalHardwareClass", "metadata": {"name": "lab"}, "spec": idle})
     times = {}
     machine.on()
     times["registered"] = machine.until("the machine to be ready", lambda: phase(server) == "Ready", LIFE_LIMIT)
     path = f"baremetalhardware/{hardware(server)['metadata']['name']}"
-    server.call("PATCH", path, {"spec": {"power": switch.spec(), "idlePolicy": "PowerOff"}})
+    server.call("PATCH", path, {"spec": {"power": switch.spec(), "class": "lab"}})
     times["off while nobody needs it"] = machine.until("it to be switched off", lambda: not machine.is_on(), LIMIT)
     life.claim(server)
     times["running"] = machine.until("a system that reported", lambda: life.runs(server), LIFE_LIMIT)
