@@ -2,7 +2,7 @@
 
 use api::{
     HardwarePhase, conditions,
-    power::{PowerAct, PowerActKind, PowerState},
+    power::{ManualPower, PowerAct, PowerActKind, PowerSpec, PowerState},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use lifecycle::power::{Can, Ended, PowerFacts, TRIES};
@@ -265,4 +265,24 @@ fn without_a_driver_nothing_is_written_about_power() {
     world.settle();
     assert_eq!(world.status().power, None);
     assert!(asked(&world).is_some());
+}
+
+#[test]
+fn a_person_is_told_how_to_switch_it() {
+    let mut world = World::running();
+    let instructions = "second shelf, switch at the back".to_owned();
+    world.hardware.spec.power = Some(PowerSpec {
+        manual: Some(ManualPower { instructions }),
+        ..PowerSpec::default()
+    });
+    world.settle();
+    world.delete(0);
+    world.settle();
+    world.pass(3 * 60);
+    world.settle();
+    let message = asked(&world).expect("a person is asked");
+    assert!(
+        message.starts_with("Switch this machine off and on") && message.contains("(second shelf, switch at the back)"),
+        "{message}"
+    );
 }

@@ -15,11 +15,20 @@ use axum::{
     routing::any,
 };
 use jiff::SignedDuration;
-use k8s_openapi::{ByteString, api::core::v1::Secret};
-use kube::{Api, api::ObjectMeta};
+use k8s_openapi::{
+    ByteString,
+    api::{core::v1::Secret, events::v1::Event},
+};
+use kube::{
+    Api,
+    api::{ApiResource, DynamicObject, ListParams, ObjectMeta, PostParams},
+};
 use serde_json::{Value, json};
 
-use crate::support::{Bench, bench_with, create, gone, instance_at, machine::Machine, phase_is, until};
+use crate::{
+    embedded::embedded,
+    support::{Bench, bench_with, create, gone, instance_at, machine::Machine, phase_is, until},
+};
 
 pub(crate) const PASSWORD: &str = "correct horse battery";
 
@@ -127,6 +136,12 @@ pub(crate) async fn credentials(bench: &Bench, password: &str) {
     create(&Api::namespaced(bench.client.clone(), "kube-baremetal-system"), &secret).await;
 }
 
+/// A machine as somebody writes it, right or wrong.
+fn object(spec: &Value) -> DynamicObject {
+    let kind = ApiResource::erase::<BareMetalHardware>(&());
+    DynamicObject::new("m-door", &kind).data(json!({ "spec": spec }))
+}
+
 /// An instance runs on a machine with that BMC. Nobody asks its guest helper.
 async fn running(bench: &Bench, url: &str) -> Machine {
     bench.policy(|_| {}).await;
@@ -224,9 +239,94 @@ async fn a_bmc_that_refuses_is_named_a_person_is_asked_and_no_password_is_shown(
         message.contains("Its power driver cannot") && message.contains("Secret"),
         "{message}"
     );
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    let whole = serde_json::to_string(&machine.hardware().await.unwrap()).unwrap();
-    assert!(!whole.contains("wrong-password-7"), "{whole}");
+    let told = until("an event tells it", async || {
+        let events: Api<Event> = Api::all(bench.client.clone());
+        let text = serde_json::to_string(&events.list(&ListParams::default()).await.unwrap()).unwrap();
+        Some(text).filter(|text| text.contains("PowerFailed"))
+    })
+    .await;
+    let hardware = serde_json::to_string(&machine.hardware().await.unwrap()).unwrap();
+    let (mut registry, mut metrics) = (prometheus_client::registry::Registry::default(), String::new());
+    bench.metrics.register(&mut registry);
+    prometheus_client::encoding::text::encode(&mut metrics, &registry).unwrap();
+    assert!(metrics.contains("BareMetalHardware"), "{metrics}");
+    for (what, text) in [("the object", hardware), ("events", told), ("metrics", metrics)] {
+        for secret in ["wrong-password-7", "d3JvbmctcGFzc3dvcmQtNw"] {
+            assert!(!text.contains(secret), "{what}: {text}");
+        }
+    }
     assert_eq!(bmc.told(), []);
     bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_spec_that_cannot_work_is_refused_at_the_door_with_its_field() {
+    let directory = tempfile::tempdir().unwrap();
+    let (server, bench) = embedded(&directory).await;
+    let hardware: Api<DynamicObject> = Api::all_with(bench.client.clone(), &ApiResource::erase::<BareMetalHardware>(&()));
+    let kept = json!({"name": "s"});
+    let refused = [
+        (json!({}), "exactly one of"),
+        (json!({"manual": {}, "wakeOnLan": {}}), "exactly one of"),
+        (
+            json!({"redfish": {"address": "http://192.0.2.7", "credentials": kept}}),
+            "redfish.address must begin with https://",
+        ),
+        (
+            json!({"redfish": {"address": "https://u:p@192.0.2.7", "credentials": kept}}),
+            "spec.power.redfish.address",
+        ),
+        (
+            json!({"ipmi": {"host": "192.0.2.7", "port": 0, "credentials": kept}}),
+            "spec.power.ipmi.port",
+        ),
+        (
+            json!({"ipmi": {"host": "192.0.2.7", "cipherSuite": "Suite0", "credentials": kept}}),
+            "spec.power.ipmi.cipherSuite",
+        ),
+        (
+            json!({"webhook": {"url": "https://p.example", "machine": "m", "calls": [], "credentials": kept}}),
+            "spec.power.webhook.calls",
+        ),
+        (
+            json!({"webhook": {"url": "http://p.example", "machine": "m", "calls": ["On"], "credentials": kept, "certificateSha256": "ab".repeat(32)}}),
+            "webhook.certificateSha256 wants",
+        ),
+        (json!({"shelly": {"address": "192.0.2.7"}}), "spec.power.shelly.address"),
+        (
+            json!({"shelly": {"address": "http://192.0.2.7", "load": {"restSeconds": 60}}}),
+            "spec.power.shelly.load.restSeconds",
+        ),
+        (
+            json!({"homeAssistant": {"address": "http://192.0.2.7:8123", "entity": "switch.pc", "credentials": kept}}),
+            "homeAssistant.address must begin with https://",
+        ),
+        (
+            json!({"homeAssistant": {"address": "https://ha.example", "entity": "light.pc", "credentials": kept}}),
+            "spec.power.homeAssistant.entity",
+        ),
+        (json!({"wakeOnLan": {"macs": ["52:54:00:12:34"]}}), "spec.power.wakeOnLan.macs"),
+        (
+            json!({"wakeOnLan": {"credentials": kept}}),
+            "wakeOnLan.credentials (a SecureOn password) wants",
+        ),
+    ];
+    for (power, field) in refused {
+        let object = object(&json!({"discoveryName": "m", "power": power}));
+        let error = hardware
+            .create(&PostParams::default(), &object)
+            .await
+            .expect_err(&power.to_string());
+        assert!(error.to_string().contains(field), "{power}: {error}");
+    }
+    let unpowered = object(&json!({"discoveryName": "m", "idlePolicy": "PowerOff"}));
+    let error = hardware
+        .create(&PostParams::default(), &unpowered)
+        .await
+        .expect_err("nothing switches it on again");
+    assert!(error.to_string().contains("name it in spec.power"), "{error}");
+    let woken = object(&json!({"discoveryName": "m", "idlePolicy": "PowerOff", "power": {"wakeOnLan": {}}}));
+    hardware.create(&PostParams::default(), &woken).await.expect("that is enough");
+    bench.end().await;
+    server.shutdown().await;
 }
