@@ -6,8 +6,8 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 use kube::CustomResourceExt;
 
 use crate::{
-    BareMetalAddress, BareMetalDiscovery, BareMetalDiscoveryPolicy, BareMetalEndpoint, BareMetalHardware,
-    BareMetalHardwareClass, BareMetalImage, BareMetalInstance, BareMetalNetwork,
+    BareMetalAddress, BareMetalDiscovery, BareMetalDiscoveryPolicy, BareMetalEndpoint, BareMetalHardware, BareMetalHardwareClass,
+    BareMetalImage, BareMetalInstance, BareMetalNetwork,
 };
 
 /// Every CRD, in the order in which they are best installed.

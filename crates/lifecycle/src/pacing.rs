@@ -178,11 +178,7 @@ impl Pace {
 
     /// Gives the turns that can be given now; names those whose turn it became.
     pub fn grant(&mut self, limits: &Limits, now: Timestamp) -> Vec<String> {
-        let mut order: Vec<(bool, Timestamp, String)> = self
-            .waiting
-            .iter()
-            .map(|(name, s)| (!s.urgent, s.since, name.clone()))
-            .collect();
+        let mut order: Vec<(bool, Timestamp, String)> = self.waiting.iter().map(|(name, s)| (!s.urgent, s.since, name.clone())).collect();
         order.sort_unstable();
         // Who comes later must not take what somebody before it will need: an empty bucket is closed for all that follow.
         let mut closed: BTreeSet<Scope> = BTreeSet::new();
@@ -192,10 +188,7 @@ impl Pace {
             let scopes = scopes(start, limits);
             let mut open = true;
             for (scope, per_minute) in &scopes {
-                let bucket = self
-                    .buckets
-                    .entry(scope.clone())
-                    .or_insert_with(|| Bucket::full(*per_minute, now));
+                let bucket = self.buckets.entry(scope.clone()).or_insert_with(|| Bucket::full(*per_minute, now));
                 bucket.flow(*per_minute, now);
                 if bucket.tokens < TOKEN {
                     closed.insert(scope.clone());
@@ -223,7 +216,11 @@ impl Pace {
     pub fn next(&self, limits: &Limits) -> Option<Timestamp> {
         let ready = |start: &Start| {
             let buckets = scopes(start, limits);
-            buckets.iter().filter_map(|(scope, _)| self.buckets.get(scope)).map(Bucket::ready).max()
+            buckets
+                .iter()
+                .filter_map(|(scope, _)| self.buckets.get(scope))
+                .map(Bucket::ready)
+                .max()
         };
         self.waiting.values().filter_map(ready).min()
     }
@@ -250,7 +247,9 @@ impl Pace {
         let mine = place(name, own);
         let before = |scope: &Scope| {
             let others = self.waiting.iter().filter(|(n, s)| place(n, s) < mine);
-            others.filter(|(_, s)| scopes(s, limits).iter().any(|(other, _)| other == scope)).count()
+            others
+                .filter(|(_, s)| scopes(s, limits).iter().any(|(other, _)| other == scope))
+                .count()
         };
         let longest = scopes(own, limits)
             .into_iter()
@@ -260,7 +259,9 @@ impl Pace {
                 (minutes, ahead, scope, per_minute)
             })
             .max();
-        let Some((_, ahead, scope, per_minute)) = longest else { return String::new() };
+        let Some((_, ahead, scope, per_minute)) = longest else {
+            return String::new();
+        };
         let (whom, scope) = match ahead {
             0 => ("it is the next".to_owned(), scope.told()),
             1 => ("1 machine starts before it".to_owned(), scope.told()),

@@ -180,7 +180,9 @@ fn next(new: &mut PowerStatus, facts: &PowerFacts, want: Want, config: &Config, 
     let counts = |at: Timestamp| want.since().is_none_or(|since| at >= since);
     let done = new.done.as_ref().zip(new.done_at.as_ref()).filter(|(_, at)| counts(at.0));
     let done = done.map(|(done, at)| (done.kind, at.0));
-    let Some(first) = want.first_act(facts, done.map(|(kind, _)| kind)) else { return Next::Nothing };
+    let Some(first) = want.first_act(facts, done.map(|(kind, _)| kind)) else {
+        return Next::Nothing;
+    };
     if let Some(act) = &new.act {
         // One that is being carried out ends first; nothing else is asked of a BMC meanwhile.
         return if act.kind == first { Next::Act(first) } else { Next::Wait(None) };

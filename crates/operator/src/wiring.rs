@@ -6,8 +6,8 @@
 use std::{sync::Arc, time::Duration};
 
 use api::{
-    BareMetalAddress, BareMetalDiscovery, BareMetalDiscoveryPolicy, BareMetalEndpoint, BareMetalHardware,
-    BareMetalHardwareClass, BareMetalImage, BareMetalInstance, BareMetalNetwork, HardwarePhase,
+    BareMetalAddress, BareMetalDiscovery, BareMetalDiscoveryPolicy, BareMetalEndpoint, BareMetalHardware, BareMetalHardwareClass,
+    BareMetalImage, BareMetalInstance, BareMetalNetwork, HardwarePhase,
 };
 use futures::future::BoxFuture;
 use kube::{
@@ -330,10 +330,7 @@ pub(crate) fn watches(world: &Arc<World>) -> Vec<(&'static str, BoxFuture<'stati
         ("watch of BareMetalDiscovery", watch_one::<BareMetalDiscovery>(world)),
         ("watch of BareMetalDiscoveryPolicy", watch_one::<BareMetalDiscoveryPolicy>(world)),
         ("watch of BareMetalHardware", watch_one::<BareMetalHardware>(world)),
-        (
-            "watch of BareMetalHardwareClass",
-            watch_one::<BareMetalHardwareClass>(world),
-        ),
+        ("watch of BareMetalHardwareClass", watch_one::<BareMetalHardwareClass>(world)),
         ("watch of BareMetalInstance", watch_one::<BareMetalInstance>(world)),
         ("watch of BareMetalImage", watch_one::<BareMetalImage>(world)),
         ("watch of BareMetalNetwork", watch_one::<BareMetalNetwork>(world)),

@@ -8,8 +8,8 @@
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use api::{
-    BareMetalAddress, BareMetalDiscovery, BareMetalDiscoveryPolicy, BareMetalEndpoint, BareMetalHardware,
-    BareMetalHardwareClass, BareMetalImage, BareMetalInstance, BareMetalNetwork,
+    BareMetalAddress, BareMetalDiscovery, BareMetalDiscoveryPolicy, BareMetalEndpoint, BareMetalHardware, BareMetalHardwareClass,
+    BareMetalImage, BareMetalInstance, BareMetalNetwork,
 };
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{

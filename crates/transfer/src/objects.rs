@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result, bail};
 use api::{
-    BareMetalAddress, BareMetalDiscovery, BareMetalDiscoveryPolicy, BareMetalEndpoint, BareMetalHardware,
-    BareMetalHardwareClass, BareMetalImage, BareMetalInstance, BareMetalNetwork,
+    BareMetalAddress, BareMetalDiscovery, BareMetalDiscoveryPolicy, BareMetalEndpoint, BareMetalHardware, BareMetalHardwareClass,
+    BareMetalImage, BareMetalInstance, BareMetalNetwork,
 };
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::{

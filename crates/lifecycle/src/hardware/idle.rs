@@ -18,7 +18,12 @@ use crate::{
 /// A machine that opened a session since it was told to be off is here, whoever switched it on.
 pub(super) fn note_return(draft: &mut Draft<'_>) {
     let discovery = draft.facts.discovery;
-    if draft.new.idle.as_ref().is_some_and(|idle| view::session_since(discovery, idle.since.0)) {
+    if draft
+        .new
+        .idle
+        .as_ref()
+        .is_some_and(|idle| view::session_since(discovery, idle.since.0))
+    {
         draft.new.idle = None;
     }
 }
@@ -38,8 +43,10 @@ pub(super) fn is_over(draft: &mut Draft<'_>) {
 
 /// It is to come, from now on and until it is there: the next plan may think of another one, but not so soon.
 fn wake(draft: &mut Draft<'_>) {
-    let Some(idle) = draft.new.idle.as_mut().filter(|idle| idle.off) else { return };
-    idle.off = false;
+    let Some(idle) = draft.new.idle.as_mut().filter(|idle| idle.asleep) else {
+        return;
+    };
+    idle.asleep = false;
     // How hard it was to switch off says nothing of this.
     if let Some(power) = &mut draft.new.power {
         power.failures = 0;
@@ -72,7 +79,7 @@ pub(super) fn decide(draft: &mut Draft<'_>) {
     }
     if draft.new.phase == HardwarePhase::Ready && draft.new.idle.is_none() && goes(draft) {
         draft.new.idle = Some(IdleStatus {
-            off: true,
+            asleep: true,
             since: Time(facts.now),
         });
         draft.event(
@@ -84,7 +91,7 @@ pub(super) fn decide(draft: &mut Draft<'_>) {
     let asked = draft.new.idle.clone().is_some_and(|idle| match draft.new.phase {
         // A person works on it.
         HardwarePhase::Maintenance | HardwarePhase::Quarantined => false,
-        HardwarePhase::Ready if idle.off && facts.idle.wanted != Wanted::On => stay_off(draft, &idle),
+        HardwarePhase::Ready if idle.asleep && facts.idle.wanted != Wanted::On => stay_off(draft, &idle),
         // What has to be done with it is done in the agent.
         _ => come(draft, &idle),
     });
@@ -97,7 +104,11 @@ fn come(draft: &mut Draft<'_>, idle: &IdleStatus) -> bool {
     wake(draft);
     let asked = draft.watch_for_return(idle.since.0);
     if asked {
-        rest(draft, "PowerCycleNeeded", "The machine is off, and its power driver does not switch it on");
+        rest(
+            draft,
+            "PowerCycleNeeded",
+            "The machine is off, and its power driver does not switch it on",
+        );
     } else {
         rest(draft, "Waking", "The machine is being switched on");
     }
@@ -126,7 +137,11 @@ fn stay_off(draft: &mut Draft<'_>, idle: &IdleStatus) -> bool {
     let facts = draft.facts;
     if !can_come_back(facts.power.map(|p| p.can)) {
         // Its driver was taken away meanwhile.
-        rest(draft, "PowerCycleNeeded", "The machine is off, and nothing can switch it on any more");
+        rest(
+            draft,
+            "PowerCycleNeeded",
+            "The machine is off, and nothing can switch it on any more",
+        );
         return draft.watch_for_return(idle.since.0);
     }
     rest(

@@ -58,7 +58,12 @@ fn plan_off(world: &mut World) {
 }
 
 fn told(world: &World) -> agent::Instruction {
-    let session = world.discovery.status.as_ref().and_then(|s| s.session.as_ref()).map(|s| s.id.clone());
+    let session = world
+        .discovery
+        .status
+        .as_ref()
+        .and_then(|s| s.session.as_ref())
+        .map(|s| s.id.clone());
     agent::instruction(&SessionFacts {
         discovery: &world.discovery,
         hardware: Some(&world.hardware),
@@ -96,7 +101,7 @@ fn asleep(can: Can, state: PowerState) -> World {
     world.settle();
     let status = world.status();
     assert_eq!((status.phase, status.reason.as_str()), (HardwarePhase::Ready, "PoweredOff"));
-    assert!(status.idle.is_some_and(|idle| idle.off));
+    assert!(status.idle.is_some_and(|idle| idle.asleep));
     world
 }
 
@@ -117,8 +122,15 @@ fn a_machine_that_nobody_needs_switches_itself_off_and_is_no_loss() {
     world.pass(24 * 60 * 60);
     world.settle();
     let status = world.status();
-    assert_eq!((status.phase, status.reason.as_str(), act(&world)), (HardwarePhase::Ready, "PoweredOff", None));
-    assert!(status.conditions.iter().all(|c| c.type_ != conditions::AGENT_CONNECTED), "{:?}", status.conditions);
+    assert_eq!(
+        (status.phase, status.reason.as_str(), act(&world)),
+        (HardwarePhase::Ready, "PoweredOff", None)
+    );
+    assert!(
+        status.conditions.iter().all(|c| c.type_ != conditions::AGENT_CONNECTED),
+        "{:?}",
+        status.conditions
+    );
     assert!(conditions::is_true(&status.conditions, conditions::READY));
     assert!(!conditions::is_true(&status.conditions, conditions::POWER_CYCLE_NEEDED));
     assert!(world.events.iter().any(|e| e == "PoweredOff"), "{:?}", world.events);
@@ -205,7 +217,7 @@ fn a_claim_wakes_it_and_its_old_session_counts_no_more() {
     world.settle();
     let status = world.status();
     assert_eq!((status.phase, status.order), (HardwarePhase::Reserved, None));
-    assert_eq!(status.idle.map(|i| i.off), Some(false));
+    assert_eq!(status.idle.map(|i| i.asleep), Some(false));
     // The agent that had not gone yet, if there is one, is not given the image: it starts anew.
     let order = told(&world).order;
     assert_eq!((order.kind, order.reboot), (OrderKind::Reboot, Some(RebootTarget::Agent)));
@@ -250,7 +262,11 @@ fn behind_a_plug_that_is_on_it_is_switched_off_and_on() {
     assert_eq!(act(&world), None, "once");
     world.pass(11 * 60);
     world.settle();
-    assert_eq!(done(&mut world, PowerState::Off), PowerActKind::Off, "and again where it did not come");
+    assert_eq!(
+        done(&mut world, PowerState::Off),
+        PowerActKind::Off,
+        "and again where it did not come"
+    );
     assert_eq!(done(&mut world, PowerState::On), PowerActKind::On);
     world.agent_boots();
     world.settle();
@@ -287,7 +303,10 @@ fn of_machines_of_one_size_the_one_that_is_on_is_taken() {
     let mut on = World::ready().hardware;
     on.metadata.name = Some("m-zz".to_owned());
     let web = instance("web", "uid-1");
-    assert_eq!(schedule(&web, [&off, &on], &Default::default()), Placement::Machine("m-zz".to_owned()));
+    assert_eq!(
+        schedule(&web, [&off, &on], &Default::default()),
+        Placement::Machine("m-zz".to_owned())
+    );
     assert_eq!(
         schedule(&web, [&off], &Default::default()),
         Placement::Machine(crate::world::NAME.to_owned())
@@ -316,7 +335,7 @@ fn the_plan_brings_one_back_and_does_not_change_its_mind_on_the_way() {
     assert_eq!(place(&world.hardware, Some(&world.discovery)), Some(Place::Coming));
     world.idle.wanted = Wanted::Off(None);
     world.settle();
-    assert_eq!(world.status().idle.map(|i| i.off), Some(false));
+    assert_eq!(world.status().idle.map(|i| i.asleep), Some(false));
     assert_eq!(done(&mut world, PowerState::On), PowerActKind::BootAgent);
     // It never comes.
     for _ in 0..4 {
@@ -374,7 +393,11 @@ fn one_that_waits_for_its_turn_says_so_and_is_not_late() {
     assert_eq!(world.status().power.unwrap().turn, "");
     world.pass(9 * 60);
     world.settle();
-    assert_eq!(world.status().power.unwrap().failures, 0, "its time to boot begins when it was told");
+    assert_eq!(
+        world.status().power.unwrap().failures,
+        0,
+        "its time to boot begins when it was told"
+    );
 }
 
 fn start() -> Timestamp {
@@ -413,7 +436,11 @@ fn so_many_stay_on_and_those_that_cannot_go_off_count() {
     assert_eq!(young.wanted[0], Wanted::On, "not before its time");
     assert_eq!(young.again, Some(now + SignedDuration::from_mins(10)));
     members[3].policy = IdlePolicy::Stay;
-    assert_eq!(plan(&rules(0), &members, now).wanted[3], Wanted::On, "it is to stay on, so it comes");
+    assert_eq!(
+        plan(&rules(0), &members, now).wanted[3],
+        Wanted::On,
+        "it is to stay on, so it comes"
+    );
 }
 
 /// A class of machines with claims that come and go, in steps of a minute.

@@ -235,8 +235,12 @@ pub fn hardware_says(id: Id) -> HardwareSays {
                 .iter()
                 .filter_map(|u| objects::instance_of(u))
                 .fold(0, |bits, i| bits | 1 << i),
-            idle: status.idle.as_ref().map(|idle| idle.off),
-            started: status.power.as_ref().and_then(|p| p.act.as_ref()).is_some_and(|act| act.kind == PowerActKind::BootAgent),
+            idle: status.idle.as_ref().map(|idle| idle.asleep),
+            started: status
+                .power
+                .as_ref()
+                .and_then(|p| p.act.as_ref())
+                .is_some_and(|act| act.kind == PowerActKind::BootAgent),
         }
     })
 }
@@ -334,7 +338,11 @@ fn ask_hardware(
         Rest::Off => Wanted::Off(idle_since(&hw, disc.as_ref())),
         Rest::On => Wanted::On,
     };
-    let policy = if rest == Rest::Stay { IdlePolicy::Stay } else { IdlePolicy::PowerOff };
+    let policy = if rest == Rest::Stay {
+        IdlePolicy::Stay
+    } else {
+        IdlePolicy::PowerOff
+    };
     let decision = hardware::decide(&HardwareFacts {
         power: power.as_ref().filter(|_| !lacks_driver(mutant, &hw)),
         idle: IdleFacts { policy, wanted },
@@ -592,7 +600,7 @@ fn ask_poll(mutant: Planted, m: usize, session: u8, disc: Option<Id>, hw: Option
             if let Some(known) = &mut hw
                 && let Some(idle) = known.status.as_mut().and_then(|s| s.idle.as_mut())
             {
-                idle.off = true;
+                idle.asleep = true;
                 known.spec.claim_ref = None;
             }
         }

@@ -8,7 +8,7 @@ use api::{
 };
 use kube::{
     Api,
-    api::{Patch, PatchParams},
+    api::{Patch, PatchParams, PostParams},
 };
 use lifecycle::pacing::Limits;
 use serde_json::json;
@@ -139,7 +139,9 @@ async fn a_machine_that_nobody_needs_goes_off_and_a_claim_brings_it_back() {
     assert_eq!((status.phase, status.reason.as_str()), (HardwarePhase::Ready, "PoweredOff"));
     assert!(conditions::is_true(&status.conditions, conditions::READY));
     assert!(machines[0].bmc.resets().is_empty(), "its agent did it");
-    bench.create_instance("web", |instance| instance.class = Some(CLASS.to_owned())).await;
+    bench
+        .create_instance("web", |instance| instance.class = Some(CLASS.to_owned()))
+        .await;
     live(&mut machines, "the instance runs", async |_| {
         let instance = bench.instance("web").await;
         instance.status.is_some_and(|s| s.phase == InstancePhase::Running)
@@ -168,7 +170,9 @@ async fn so_many_stay_on_and_one_that_is_taken_is_made_up_for() {
         Instant::now() > quiet
     })
     .await;
-    bench.create_instance("web", |instance| instance.class = Some(CLASS.to_owned())).await;
+    bench
+        .create_instance("web", |instance| instance.class = Some(CLASS.to_owned()))
+        .await;
     live(&mut machines, "the instance runs, and two are on besides", async |m| {
         let instance = bench.instance("web").await;
         instance.status.is_some_and(|s| s.phase == InstancePhase::Running) && on(m).len() == 3
@@ -195,7 +199,10 @@ async fn machines_of_one_rack_start_one_after_another_and_say_for_whom_they_wait
     let hardware: Api<BareMetalHardware> = Api::all(bench.client.clone());
     for machine in &machines[..3] {
         let label = Patch::Merge(json!({"metadata": {"labels": {api::LABEL_RACK: "r7"}}}));
-        hardware.patch(&machine.machine.name, &PatchParams::default(), &label).await.unwrap();
+        hardware
+            .patch(&machine.machine.name, &PatchParams::default(), &label)
+            .await
+            .unwrap();
     }
     class(&bench, 0).await;
     live(&mut machines, "all are off", async |m| on(m).is_empty()).await;
@@ -224,7 +231,8 @@ async fn machines_of_one_rack_start_one_after_another_and_say_for_whom_they_wait
     let other = times(&machines[3..])[0];
     assert!(other < rack[1], "another rack's does not wait for it");
     assert!(
-        said.iter().any(|turn| turn.starts_with("waits for its turn: ") && turn.contains("of rack r7 (15 a minute)")),
+        said.iter()
+            .any(|turn| turn.starts_with("waits for its turn: ") && turn.contains("of rack r7 (15 a minute)")),
         "{said:?}"
     );
     assert!(machines.iter().all(|m| m.bmc.resets().len() == 1), "each once");
@@ -251,4 +259,50 @@ async fn a_machine_without_a_way_back_stays_on_and_says_so() {
     machine.step().await;
     assert_eq!(machine.place, Place::Agent);
     bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_done_is_refused_at_the_door() {
+    let directory = tempfile::tempdir().unwrap();
+    let (server, bench) = crate::embedded::embedded(&directory).await;
+    let hardware: Api<BareMetalHardware> = Api::all(bench.client.clone());
+    let mut machine = BareMetalHardware::new(
+        "m-1",
+        api::BareMetalHardwareSpec {
+            discovery_name: "m-1".to_owned(),
+            idle_policy: Some(IdlePolicy::PowerOff),
+            ..api::BareMetalHardwareSpec::default()
+        },
+    );
+    let refused = hardware.create(&PostParams::default(), &machine).await.unwrap_err().to_string();
+    assert!(refused.contains("name it in spec.power"), "{refused}");
+    machine.spec.power = Some(
+        serde_json::from_value(json!({
+            "redfish": {"address": "https://192.0.2.7", "credentials": {"name": "bmc"}}
+        }))
+        .unwrap(),
+    );
+    create(&hardware, &machine).await;
+    let without = Patch::Merge(json!({"spec": {"power": null}}));
+    let refused = hardware
+        .patch("m-1", &PatchParams::default(), &without)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("name it in spec.power"), "{refused}");
+    let classes: Api<BareMetalHardwareClass> = Api::all(bench.client.clone());
+    let idle = |policy, warm| BareMetalHardwareClassSpec {
+        idle: Some(ClassIdle {
+            policy,
+            warm,
+            ..ClassIdle::default()
+        }),
+        ..BareMetalHardwareClassSpec::default()
+    };
+    let stays = BareMetalHardwareClass::new(CLASS, idle(IdlePolicy::Stay, 1));
+    let refused = classes.create(&PostParams::default(), &stays).await.unwrap_err().to_string();
+    assert!(refused.contains("it needs policy PowerOff"), "{refused}");
+    create(&classes, &BareMetalHardwareClass::new(CLASS, idle(IdlePolicy::PowerOff, 1))).await;
+    bench.end().await;
+    server.shutdown().await;
 }
