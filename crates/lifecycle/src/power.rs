@@ -142,6 +142,7 @@ pub(crate) fn settle(
                 since: Time(now),
             });
             new.retry_after = None;
+            new.turn.clear();
         }
     }
     Settled { status: Some(new), again }

@@ -34,10 +34,16 @@ pub(super) fn is_needed(draft: &mut Draft<'_>) {
     wake(draft);
 }
 
-/// It runs an instance's system.
-pub(super) fn is_over(draft: &mut Draft<'_>) {
+/// After everything else was decided for that instance: the machine comes, whatever else is waited for. One that runs its system was not off.
+pub(super) fn comes(draft: &mut Draft<'_>) {
     if draft.new.phase == HardwarePhase::InUse && !draft.transient {
         draft.new.idle = None;
+    }
+    let works = draft.new.phase == HardwarePhase::Quarantined || draft.facts.hardware.spec.maintenance;
+    if let Some(idle) = draft.new.idle.as_ref().filter(|_| !works)
+        && draft.power_want == Want::Nothing
+    {
+        draft.power_want = Want::Wake(idle.since.0);
     }
 }
 
@@ -58,7 +64,7 @@ fn wake(draft: &mut Draft<'_>) {
 
 /// Of a machine without a claim, after everything else was decided.
 pub(super) fn decide(draft: &mut Draft<'_>) {
-    if draft.transient || draft.spec.is_some() {
+    if draft.transient {
         return;
     }
     let facts = draft.facts;

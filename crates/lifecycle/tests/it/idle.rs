@@ -232,6 +232,22 @@ fn a_claim_wakes_it_and_its_old_session_counts_no_more() {
 }
 
 #[test]
+fn a_claim_of_one_that_is_on_its_way_does_not_start_it_again_and_waits_for_nothing_else() {
+    let mut world = asleep(BMC, PowerState::Off);
+    world.idle.wanted = Wanted::On;
+    world.settle();
+    let coming = world.status().power.and_then(|p| p.act);
+    assert!(coming.is_some());
+    world.images.clear();
+    world.instances.push(instance("web", "uid-1"));
+    world.settle();
+    assert_eq!(world.status().reason, "ImageNotFound");
+    assert_eq!(world.status().power.and_then(|p| p.act), coming);
+    assert_eq!(done(&mut world, PowerState::On), PowerActKind::BootAgent);
+    assert_eq!(act(&world), None, "once");
+}
+
+#[test]
 fn a_magic_packet_wakes_it_and_is_sent_again() {
     let mut world = asleep(PACKET, PowerState::Unknown);
     world.pass(60 * 60);
