@@ -55,7 +55,7 @@ fn default_after_seconds() -> u32 {
 #[serde(rename_all = "camelCase")]
 pub struct IdleStatus {
     /// Whether it is to be off. False: it is needed again, and is being switched on.
-    pub off: bool,
+    pub asleep: bool,
     /// When it was told to be off: a session from before then counts no more.
     pub since: Time,
 }

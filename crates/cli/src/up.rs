@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     account,
     install::{self, NETBOOT, OPERATOR},
-    roles::{Decisions, Lan, NETBOOT_NAMESPACE, OPERATOR_NAMESPACE, bracketed, signalled},
+    roles::{Decisions, Lan, NETBOOT_NAMESPACE, OPERATOR_NAMESPACE, Starts, bracketed, signalled},
 };
 
 #[derive(Debug, clap::Args)]
@@ -58,6 +58,8 @@ pub struct Arguments {
     api_only: bool,
     #[command(flatten)]
     decisions: Decisions,
+    #[command(flatten)]
+    starts: Starts,
     /// Reckon with so many machines of a lab that all come from one address: wide quotas for one address. Not for a network with strangers.
     #[arg(long, value_name = "MACHINES", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     lab_machines: Option<u32>,
@@ -113,6 +115,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     // One machine, one LAN, no BMC: nobody could prove an identity here. Each use is told in an event.
     let mut decisions = arguments.decisions.config(true);
     decisions.image_store = arguments.image_store;
+    decisions.starts = arguments.starts.limits();
     let mut netboot = netboot::Config::new(netboot_client, "up");
     netboot.namespace = NETBOOT_NAMESPACE.to_owned();
     netboot.http = arguments.http_listen;

@@ -119,7 +119,7 @@ pub fn instruction(facts: &SessionFacts<'_>) -> Instruction {
         && !view::session_counts(&status, session)
         && !hardware.spec.maintenance
     {
-        return if idle.off && claim.is_none() {
+        return if idle.asleep && claim.is_none() {
             simple(
                 OrderKind::PowerOff,
                 facts,

@@ -166,7 +166,7 @@ pub fn place(hardware: &BareMetalHardware, discovery: Option<&BareMetalDiscovery
     }
     let given_up = conditions::is_true(&status.conditions, conditions::POWER_CYCLE_NEEDED);
     Some(match &status.idle {
-        Some(idle) if idle.off => Place::Off,
+        Some(idle) if idle.asleep => Place::Off,
         Some(_) if !given_up => Place::Coming,
         Some(_) | None => Place::Lost,
     })

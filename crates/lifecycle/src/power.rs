@@ -170,6 +170,7 @@ pub(crate) fn settle(
                 macs: if kind == PowerActKind::On { facts.macs.clone() } else { Vec::new() },
             });
             new.retry_after = None;
+            new.turn.clear();
         }
     }
     Settled { status: Some(new), again }

@@ -62,6 +62,27 @@ pub struct Decisions {
     local_boot_confirmed_after: u32,
 }
 
+/// How many machines are switched on at once.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Starts {
+    /// So many machines are switched on, or off and on, in a minute; the others wait for their turn.
+    #[arg(long, env = "KBM_STARTS_PER_MINUTE", default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    starts_per_minute: u32,
+    /// So many of one rack, which their label kube-baremetal.io/rack names.
+    #[arg(long, env = "KBM_STARTS_PER_MINUTE_PER_RACK", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    starts_per_minute_per_rack: u32,
+}
+
+impl Starts {
+    /// As the decisions take it.
+    pub fn limits(self) -> lifecycle::pacing::Limits {
+        lifecycle::pacing::Limits {
+            per_minute: self.starts_per_minute,
+            per_minute_per_rack: self.starts_per_minute_per_rack,
+        }
+    }
+}
+
 /// What a machine that nobody accepted gets.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub enum Unaccepted {

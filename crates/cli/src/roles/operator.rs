@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
-use super::{Cluster, Decisions, NETBOOT_NAMESPACE, OPERATOR_NAMESPACE, host_name, signalled};
+use super::{Cluster, Decisions, NETBOOT_NAMESPACE, OPERATOR_NAMESPACE, Starts, host_name, signalled};
 use crate::monitor;
 
 #[derive(Debug, clap::Args)]
@@ -39,6 +39,8 @@ pub struct Arguments {
     with_image_store: bool,
     #[command(flatten)]
     decisions: Decisions,
+    #[command(flatten)]
+    starts: Starts,
 }
 
 /// Runs until SIGINT or SIGTERM, or until its turn is lost.
@@ -55,6 +57,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     config.operator_namespace = arguments.namespace;
     config.netboot_namespace = arguments.netboot_namespace;
     config.lifecycle = arguments.decisions.config(arguments.allow_asserted_identity);
+    config.lifecycle.starts = arguments.starts.limits();
     config.lifecycle.image_store = arguments.with_image_store;
     config.leader_election = Some(operator::LeaderElection {
         lease: arguments.lease,

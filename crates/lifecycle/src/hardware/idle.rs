@@ -34,19 +34,25 @@ pub(super) fn is_needed(draft: &mut Draft<'_>) {
     wake(draft);
 }
 
-/// It runs an instance's system.
-pub(super) fn is_over(draft: &mut Draft<'_>) {
+/// After everything else was decided for that instance: the machine comes, whatever else is waited for. One that runs its system was not off.
+pub(super) fn comes(draft: &mut Draft<'_>) {
     if draft.new.phase == HardwarePhase::InUse && !draft.transient {
         draft.new.idle = None;
+    }
+    let works = draft.new.phase == HardwarePhase::Quarantined || draft.facts.hardware.spec.maintenance;
+    if let Some(idle) = draft.new.idle.as_ref().filter(|_| !works)
+        && draft.power_want == Want::Nothing
+    {
+        draft.power_want = Want::Wake(idle.since.0);
     }
 }
 
 /// It is to come, from now on and until it is there: the next plan may think of another one, but not so soon.
 fn wake(draft: &mut Draft<'_>) {
-    let Some(idle) = draft.new.idle.as_mut().filter(|idle| idle.off) else {
+    let Some(idle) = draft.new.idle.as_mut().filter(|idle| idle.asleep) else {
         return;
     };
-    idle.off = false;
+    idle.asleep = false;
     // How hard it was to switch off says nothing of this.
     if let Some(power) = &mut draft.new.power {
         power.failures = 0;
@@ -58,7 +64,7 @@ fn wake(draft: &mut Draft<'_>) {
 
 /// Of a machine without a claim, after everything else was decided.
 pub(super) fn decide(draft: &mut Draft<'_>) {
-    if draft.transient || draft.spec.is_some() {
+    if draft.transient {
         return;
     }
     let facts = draft.facts;
@@ -79,7 +85,7 @@ pub(super) fn decide(draft: &mut Draft<'_>) {
     }
     if draft.new.phase == HardwarePhase::Ready && draft.new.idle.is_none() && goes(draft) {
         draft.new.idle = Some(IdleStatus {
-            off: true,
+            asleep: true,
             since: Time(facts.now),
         });
         draft.event(
@@ -91,7 +97,7 @@ pub(super) fn decide(draft: &mut Draft<'_>) {
     let asked = draft.new.idle.clone().is_some_and(|idle| match draft.new.phase {
         // A person works on it.
         HardwarePhase::Maintenance | HardwarePhase::Quarantined => false,
-        HardwarePhase::Ready if idle.off && facts.idle.wanted != Wanted::On => stay_off(draft, &idle),
+        HardwarePhase::Ready if idle.asleep && facts.idle.wanted != Wanted::On => stay_off(draft, &idle),
         // What has to be done with it is done in the agent.
         _ => come(draft, &idle),
     });

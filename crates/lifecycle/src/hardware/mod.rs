@@ -152,7 +152,7 @@ pub fn decide(facts: &HardwareFacts<'_>) -> HardwareDecision {
         Some(claim) => {
             idle::is_needed(&mut draft);
             claimed::decide(&mut draft, claim);
-            idle::is_over(&mut draft);
+            idle::comes(&mut draft);
         }
         None => {
             free::decide(&mut draft);

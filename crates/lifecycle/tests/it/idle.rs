@@ -102,7 +102,7 @@ fn asleep(can: Can, state: PowerState) -> World {
     world.settle();
     let status = world.status();
     assert_eq!((status.phase, status.reason.as_str()), (HardwarePhase::Ready, "PoweredOff"));
-    assert!(status.idle.is_some_and(|idle| idle.off));
+    assert!(status.idle.is_some_and(|idle| idle.asleep));
     world
 }
 
@@ -219,7 +219,7 @@ fn a_claim_wakes_it_and_its_old_session_counts_no_more() {
     world.settle();
     let status = world.status();
     assert_eq!((status.phase, status.order), (HardwarePhase::Reserved, None));
-    assert_eq!(status.idle.map(|i| i.off), Some(false));
+    assert_eq!(status.idle.map(|i| i.asleep), Some(false));
     // The agent that had not gone yet, if there is one, is not given the image: it starts anew.
     let order = told(&world).order;
     assert_eq!((order.kind, order.reboot), (OrderKind::Reboot, Some(RebootTarget::Agent)));
@@ -231,6 +231,22 @@ fn a_claim_wakes_it_and_its_old_session_counts_no_more() {
     assert_eq!((status.phase, status.idle), (HardwarePhase::Provisioning, None));
     assert_eq!(told(&world).order.kind, OrderKind::Image);
     assert_eq!(act(&world), None);
+}
+
+#[test]
+fn a_claim_of_one_that_is_on_its_way_does_not_start_it_again_and_waits_for_nothing_else() {
+    let mut world = asleep(BMC, PowerState::Off);
+    world.idle.wanted = Wanted::On;
+    world.settle();
+    let coming = world.status().power.and_then(|p| p.act);
+    assert!(coming.is_some());
+    world.images.clear();
+    world.instances.push(instance("web", "uid-1"));
+    world.settle();
+    assert_eq!(world.status().reason, "ImageNotFound");
+    assert_eq!(world.status().power.and_then(|p| p.act), coming);
+    assert_eq!(done(&mut world, PowerState::On), PowerActKind::BootAgent);
+    assert_eq!(act(&world), None, "once");
 }
 
 #[test]
@@ -337,7 +353,7 @@ fn the_plan_brings_one_back_and_does_not_change_its_mind_on_the_way() {
     assert_eq!(place(&world.hardware, Some(&world.discovery)), Some(Place::Coming));
     world.idle.wanted = Wanted::Off(None);
     world.settle();
-    assert_eq!(world.status().idle.map(|i| i.off), Some(false));
+    assert_eq!(world.status().idle.map(|i| i.asleep), Some(false));
     assert_eq!(done(&mut world, PowerState::On), PowerActKind::BootAgent);
     // It never comes.
     for _ in 0..4 {

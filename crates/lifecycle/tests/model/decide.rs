@@ -12,9 +12,10 @@ use agent_protocol::{
     order::{ExpectedContents, FaultReason, Order, OrderKind, OrderResult, Outcome},
 };
 use api::{
-    BareMetalDiscovery, BareMetalHardware, BareMetalInstance, HardwarePhase, InstancePhase,
+    BareMetalDiscovery, BareMetalHardware, BareMetalInstance, HardwarePhase, IdlePolicy, InstancePhase,
     discovery::{BootAnswer, BootRecord},
     hardware::{ClaimRef, InstalledEvidence, InstalledImage},
+    power::{PowerAct, PowerActKind, PowerStatus},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use lifecycle::{
@@ -22,8 +23,9 @@ use lifecycle::{
     boot::{self, BootFacts},
     hardware::{self, HardwareFacts, Readiness, SpecChange},
     identity::Match,
-    idle::IdleFacts,
+    idle::{IdleFacts, Wanted, idle_since},
     instance::{self, InstanceChange, InstanceFacts},
+    power::{Can, PowerFacts},
     scheduler::Placement,
 };
 
@@ -63,6 +65,8 @@ pub enum Told {
     Wait,
     /// Its own disk, or the agent again.
     Reboot,
+    /// Off, because nobody needs it.
+    PowerOff,
     /// The order, and the discovery with its acceptance.
     Destructive(Id, Id),
 }
@@ -83,6 +87,10 @@ pub struct HardwareSays {
     pub free: bool,
     /// Instances whose release is on record, as bits.
     pub released: u8,
+    /// Whether it is to be off, where it was switched off because nobody needed it.
+    pub idle: Option<bool>,
+    /// Whether its driver is told to boot it into the agent.
+    pub started: bool,
 }
 
 /// What the invariants need to know of an instance.
@@ -121,12 +129,26 @@ pub enum Ending {
     NotProven,
 }
 
+/// What becomes of machines that nobody needs.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Rest {
+    /// They stay, and have no driver.
+    #[default]
+    Stay,
+    /// They have a driver, and may be switched off; the plan of this one is not known.
+    AsItIs,
+    /// It is to be off.
+    Off,
+    /// It is to be on.
+    On,
+}
+
 /// The number of the order that no operator wrote.
 const INVENTED: u8 = 200;
 
 type Planted = Option<Mutant>;
-/// The last three: session, salt of a new order, and which of two instances was created first.
-type OperatorKey = (Planted, View, (u8, u8, u8));
+/// The last three: session, salt of a new order, and which of two instances was created first; what the plan of idle machines says.
+type OperatorKey = (Planted, View, (u8, u8, u8), Rest);
 type TendKey = (Planted, [Option<Id>; 3], (Option<u8>, u8));
 /// A machine with its session, its hardware and its discovery.
 type MachineKey = (Planted, (usize, u8), Option<Id>, Option<Id>);
@@ -167,6 +189,18 @@ fn settle_hardware(hw: &mut BareMetalHardware) {
     if let Some(erase) = &mut status.last_erase {
         erase.order_id.clear();
     }
+    if let Some(power) = &mut status.power {
+        // It is carried out, or not, as often as anybody likes while it is in force.
+        let act = power.act.take().map(|act| PowerAct {
+            id: "act".to_owned(),
+            since: Time(session_time(0)),
+            ..act
+        });
+        *power = PowerStatus {
+            act,
+            ..PowerStatus::default()
+        };
+    }
 }
 
 fn settle_instance(inst: &mut BareMetalInstance) {
@@ -201,6 +235,12 @@ pub fn hardware_says(id: Id) -> HardwareSays {
                 .iter()
                 .filter_map(|u| objects::instance_of(u))
                 .fold(0, |bits, i| bits | 1 << i),
+            idle: status.idle.as_ref().map(|idle| idle.asleep),
+            started: status
+                .power
+                .as_ref()
+                .and_then(|p| p.act.as_ref())
+                .is_some_and(|act| act.kind == PowerActKind::BootAgent),
         }
     })
 }
@@ -221,13 +261,13 @@ pub fn instance_says(id: Id) -> InstanceSays {
 
 /// What the operator does for a machine whose latest session is number `session`. `salt` makes the id of a new order; of two instances that name the machine, number
 /// `older` was created first.
-pub fn hardware(planted: Planted, view: View, session: u8, salt: u8, older: u8) -> Option<HardwareWrite> {
-    remembered(&OPERATED, (planted, view, (session, salt, older)), || {
+pub fn hardware(planted: Planted, view: View, session: u8, salt: u8, older: u8, rest: Rest) -> Option<HardwareWrite> {
+    remembered(&OPERATED, (planted, view, (session, salt, older), rest), || {
         let stored = view.hw?;
         let mut before = (*object::<BareMetalHardware>(stored)).clone();
         // A write that changes nothing the model stores is followed by the next decision at once.
         for _ in 0..4 {
-            let (written, evidence) = ask_hardware(planted, &before, view, session, salt, older)?;
+            let (written, evidence) = ask_hardware(planted, &before, view, (session, salt, older), rest)?;
             let mut settled = written.clone();
             settle_hardware(&mut settled);
             let id = number(settled);
@@ -244,7 +284,13 @@ pub fn hardware(planted: Planted, view: View, session: u8, salt: u8, older: u8) 
     })
 }
 
-fn ask_hardware(mutant: Planted, stored: &BareMetalHardware, view: View, session: u8, salt: u8, older: u8) -> Option<Operated> {
+fn ask_hardware(
+    mutant: Planted,
+    stored: &BareMetalHardware,
+    view: View,
+    (session, salt, older): (u8, u8, u8),
+    rest: Rest,
+) -> Option<Operated> {
     let mut hw = stored.clone();
     let name = hw.metadata.name.clone().unwrap_or_default();
     let mut disc = view.disc.map(|d| (*object::<BareMetalDiscovery>(d)).clone());
@@ -279,9 +325,27 @@ fn ask_hardware(mutant: Planted, stored: &BareMetalHardware, view: View, session
         other => other,
     };
     let (image, config) = (objects::image(), config());
+    let power = (rest != Rest::Stay).then(|| PowerFacts {
+        can: Can {
+            boot_agent: true,
+            on: true,
+            ..Can::default()
+        },
+        ..PowerFacts::default()
+    });
+    let wanted = match rest {
+        Rest::Stay | Rest::AsItIs => Wanted::AsItIs,
+        Rest::Off => Wanted::Off(idle_since(&hw, disc.as_ref())),
+        Rest::On => Wanted::On,
+    };
+    let policy = if rest == Rest::Stay {
+        IdlePolicy::Stay
+    } else {
+        IdlePolicy::PowerOff
+    };
     let decision = hardware::decide(&HardwareFacts {
-        power: None,
-        idle: IdleFacts::default(),
+        power: power.as_ref().filter(|_| !lacks_driver(mutant, &hw)),
+        idle: IdleFacts { policy, wanted },
         hardware: &hw,
         discovery: disc.as_ref(),
         claimant,
@@ -343,6 +407,11 @@ fn ask_hardware(mutant: Planted, stored: &BareMetalHardware, view: View, session
         });
     }
     Some((written, evidence))
+}
+
+/// Whether the driver is there to switch the machine off, and gone when it is to be switched on.
+fn lacks_driver(mutant: Planted, hw: &BareMetalHardware) -> bool {
+    mutant == Some(Mutant::NeverWakes) && hw.status.as_ref().is_some_and(|s| s.idle.is_some())
 }
 
 fn change_hardware_facts(
@@ -527,6 +596,14 @@ fn ask_poll(mutant: Planted, m: usize, session: u8, disc: Option<Id>, hw: Option
     };
     match mutant {
         Some(Mutant::HandsOutUnaccepted) if hw.is_none() => hw = Some(invented()),
+        Some(Mutant::SwitchesOffTheClaimed) => {
+            if let Some(known) = &mut hw
+                && let Some(idle) = known.status.as_mut().and_then(|s| s.idle.as_mut())
+            {
+                idle.asleep = true;
+                known.spec.claim_ref = None;
+            }
+        }
         Some(Mutant::InventsOrders) => {
             if let Some(known) = &mut hw
                 && known.spec.claim_ref.is_none()
@@ -547,7 +624,8 @@ fn ask_poll(mutant: Planted, m: usize, session: u8, disc: Option<Id>, hw: Option
         now: now(session),
     });
     match told.order.kind {
-        OrderKind::Wait | OrderKind::PowerOff => Told::Wait,
+        OrderKind::Wait => Told::Wait,
+        OrderKind::PowerOff => Told::PowerOff,
         OrderKind::Reboot => Told::Reboot,
         OrderKind::Erase | OrderKind::Image => {
             let mut noted = (*stored).clone();

@@ -22,6 +22,8 @@
 //! | foreign | 1 | 1 | 1 | 1, mixed | a disk that held something when it came; a person gives it up or not |
 //! | written anew | 1 | 1 | 1 | 1, mixed | its author asks for a re-install, at any time |
 //! | written anew twice | 1 | 1 | 1 | none | re-installs are asked for twice; one order fails |
+//! | idle | 1 | 2 | 1 | none | a machine that nobody needs is switched off, twice |
+//! | idle while somebody is stale | 1 | 1 | 0 | 1, mixed | the same, once |
 //! | written anew, and backups | 1 | 1 | 1 | none | a re-install is asked for; the status of one object is lost |
 //!
 //! `make model` (`KBM_MODEL=large`) widens them: both machines crash *and* one operator and one replica are stale with two machines and two instances; one stale for ever with a crash; two
@@ -234,6 +236,36 @@ fn one_machine_that_is_written_anew_with_restored_backups() {
     exhaust("written anew, and backups", world, &[&LIFE[..], &[Sight::WrittenAgain]].concat());
 }
 
+#[test]
+fn one_machine_that_rests_between_instances() {
+    let world = World {
+        crashes: 1,
+        rests: 2,
+        ..World::new(1, 2)
+    };
+    exhaust(
+        "idle",
+        world,
+        &[&LIFE[..], &[Sight::Rested, Sight::WokenForAnInstance, Sight::ServesAgain]].concat(),
+    );
+}
+
+#[test]
+fn one_machine_that_rests_while_somebody_is_stale() {
+    let world = World {
+        freezes: 1,
+        stale_steps: 1,
+        rests: 1,
+        crashes: u8::from(large()),
+        ..World::new(1, 1)
+    };
+    exhaust(
+        "idle while somebody is stale",
+        world,
+        &[&LIFE[..], &[Sight::Rested, Sight::WokenForAnInstance, Sight::StaleWrite]].concat(),
+    );
+}
+
 /// Whether the larger bounds are wanted.
 fn large() -> bool {
     std::env::var("KBM_MODEL").is_ok_and(|v| v == "large")
@@ -261,6 +293,11 @@ fn habitat(mutant: Mutant) -> World {
         Mutant::HandsOutUnaccepted | Mutant::InventsOrders => World {
             mutant: Some(mutant),
             foreign: true,
+            ..World::new(1, 1)
+        },
+        Mutant::SwitchesOffTheClaimed | Mutant::NeverWakes => World {
+            mutant: Some(mutant),
+            rests: 1,
             ..World::new(1, 1)
         },
         Mutant::AgentDoesNotLook | Mutant::ExpectsAnything => World { tampers: 1, ..base },

@@ -47,10 +47,14 @@ pub enum Mutant {
     ErasesTheLiving,
     /// The operator makes a new order every time it looks.
     NeverRests,
+    /// A machine that was to be off is switched off although an instance has it by now.
+    SwitchesOffTheClaimed,
+    /// The driver that was to bring a machine back is not there when it is needed.
+    NeverWakes,
 }
 
 /// All of them.
-pub const ALL: [Mutant; 22] = [
+pub const ALL: [Mutant; 24] = [
     Mutant::BindsAgain,
     Mutant::ClaimsUnnamed,
     Mutant::ClaimsTheClaimed,
@@ -73,4 +77,6 @@ pub const ALL: [Mutant; 22] = [
     Mutant::NeverLetsGo,
     Mutant::ErasesTheLiving,
     Mutant::NeverRests,
+    Mutant::SwitchesOffTheClaimed,
+    Mutant::NeverWakes,
 ];

@@ -81,7 +81,8 @@ impl Timed for BareMetalHardware {
         let Some(status) = &mut self.status else { return };
         let installed = status.installed.as_mut().map(|i| &mut i.since);
         let replacing = status.replacing.as_mut().map(|i| &mut i.since);
-        for time in [status.phase_since.as_mut(), installed, replacing].into_iter().flatten() {
+        let idle = status.idle.as_mut().map(|i| &mut i.since);
+        for time in [status.phase_since.as_mut(), installed, replacing, idle].into_iter().flatten() {
             shift(time, used);
         }
     }

@@ -23,7 +23,7 @@ use kube::{
 };
 use serde_json::json;
 
-pub async fn embedded(directory: &tempfile::TempDir) -> (ApiServer, Bench) {
+pub(crate) async fn embedded(directory: &tempfile::TempDir) -> (ApiServer, Bench) {
     adjusted(directory, |_| {}).await
 }
 

@@ -8,7 +8,7 @@ use api::{
 };
 use kube::{
     Api,
-    api::{Patch, PatchParams},
+    api::{Patch, PatchParams, PostParams},
 };
 use lifecycle::pacing::Limits;
 use serde_json::json;
@@ -259,4 +259,50 @@ async fn a_machine_without_a_way_back_stays_on_and_says_so() {
     machine.step().await;
     assert_eq!(machine.place, Place::Agent);
     bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_done_is_refused_at_the_door() {
+    let directory = tempfile::tempdir().unwrap();
+    let (server, bench) = crate::embedded::embedded(&directory).await;
+    let hardware: Api<BareMetalHardware> = Api::all(bench.client.clone());
+    let mut machine = BareMetalHardware::new(
+        "m-1",
+        api::BareMetalHardwareSpec {
+            discovery_name: "m-1".to_owned(),
+            idle_policy: Some(IdlePolicy::PowerOff),
+            ..api::BareMetalHardwareSpec::default()
+        },
+    );
+    let refused = hardware.create(&PostParams::default(), &machine).await.unwrap_err().to_string();
+    assert!(refused.contains("name it in spec.power"), "{refused}");
+    machine.spec.power = Some(
+        serde_json::from_value(json!({
+            "redfish": {"address": "https://192.0.2.7", "credentials": {"name": "bmc"}}
+        }))
+        .unwrap(),
+    );
+    create(&hardware, &machine).await;
+    let without = Patch::Merge(json!({"spec": {"power": null}}));
+    let refused = hardware
+        .patch("m-1", &PatchParams::default(), &without)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("name it in spec.power"), "{refused}");
+    let classes: Api<BareMetalHardwareClass> = Api::all(bench.client.clone());
+    let idle = |policy, warm| BareMetalHardwareClassSpec {
+        idle: Some(ClassIdle {
+            policy,
+            warm,
+            ..ClassIdle::default()
+        }),
+        ..BareMetalHardwareClassSpec::default()
+    };
+    let stays = BareMetalHardwareClass::new(CLASS, idle(IdlePolicy::Stay, 1));
+    let refused = classes.create(&PostParams::default(), &stays).await.unwrap_err().to_string();
+    assert!(refused.contains("it needs policy PowerOff"), "{refused}");
+    create(&classes, &BareMetalHardwareClass::new(CLASS, idle(IdlePolicy::PowerOff, 1))).await;
+    bench.end().await;
+    server.shutdown().await;
 }

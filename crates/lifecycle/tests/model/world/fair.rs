@@ -4,7 +4,10 @@
 
 use std::hash::{Hash, Hasher};
 
-use crate::{decide::Ending, decide::instance_says, table::Fast};
+use crate::{
+    decide::{Ending, hardware_says, instance_says},
+    table::Fast,
+};
 
 use super::{Action, Lag, Left, Power, State, Work, World, symmetry::holds_foreign_data};
 
@@ -40,6 +43,7 @@ impl World {
                 tampers: 0,
                 consents: 0,
                 reinstalls: 0,
+                rests: 0,
             },
             ..*state
         };
@@ -69,6 +73,28 @@ impl World {
         ends
     }
 
+    /// Whether every machine that is off, and that an instance has which nobody deleted, is switched on before long.
+    pub(super) fn those_needed_come(&self, state: &State) -> bool {
+        let needed = |s: &State, m: usize| {
+            let claim = s.hw[m].and_then(|h| hardware_says(h).claim);
+            let alive = claim.and_then(|i| s.inst[i]).is_some_and(|i| {
+                let says = instance_says(i);
+                !says.deleting && says.machine == Some(m)
+            });
+            alive && s.machine[m].power == Power::Off
+        };
+        if state.violation.is_some() || holds_foreign_data(state) {
+            return true;
+        }
+        (0..2).filter(|m| !state.absent[*m] && needed(state, *m)).all(|m| {
+            let mut s = State { frozen: None, ..*state };
+            (0..6).any(|_| {
+                self.round(&mut s);
+                !needed(&s, m)
+            })
+        })
+    }
+
     fn known(&self, mark: u64) -> std::sync::MutexGuard<'_, crate::table::FastMap<u64, ()>> {
         let shelf = usize::try_from(mark >> 58).unwrap_or_default();
         self.ended[shelf].lock().expect("nobody panics with it")
@@ -95,6 +121,7 @@ impl World {
                 Power::Agent(Work::Doing(_)) => go(s, Action::End(m, Ending::Succeeds)),
                 Power::Agent(Work::Done(_)) => go(s, Action::Report(m)),
                 Power::System(_) => go(s, Action::ComeBack(m)),
+                Power::Off => go(s, Action::Switch(m)),
             }
             go(s, Action::Operate(m, Lag::NONE, 0));
         }

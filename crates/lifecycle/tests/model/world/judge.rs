@@ -29,6 +29,7 @@ pub enum Violation {
     WrittenTwice,
     ClaimTakenUpAgain,
     GoneWhileClaimed,
+    OffWhileNeeded,
 }
 
 pub(super) fn properties() -> Vec<Property<World>> {
@@ -51,7 +52,12 @@ pub(super) fn properties() -> Vec<Property<World>> {
         "an image that stands is not written again but once for each time that somebody asked for it": WrittenTwice,
         "a released claim is never taken up again": ClaimTakenUpAgain,
         "no instance is gone while it has a machine": GoneWhileClaimed,
+        "no machine that an instance has is switched off": OffWhileNeeded,
     };
+    all.push(Property::always(
+        "a machine that is off comes when an instance has it",
+        |world: &World, state: &State| world.those_needed_come(state),
+    ));
     all.push(Property::always(
         "every deletion ends when the machine answers",
         |world: &World, state: &State| !world.ends || world.deletions_end(state),
@@ -243,6 +249,15 @@ impl State {
         machine.disk = disk;
         machine.power = Power::Agent(Work::Done(result));
         Some(())
+    }
+
+    /// A machine is told to be off because nobody needs it.
+    pub(super) fn judge_rest(&mut self, m: usize, lag: Lag) {
+        // A replica that knows of the claim.
+        let claimed = self.hw[m].is_some_and(|h| hardware_says(h).claim.is_some());
+        if claimed && lag == Lag::NONE {
+            self.fault(Violation::OffWhileNeeded);
+        }
     }
 
     /// A machine is told to boot the disk of an instance.

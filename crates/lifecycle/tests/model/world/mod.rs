@@ -13,6 +13,8 @@
 //!   agent has one request open at a time, so there is one such reading per machine, and it is void when the discovery changed.
 //! * **An agent** looks at the disk and begins in one step, ends (well or not) in another, reports in a third; before and after each the machine may lose its power. A report that is lost
 //!   is sent again, and one that is stored twice changes nothing.
+//! * **A machine that nobody needs** (in worlds with `rests`) may be told to be off at any time at which it is Ready, and to come back at any time; what its driver is told, the driver does at any
+//!   time, as often as it likes while it is told so. What a class wants of all its machines is not in here (`tests/it/idle.rs`).
 //! * **A machine** that runs its system comes back to the agent when its guest helper is told to, or by a restart at any time.
 //!
 //! Not in here: addresses and seeds (both are prepared before an order and looked at by it), the wish to stop an instance, presence, guest reports, maintenance, gates, identity
@@ -33,7 +35,7 @@ use agent_protocol::disk::DiskContents;
 use stateright::{Model, Property};
 
 use crate::{
-    decide::{Ending, View, instance_says},
+    decide::{Ending, Rest, View, hardware_says, instance_says},
     mutants::Mutant,
     objects,
     table::{FastMap, Id, number},
@@ -56,6 +58,8 @@ pub enum Power {
     Agent(Work),
     /// Runs the system of this instance from its disk.
     System(u8),
+    /// Off, because nobody needed it.
+    Off,
 }
 
 /// A machine as it really is.
@@ -121,6 +125,7 @@ pub struct Left {
     pub tampers: u8,
     pub consents: u8,
     pub reinstalls: u8,
+    pub rests: u8,
 }
 
 /// Without a bound.
@@ -168,6 +173,10 @@ pub enum Action {
     ComeBack(usize),
     /// An operator decides on a machine; of two instances that name it, the one with this number is older.
     Operate(usize, Lag, u8),
+    /// The same, with a plan of what becomes of the machine while nobody needs it.
+    Plan(usize, Lag, Rest),
+    /// The driver carries out what it was told.
+    Switch(usize),
     /// An operator decides on an instance.
     Tend(usize, Lag),
     Bind(usize, usize, Lag),
@@ -187,9 +196,12 @@ impl Action {
     /// Whether somebody acts on old facts.
     fn is_stale(self) -> bool {
         match self {
-            Self::Boot(_, lag) | Self::Poll(_, lag) | Self::Operate(_, lag, _) | Self::Tend(_, lag) | Self::Bind(_, _, lag) => {
-                lag != Lag::NONE
-            }
+            Self::Boot(_, lag)
+            | Self::Poll(_, lag)
+            | Self::Operate(_, lag, _)
+            | Self::Plan(_, lag, _)
+            | Self::Tend(_, lag)
+            | Self::Bind(_, _, lag) => lag != Lag::NONE,
             _ => false,
         }
     }
@@ -207,9 +219,11 @@ pub enum Sight {
     OrderLost,
     Quarantined,
     WrittenAgain,
+    Rested,
+    WokenForAnInstance,
 }
 
-const SIGHTS: usize = 9;
+const SIGHTS: usize = 11;
 
 /// Bounds of one run.
 #[derive(Clone, Debug)]
@@ -236,6 +250,8 @@ pub struct World {
     pub consents: u8,
     /// Times that an author asks for a re-install.
     pub reinstalls: u8,
+    /// Times that the plan switches a machine off that nobody needs. Then machines have a driver.
+    pub rests: u8,
     /// Whether authors of instances name machines themselves.
     pub named: bool,
     /// Whether the first machine's disk holds data that nobody gave up.
@@ -266,6 +282,7 @@ impl World {
             tampers: 0,
             consents: 0,
             reinstalls: 0,
+            rests: 0,
             named: false,
             foreign: false,
             apart: true,
@@ -361,6 +378,7 @@ impl Model for World {
                 tampers: self.tampers,
                 consents: self.consents,
                 reinstalls: self.reinstalls,
+                rests: self.rests,
             },
             violation: None,
         }]
@@ -451,6 +469,28 @@ impl World {
         }
     }
 
+    /// What is done about a machine that nobody needs, and to bring it back.
+    fn rest_actions(&self, state: &State, m: usize, hw: Id, actions: &mut Vec<Action>) {
+        let says = hardware_says(hw);
+        if says.started {
+            actions.push(Action::Switch(m));
+        }
+        let plans: &[Rest] = match says.idle {
+            Some(true) => &[Rest::On],
+            Some(false) => &[],
+            None if state.left.rests > 0 => &[Rest::Off],
+            None => &[],
+        };
+        let stale = state.old_view(m).is_some() && state.left.stale_steps > 0;
+        for plan in plans {
+            actions.push(Action::Plan(m, Lag::NONE, *plan));
+            if stale {
+                let lags = [Lag::of(false, true, true), Lag::of(false, true, false), Lag::of(false, false, true)];
+                actions.extend(self.lags(lags).map(|lag| Action::Plan(m, lag, *plan)));
+            }
+        }
+    }
+
     fn machine_actions(&self, state: &State, m: usize, actions: &mut Vec<Action>) {
         let stale = state.old_view(m).is_some() && state.left.stale_steps > 0;
         let machine = state.machine[m];
@@ -484,7 +524,7 @@ impl World {
             }
             Power::Agent(Work::Idle) => {
                 actions.push(Action::Poll(m, Lag::NONE));
-                if stale && self.mutant == Some(Mutant::HandsOutFromCache) {
+                if stale && (self.rests > 0 || self.mutant == Some(Mutant::HandsOutFromCache)) {
                     actions.push(Action::Poll(m, Lag::of(true, false, false)));
                 }
                 if state.reading[m].is_some() {
@@ -499,6 +539,12 @@ impl World {
             }
             Power::Agent(Work::Done(_)) => actions.push(Action::Report(m)),
             Power::System(_) => actions.push(Action::ComeBack(m)),
+            Power::Off => {}
+        }
+        if self.rests > 0
+            && let Some(hw) = state.hw[m]
+        {
+            self.rest_actions(state, m, hw, actions);
         }
         if machine.power != Power::Firmware && state.left.crashes[m] > 0 {
             actions.push(Action::Crash(m));

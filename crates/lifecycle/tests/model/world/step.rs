@@ -1,7 +1,7 @@
 //! One step of the world.
 
 use crate::{
-    decide::{self, BootTold, Change, Ending, InstanceWrite, Told, View, changed, hardware_says, instance_says},
+    decide::{self, BootTold, Change, Ending, InstanceWrite, Rest, Told, View, changed, hardware_says, instance_says},
     mutants::Mutant,
     objects,
     table::{Id, number},
@@ -80,6 +80,14 @@ impl World {
                     Told::Wait if s.disc[m].map(decide::session_of) != Some(s.machine[m].session) => s.power_off(m),
                     Told::Wait => return None,
                     Told::Reboot => s.power_off(m),
+                    Told::PowerOff => {
+                        self.sees(Sight::Rested);
+                        s.judge_rest(m, lag);
+                        s.power_off(m);
+                        s.machine[m].power = Power::Off;
+                    }
+                    // The stale replica reads the object again before it hands out such an order.
+                    Told::Destructive(..) if lag != Lag::NONE && self.mutant != Some(Mutant::HandsOutFromCache) => return None,
                     Told::Destructive(..) => s.reading[m] = Some(hw.unwrap_or_else(|| number(objects::accepted(m)))),
                 }
             }
@@ -130,7 +138,18 @@ impl World {
                 }
                 s.power_off(m);
             }
-            Action::Operate(m, lag, older) => self.operate(s, m, lag, older)?,
+            Action::Operate(m, lag, older) => self.operate(s, m, lag, older, self.rest())?,
+            Action::Plan(m, lag, rest) => self.plan(s, m, lag, rest)?,
+            Action::Switch(m) => {
+                let says = hardware_says(s.hw[m]?);
+                if !says.started {
+                    return None;
+                }
+                if says.claim.is_some() && s.machine[m].power == Power::Off {
+                    self.sees(Sight::WokenForAnInstance);
+                }
+                s.power_off(m);
+            }
             Action::Tend(i, lag) => self.tend(s, i, lag)?,
             Action::Bind(i, m, lag) => self.bind(s, i, m, lag)?,
             Action::Freeze(m) => {
@@ -208,9 +227,26 @@ impl World {
         Some(())
     }
 
-    fn operate(&self, s: &mut State, m: usize, lag: Lag, older: u8) -> Option<()> {
+    /// What an operator thinks of idle machines that has no plan.
+    fn rest(&self) -> Rest {
+        if self.rests > 0 { Rest::AsItIs } else { Rest::Stay }
+    }
+
+    fn plan(&self, s: &mut State, m: usize, lag: Lag, rest: Rest) -> Option<()> {
+        let before = hardware_says(s.hw[m]?).idle;
+        self.operate(s, m, lag, 0, rest)?;
+        // What it decides without this plan is a step of its own.
+        let after = hardware_says(s.hw[m]?).idle;
+        match (rest, before, after) {
+            (Rest::Off, None, Some(true)) => spend(&mut s.left.rests),
+            (Rest::On, Some(true), Some(false)) => Some(()),
+            _ => None,
+        }
+    }
+
+    fn operate(&self, s: &mut State, m: usize, lag: Lag, older: u8, rest: Rest) -> Option<()> {
         let view = s.sees(m, lag)?;
-        let write = decide::hardware(self.mutant, view, s.machine[m].session, s.fresh_salt(m), older)?;
+        let write = decide::hardware(self.mutant, view, s.machine[m].session, s.fresh_salt(m), older, rest)?;
         if lag != Lag::NONE {
             self.sees(Sight::StaleWrite);
         }

@@ -138,7 +138,7 @@ impl State {
         };
         let work = match self.machine[m].power {
             Power::Agent(Work::Doing(id) | Work::Done(id)) => Some(id),
-            Power::Firmware | Power::Agent(Work::Idle) | Power::System(_) => None,
+            Power::Firmware | Power::Off | Power::Agent(Work::Idle) | Power::System(_) => None,
         };
         let old = self.old_view(m);
         let old = [old.and_then(|v| v.disc), old.and_then(|v| v.hw)];
@@ -198,6 +198,7 @@ impl State {
         let machine = |x: Machine| Machine {
             power: match x.power {
                 Power::Firmware => Power::Firmware,
+                Power::Off => Power::Off,
                 Power::System(i) => Power::System(bit(i)),
                 Power::Agent(Work::Idle) => Power::Agent(Work::Idle),
                 Power::Agent(Work::Doing(o)) => Power::Agent(Work::Doing(renamed::<Order>(o, machines, instances))),
