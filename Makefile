@@ -141,9 +141,9 @@ test-dhcp: ## Give real DHCP clients their addresses, with a relay, a rogue serv
 	scripts/namespaces python3 tests/dhcp --program $(KBM)
 
 .PHONY: test-power
-test-power: ## Try the power drivers against ipmi_sim, ipmitool, wakeonlan and sushy-tools (part of `make test`)
+test-power: ## Try the power drivers against ipmi_sim, ipmitool, wakeonlan, sushy-tools and snmpsim (part of `make test`)
 	@scripts/setup --power
-	$(CARGO) test --workspace --test ipmi --test redfish --test wake --test webhook --test plug -- --nocapture
+	$(CARGO) test --workspace --test ipmi --test redfish --test wake --test webhook --test plug --test pdu -- --nocapture
 
 .PHONY: test-vlan
 test-vlan: setup ## Let agents go on over VLANs, bonds and jumbo frames, on a switch in user space, in namespaces (ten minutes; needs `make bootmedia`)

@@ -7,10 +7,12 @@
 //! | [`calls`] | bounded time, retries, one call at a time per BMC, so many at once overall |
 //! | [`ipmi`] | IPMI 2.0 over RMCP+, native |
 //! | [`redfish`] | Redfish over HTTPS |
-//! | [`tls`] | whom drivers that speak HTTPS believe |
+//! | [`digest`] | authentication by RFC 7616, which Shelly wants |
+//! | [`tls`] | whom drivers that speak TLS believe, and who they are |
 //! | [`table`] | what each kind can do, for the documentation |
 //! | [`webhook`] | signed requests to a service of anybody's own |
-//! | [`plug`] | smart plugs: Shelly, and whatever Home Assistant switches |
+//! | [`plug`] | smart plugs: Shelly, Tasmota, and whatever Home Assistant switches |
+//! | [`pdu`] | outlets of rack PDUs, by SNMP |
 //! | [`wake`] | Wake-on-LAN: on, and nothing else |
 //! | [`unmanaged`] | no BMC: the guest helper, or a person |
 //!
@@ -21,10 +23,13 @@
 //! * `Ok` says that the controller took the command, not that the machine obeyed.
 //! * No password, key or token is in an error, in `Debug` or in a log line.
 
+mod address;
 pub mod calls;
+pub mod digest;
 pub mod driver;
 pub mod fault;
 pub mod ipmi;
+pub mod pdu;
 pub mod plug;
 pub mod redfish;
 pub mod table;
@@ -39,12 +44,14 @@ pub use fault::{Fault, PowerError};
 pub use unmanaged::Unmanaged;
 
 /// All kinds of drivers, in the order of the documentation.
-pub static KINDS: [&Kind; 7] = [
+pub static KINDS: [&Kind; 9] = [
     &redfish::KIND,
     &ipmi::KIND,
     &webhook::KIND,
     &plug::SHELLY,
+    &plug::TASMOTA,
     &plug::HOME_ASSISTANT,
+    &plug::PDU,
     &wake::KIND,
     &unmanaged::KIND,
 ];
