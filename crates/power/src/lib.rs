@@ -8,6 +8,7 @@
 //! | [`ipmi`] | IPMI 2.0 over RMCP+, native |
 //! | [`redfish`] | Redfish over HTTPS |
 //! | [`digest`] | authentication by RFC 7616, which Shelly wants |
+//! | [`libvirt`] | virtual machines, by libvirt's own protocol |
 //! | [`tls`] | whom drivers that speak TLS believe, and who they are |
 //! | [`table`] | what each kind can do, for the documentation |
 //! | [`webhook`] | signed requests to a service of anybody's own |
@@ -29,6 +30,7 @@ pub mod digest;
 pub mod driver;
 pub mod fault;
 pub mod ipmi;
+pub mod libvirt;
 pub mod pdu;
 pub mod plug;
 pub mod redfish;
@@ -44,7 +46,7 @@ pub use fault::{Fault, PowerError};
 pub use unmanaged::Unmanaged;
 
 /// All kinds of drivers, in the order of the documentation.
-pub static KINDS: [&Kind; 9] = [
+pub static KINDS: [&Kind; 10] = [
     &redfish::KIND,
     &ipmi::KIND,
     &webhook::KIND,
@@ -52,6 +54,7 @@ pub static KINDS: [&Kind; 9] = [
     &plug::TASMOTA,
     &plug::HOME_ASSISTANT,
     &plug::PDU,
+    &libvirt::KIND,
     &wake::KIND,
     &unmanaged::KIND,
 ];

@@ -17,6 +17,7 @@ fn no_input_breaks_anything() {
             ("session", targets::session),
             ("document", targets::document),
             ("link", targets::link),
+            ("libvirt", targets::libvirt),
         ],
     );
 }
