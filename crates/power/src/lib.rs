@@ -7,7 +7,8 @@
 //! | [`calls`] | bounded time, retries, one call at a time per BMC, so many at once overall |
 //! | [`ipmi`] | IPMI 2.0 over RMCP+, native |
 //! | [`redfish`] | Redfish over HTTPS |
-//! | [`digest`] | authentication by RFC 7616, which Shelly wants |
+//! | [`amt`] | Intel AMT over HTTP and HTTPS |
+//! | [`digest`] | authentication by RFC 7616, which Shelly and AMT want |
 //! | [`libvirt`] | virtual machines, by libvirt's own protocol |
 //! | [`tls`] | whom drivers that speak TLS believe, and who they are |
 //! | [`table`] | what each kind can do, for the documentation |
@@ -25,6 +26,7 @@
 //! * No password, key or token is in an error, in `Debug` or in a log line.
 
 mod address;
+pub mod amt;
 pub mod calls;
 pub mod digest;
 pub mod driver;
@@ -46,9 +48,10 @@ pub use fault::{Fault, PowerError};
 pub use unmanaged::Unmanaged;
 
 /// All kinds of drivers, in the order of the documentation.
-pub static KINDS: [&Kind; 10] = [
+pub static KINDS: [&Kind; 11] = [
     &redfish::KIND,
     &ipmi::KIND,
+    &amt::KIND,
     &webhook::KIND,
     &plug::SHELLY,
     &plug::TASMOTA,

@@ -18,6 +18,7 @@ fn no_input_breaks_anything() {
             ("document", targets::document),
             ("link", targets::link),
             ("libvirt", targets::libvirt),
+            ("wsman", targets::wsman),
         ],
     );
 }

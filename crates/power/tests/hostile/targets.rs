@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use power::{
     Operation,
+    amt::wsman,
+    digest::{Algorithm, Challenge},
     ipmi::{
         chassis,
         handshake::{Abilities, Head, Privilege, open_response, rakp_2, rakp_4},
@@ -192,5 +194,14 @@ pub fn libvirt(input: &[u8]) {
         // What was read is what is written: but for what is no text, and for what was padded with something.
         let argument = domain.argument(false);
         assert_eq!(Domain::parse(&argument), Some(domain));
+    }
+}
+
+/// What a machine with AMT answers, and the challenge before it.
+pub fn wsman(input: &[u8]) {
+    let _said = wsman::parse(input);
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    if let Some(challenge) = Challenge::parse(text, &[Algorithm::Sha256, Algorithm::Md5]) {
+        let _answer = challenge.answer("POST", "/wsman", "admin", "s3cret-Pass", "0123456789abcdef");
     }
 }
