@@ -143,7 +143,7 @@ test-dhcp: ## Give real DHCP clients their addresses, with a relay, a rogue serv
 .PHONY: test-power
 test-power: ## Try the power drivers against ipmi_sim, ipmitool, wakeonlan, sushy-tools, snmpsim and libvirtd (part of `make test`)
 	@scripts/setup --power
-	$(CARGO) test --workspace --test ipmi --test redfish --test wake --test webhook --test plug --test pdu --test amt --test domains -- --nocapture
+	$(CARGO) test --workspace --test ipmi --test redfish --test wake --test webhook --test plug --test pdu --test amt --test domains --test proxmox -- --nocapture
 
 .PHONY: test-vlan
 test-vlan: setup ## Let agents go on over VLANs, bonds and jumbo frames, on a switch in user space, in namespaces (ten minutes; needs `make bootmedia`)

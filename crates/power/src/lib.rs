@@ -8,6 +8,7 @@
 //! | [`ipmi`] | IPMI 2.0 over RMCP+, native |
 //! | [`redfish`] | Redfish over HTTPS |
 //! | [`amt`] | Intel AMT over HTTP and HTTPS |
+//! | [`proxmox`] | virtual machines of Proxmox VE, by its REST API |
 //! | [`digest`] | authentication by RFC 7616, which Shelly and AMT want |
 //! | [`libvirt`] | virtual machines, by libvirt's own protocol |
 //! | [`tls`] | whom drivers that speak TLS believe, and who they are |
@@ -35,6 +36,7 @@ pub mod ipmi;
 pub mod libvirt;
 pub mod pdu;
 pub mod plug;
+pub mod proxmox;
 pub mod redfish;
 pub mod table;
 pub mod tls;
@@ -48,7 +50,7 @@ pub use fault::{Fault, PowerError};
 pub use unmanaged::Unmanaged;
 
 /// All kinds of drivers, in the order of the documentation.
-pub static KINDS: [&Kind; 11] = [
+pub static KINDS: [&Kind; 12] = [
     &redfish::KIND,
     &ipmi::KIND,
     &amt::KIND,
@@ -58,6 +60,7 @@ pub static KINDS: [&Kind; 11] = [
     &plug::HOME_ASSISTANT,
     &plug::PDU,
     &libvirt::KIND,
+    &proxmox::KIND,
     &wake::KIND,
     &unmanaged::KIND,
 ];
