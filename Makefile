@@ -141,9 +141,9 @@ test-dhcp: ## Give real DHCP clients their addresses, with a relay, a rogue serv
 	scripts/namespaces python3 tests/dhcp --program $(KBM)
 
 .PHONY: test-power
-test-power: ## Try the power drivers against ipmi_sim, ipmitool, wakeonlan and sushy-tools (part of `make test`)
+test-power: ## Try the power drivers against ipmi_sim, ipmitool, wakeonlan, sushy-tools, snmpsim and libvirtd (part of `make test`)
 	@scripts/setup --power
-	$(CARGO) test --workspace --test ipmi --test redfish --test wake --test webhook --test plug -- --nocapture
+	$(CARGO) test --workspace --test ipmi --test redfish --test wake --test webhook --test plug --test pdu --test amt --test domains --test proxmox -- --nocapture
 
 .PHONY: test-vlan
 test-vlan: setup ## Let agents go on over VLANs, bonds and jumbo frames, on a switch in user space, in namespaces (ten minutes; needs `make bootmedia`)
@@ -391,7 +391,7 @@ fuzz-boot-script: ## Give 16 million hostile inputs to what writes boot scripts,
 	scripts/fuzz crates/boot-script/fuzz
 
 .PHONY: fuzz-power
-fuzz-power: ## Give 20 million hostile inputs to what reads the answers of BMCs, guided by coverage (a second each is part of `make test`)
+fuzz-power: ## Give 26 million hostile inputs to what reads the answers of BMCs, guided by coverage (a second each is part of `make test`)
 	scripts/fuzz crates/power/fuzz
 
 .PHONY: clean

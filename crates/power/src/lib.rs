@@ -7,10 +7,15 @@
 //! | [`calls`] | bounded time, retries, one call at a time per BMC, so many at once overall |
 //! | [`ipmi`] | IPMI 2.0 over RMCP+, native |
 //! | [`redfish`] | Redfish over HTTPS |
-//! | [`tls`] | whom drivers that speak HTTPS believe |
+//! | [`amt`] | Intel AMT over HTTP and HTTPS |
+//! | [`proxmox`] | virtual machines of Proxmox VE, by its REST API |
+//! | [`digest`] | authentication by RFC 7616, which Shelly and AMT want |
+//! | [`libvirt`] | virtual machines, by libvirt's own protocol |
+//! | [`tls`] | whom drivers that speak TLS believe, and who they are |
 //! | [`table`] | what each kind can do, for the documentation |
 //! | [`webhook`] | signed requests to a service of anybody's own |
-//! | [`plug`] | smart plugs: Shelly, and whatever Home Assistant switches |
+//! | [`plug`] | smart plugs: Shelly, Tasmota, and whatever Home Assistant switches |
+//! | [`pdu`] | outlets of rack PDUs, by SNMP |
 //! | [`wake`] | Wake-on-LAN: on, and nothing else |
 //! | [`unmanaged`] | no BMC: the guest helper, or a person |
 //!
@@ -21,11 +26,17 @@
 //! * `Ok` says that the controller took the command, not that the machine obeyed.
 //! * No password, key or token is in an error, in `Debug` or in a log line.
 
+mod address;
+pub mod amt;
 pub mod calls;
+pub mod digest;
 pub mod driver;
 pub mod fault;
 pub mod ipmi;
+pub mod libvirt;
+pub mod pdu;
 pub mod plug;
+pub mod proxmox;
 pub mod redfish;
 pub mod table;
 pub mod tls;
@@ -39,12 +50,17 @@ pub use fault::{Fault, PowerError};
 pub use unmanaged::Unmanaged;
 
 /// All kinds of drivers, in the order of the documentation.
-pub static KINDS: [&Kind; 7] = [
+pub static KINDS: [&Kind; 12] = [
     &redfish::KIND,
     &ipmi::KIND,
+    &amt::KIND,
     &webhook::KIND,
     &plug::SHELLY,
+    &plug::TASMOTA,
     &plug::HOME_ASSISTANT,
+    &plug::PDU,
+    &libvirt::KIND,
+    &proxmox::KIND,
     &wake::KIND,
     &unmanaged::KIND,
 ];

@@ -1,4 +1,4 @@
-//! Whom a driver that speaks HTTPS believes: a controller whose certificate has a given fingerprint, or one that an authority vouches for.
+//! Whom a driver that speaks TLS believes, and who it is there: a controller whose certificate has a given fingerprint, or one that an authority vouches for.
 //!
 //! Controllers come with certificates that they signed themselves, for names that nobody uses. So the fingerprint is what most people have: the SHA-256 of the
 //! certificate, as browsers and `openssl x509 -fingerprint -sha256` show it. It says more than a name would, so the name is not looked at, nor the time. With an
@@ -11,7 +11,7 @@ use rustls::{
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
 };
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject};
 use sha2::{Digest, Sha256};
 
 use crate::fault::Fault;
@@ -59,19 +59,24 @@ impl Trust {
     /// # Errors
     /// [`Fault::Settings`] for an authority that cannot be one.
     pub fn config(&self) -> Result<ClientConfig, Fault> {
+        self.config_as(None)
+    }
+
+    /// TLS that believes so, and says who we are.
+    ///
+    /// # Errors
+    /// [`Fault::Settings`] for an authority that cannot be one, and for a key that is not the certificate's.
+    pub fn config_as(&self, identity: Option<&Identity>) -> Result<ClientConfig, Fault> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let algorithms = provider.signature_verification_algorithms;
         let builder = ClientConfig::builder_with_provider(provider as Arc<CryptoProvider>)
             .with_safe_default_protocol_versions()
             .map_err(|error| Fault::Untrusted(error.to_string()))?;
-        Ok(match self {
-            Self::Fingerprint(wanted) => builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(Pinned {
-                    wanted: *wanted,
-                    algorithms,
-                }))
-                .with_no_client_auth(),
+        let builder = match self {
+            Self::Fingerprint(wanted) => builder.dangerous().with_custom_certificate_verifier(Arc::new(Pinned {
+                wanted: *wanted,
+                algorithms,
+            })),
             Self::Authorities(authorities) => {
                 let mut roots = RootCertStore::empty();
                 for authority in authorities {
@@ -80,9 +85,60 @@ impl Trust {
                         problem: format!("a certificate in it cannot be an authority: {error}"),
                     })?;
                 }
-                builder.with_root_certificates(roots).with_no_client_auth()
+                builder.with_root_certificates(roots)
             }
-        })
+        };
+        match identity {
+            None => Ok(builder.with_no_client_auth()),
+            Some(identity) => builder
+                .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
+                .map_err(|error| Fault::Settings {
+                    field: "key",
+                    problem: format!("it does not go with the certificate: {error}"),
+                }),
+        }
+    }
+}
+
+/// Who a driver is: a certificate and its key.
+pub struct Identity {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Identity {
+    /// A certificate, and those between it and its authority, and the key, each in PEM.
+    ///
+    /// # Errors
+    /// [`Fault::Settings`] for `certificate` and `key`: there is none in it.
+    pub fn new(chain: &[u8], key: &[u8]) -> Result<Self, Fault> {
+        let wrong = |field, problem: String| Fault::Settings { field, problem };
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(chain)
+            .collect::<Result<_, _>>()
+            .map_err(|error| wrong("certificate", format!("it is not PEM: {error}")))?;
+        if chain.is_empty() {
+            return Err(wrong("certificate", "there is none in it".to_owned()));
+        }
+        // Of a key not even what is wrong with its bytes is told.
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| wrong("key", "there is no private key in PEM in it".to_owned()))?;
+        Ok(Self { chain, key })
+    }
+}
+
+impl Clone for Identity {
+    fn clone(&self) -> Self {
+        Self {
+            chain: self.chain.clone(),
+            key: self.key.clone_key(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identity")
+            .field("certificates", &self.chain.len())
+            .finish_non_exhaustive()
     }
 }
 

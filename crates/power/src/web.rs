@@ -92,7 +92,16 @@ impl Endpoint {
 ///
 /// # Errors
 /// Where something was read and not changed: it is too large, or it was cut off.
-pub(crate) async fn content(method: &Method, mut response: Response) -> Result<Value, Fault> {
+pub(crate) async fn content(method: &Method, response: Response) -> Result<Value, Fault> {
+    let bytes = body(method, response).await?;
+    Ok(serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+}
+
+/// The bytes of an answer. Of a change's they may be cut off.
+///
+/// # Errors
+/// Where something was read and not changed: it is too large, or it was cut off.
+pub(crate) async fn body(method: &Method, mut response: Response) -> Result<Vec<u8>, Fault> {
     let mut bytes = Vec::new();
     loop {
         match response.chunk().await {
@@ -104,7 +113,7 @@ pub(crate) async fn content(method: &Method, mut response: Response) -> Result<V
             Err(error) => return Err(lost(method, error)),
         }
     }
-    Ok(serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+    Ok(bytes)
 }
 
 /// What it means that no answer came.

@@ -1,9 +1,10 @@
-//! Plugs against services that keep to the makers' documents: Shelly's RPC with its digest, Home Assistant's REST API.
+//! Plugs against services that keep to the makers' documents: Shelly's RPC with its digest, Tasmota's HTTP commands, Home Assistant's REST API.
 
 #[path = "support/served.rs"]
 mod served;
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -11,19 +12,22 @@ use std::{
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::State,
+    extract::{Query, State},
     http::{HeaderMap, Method, StatusCode, Uri},
     response::{IntoResponse, Response},
 };
 use power::{
     Driver, Fault, Off, Operation, PowerState,
+    digest::{Algorithm, Challenge},
     fault::Again,
-    plug::{Load, Make, Plug, digest::Challenge, home_assistant::HomeAssistant, shelly::Shelly},
+    plug::{Load, Make, Plug, home_assistant::HomeAssistant, shelly::Shelly, tasmota::Tasmota},
 };
 use serde_json::{Value, json};
 use served::Served;
 
 const PASSWORD: &str = "plug-Pass-5";
+/// With what has a meaning in URLs.
+const TASMOTA_PASSWORD: &str = "p&s=5 +%20#é";
 const CHALLENGE: &str = "Digest qop=\"auth\", realm=\"shellyplugsg3-aabbcc\", nonce=\"60dc2c49\", algorithm=SHA-256";
 
 /// A plug, and what was done to it.
@@ -35,6 +39,10 @@ struct Device {
     /// What every change is answered with instead of being done.
     refuses: Option<u16>,
     unavailable: bool,
+    /// How many relays a Tasmota has. Without any it is not one.
+    relays: usize,
+    /// That it answers as releases before 10 did to a wrong password.
+    old: bool,
 }
 
 type Shared = Arc<Mutex<Device>>;
@@ -82,7 +90,7 @@ async fn shelly(State(device): State<Shared>, method: Method, uri: Uri, headers:
         .nth(1)
         .and_then(|rest| rest.split('"').next())
         .unwrap_or_default();
-    let wanted = Challenge::parse(CHALLENGE)
+    let wanted = Challenge::parse(CHALLENGE, &[Algorithm::Sha256])
         .expect("a challenge")
         .answer("POST", "/rpc", "admin", PASSWORD, own_nonce);
     if own_nonce.len() < 8 || answer != wanted {
@@ -111,6 +119,47 @@ async fn shelly(State(device): State<Shared>, method: Method, uri: Uri, headers:
         }
         _ => Json(json!({"id": call["id"], "error": {"code": 404, "message": "No handler"}})).into_response(),
     }
+}
+
+/// Tasmota's web server: "Commands" and "JSON Status Responses" of its documents. What it does with a relay that it does not have is its `ExecuteCommandPower`'s.
+async fn tasmota(State(device): State<Shared>, method: Method, uri: Uri, Query(query): Query<HashMap<String, String>>) -> Response {
+    let mut device = device.lock().expect("not poisoned");
+    if (method, uri.path()) != (Method::GET, "/cm") {
+        return StatusCode::NOT_FOUND.into_response();
+    }
+    if query.get("user").map(String::as_str) != Some("admin") || query.get("password").map(String::as_str) != Some(TASMOTA_PASSWORD) {
+        let status = if device.old { StatusCode::OK } else { StatusCode::UNAUTHORIZED };
+        return (status, Json(json!({"WARNING": "Need user=<username>&password=<password>"}))).into_response();
+    }
+    let command = query.get("cmnd").expect("a command");
+    if command == "Status 8" {
+        let mut sensors = json!({"Time": "2026-01-02T03:04:05"});
+        if let Some(watts) = device.watts {
+            let power = if device.relays == 1 { json!(watts) } else { json!([3, watts]) };
+            sensors["ENERGY"] = json!({"TotalStartTime": "2025-01-02T03:04:05", "Total": 3.185, "Power": power, "Voltage": 230});
+        }
+        return Json(json!({"StatusSNS": sensors})).into_response();
+    }
+    let (name, value) = command.split_once(' ').unwrap_or((command, ""));
+    let Some(mut relay) = name.strip_prefix("Power").and_then(|number| number.parse::<usize>().ok()) else {
+        return Json(json!({"Command": "Unknown"})).into_response();
+    };
+    if relay > device.relays {
+        relay = 1;
+    }
+    let measured = relay == device.relays;
+    if !value.is_empty() {
+        assert!(measured, "the other relay is not to be touched: {command}");
+        if let Some(refused) = device.set(value == "ON") {
+            return refused;
+        }
+    }
+    let key = if device.relays == 1 {
+        "POWER".to_owned()
+    } else {
+        format!("POWER{relay}")
+    };
+    Json(json!({key: if measured && device.on { "ON" } else { "OFF" }})).into_response()
 }
 
 async fn home_assistant(State(device): State<Shared>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
@@ -154,6 +203,17 @@ fn load(running_watts: Option<f64>) -> Load {
 fn of_shelly(reached: &Reached, password: Option<&str>, running_watts: Option<f64>) -> Plug {
     let shelly = Shelly::new(&reached.served.url, None, password.map(|password| password.to_owned().into()), 2).expect("good settings");
     Plug::new(Make::Shelly(shelly), load(running_watts)).expect("good settings")
+}
+
+fn of_tasmota(reached: &Reached, password: Option<&str>, relay: u8, running_watts: Option<f64>) -> Plug {
+    let tasmota = Tasmota::new(
+        &reached.served.url,
+        None,
+        password.map(|password| password.to_owned().into()),
+        relay,
+    )
+    .expect("good settings");
+    Plug::new(Make::Tasmota(tasmota), load(running_watts)).expect("good settings")
 }
 
 fn of_home_assistant(reached: &Reached, token: &str, running_watts: Option<f64>) -> Plug {
@@ -219,6 +279,76 @@ async fn a_shelly_is_switched_by_its_rpc() {
             "{fault} {plug:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_tasmota_is_switched_by_its_commands() {
+    for relays in [1, 2] {
+        let reached = Reached::start(Router::new().fallback(tasmota)).await;
+        reached.with(|device| device.relays = relays.into());
+        let of = |watts| of_tasmota(&reached, Some(TASMOTA_PASSWORD), relays, watts);
+        a_plug_is_switched(&reached, &of(None), &of(Some(10.0))).await;
+    }
+
+    let reached = Reached::start(Router::new().fallback(tasmota)).await;
+    reached.with(|device| device.relays = 2);
+    for old in [false, true] {
+        reached.with(|device| device.old = old);
+        for password in [None, Some("wrong-Pass-5")] {
+            let plug = of_tasmota(&reached, password, 2, None);
+            let fault = plug.on().await.expect_err("no password, or a wrong one");
+            assert!(
+                matches!(fault, Fault::Credentials(_)) && !format!("{fault} {fault:?} {plug:?}").contains("wrong-Pass-5"),
+                "{fault} {plug:?}"
+            );
+        }
+    }
+    // A relay that it does not have: it would switch its first.
+    let plug = of_tasmota(&reached, Some(TASMOTA_PASSWORD), 3, None);
+    for fault in [
+        plug.off(Off::Hard).await.expect_err("no relay"),
+        plug.state().await.expect_err("no relay"),
+    ] {
+        assert!(
+            matches!(&fault, Fault::Settings { field: "relay", problem } if problem.contains("POWER1")),
+            "{fault}"
+        );
+    }
+    assert_eq!(reached.with(|device| device.told.len()), 0);
+    for relay in [0, 33] {
+        let refused = Tasmota::new(&reached.served.url, None, None, relay).expect_err("no such number");
+        assert!(matches!(refused, Fault::Settings { field: "relay", .. }), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_password_in_a_url_is_in_no_error() {
+    // Nobody listens; somebody hangs up; somebody has no JSON, and tells what it was asked.
+    let closed = std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a port");
+    let hangs_up = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = hangs_up.local_addr().expect("an address").port();
+    let server = tokio::spawn(async move { while hangs_up.accept().await.is_ok() {} });
+    let tells = Served::start(Router::new().fallback(|uri: Uri| async move { format!("{uri}") })).await;
+    let refuses = Served::start(Router::new().fallback(|Query(query): Query<HashMap<String, String>>| async move {
+        (StatusCode::BAD_REQUEST, Json(json!({"WARNING": format!("not {query:?}")})))
+    }))
+    .await;
+    for url in [
+        format!("http://{closed}"),
+        format!("http://127.0.0.1:{port}"),
+        tells.url.clone(),
+        refuses.url.clone(),
+    ] {
+        let tasmota = Tasmota::new(&url, None, Some("s3cret-Pass".to_owned().into()), 1).expect("good settings");
+        let plug = Plug::new(Make::Tasmota(tasmota), load(None)).expect("good settings");
+        for fault in [plug.state().await.expect_err(&url), plug.off(Off::Hard).await.expect_err(&url)] {
+            let shown = format!("{fault} {fault:?} {plug:?}");
+            assert!(!shown.contains("s3cret-Pass"), "{shown}");
+        }
+    }
+    server.abort();
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use power::table;
+use power::{pdu::makes::MAKES, table};
 
 #[test]
 fn the_documentation_shows_what_drivers_declare() {
@@ -21,4 +21,14 @@ fn the_documentation_shows_what_drivers_declare() {
         "{} is not what the code says: run `KBM_UPDATE=1 cargo test --workspace --test table`",
         path.display()
     );
+}
+
+#[test]
+fn the_documentation_names_every_make_of_pdus() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/power.md");
+    let text = fs::read_to_string(&path).expect("the document");
+    for make in &MAKES {
+        let row = format!("| `{}` | {} |", make.name, make.title);
+        assert!(text.contains(&row), "{} has no row that begins with {row}", path.display());
+    }
 }

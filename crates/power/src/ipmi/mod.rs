@@ -33,6 +33,7 @@ use self::{
     wire::Request,
 };
 use crate::{
+    address,
     driver::{Act, BootDevice, BootDevices, BootOnce, Capabilities, Driver, Kind, Off, Operation, PowerState},
     fault::Fault,
 };
@@ -102,22 +103,13 @@ impl Ipmi {
     /// # Errors
     /// [`Fault::Settings`] with the field that is wrong.
     pub fn new(settings: Settings) -> Result<Self, Fault> {
-        if settings.host.is_empty() || settings.host.chars().any(|c| c.is_whitespace() || c.is_control() || c == '/') {
-            return Err(Fault::Settings {
-                field: "host",
-                problem: "it is no name or address: write one without port and path".to_owned(),
-            });
-        }
+        address::check(&settings.host)?;
         bounded("user", settings.user.len(), LONGEST_USER)?;
         bounded("password", settings.password.expose_secret().len(), LONGEST_KEY)?;
         if let Some(key) = &settings.own_key {
             bounded("ownKey", key.expose_secret().len(), LONGEST_KEY)?;
         }
-        let controller = if settings.host.contains(':') {
-            format!("[{}]:{}", settings.host, settings.port)
-        } else {
-            format!("{}:{}", settings.host, settings.port)
-        };
+        let controller = address::authority(&settings.host, settings.port);
         Ok(Self { settings, controller })
     }
 

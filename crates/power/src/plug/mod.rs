@@ -3,24 +3,27 @@
 //! | room | what |
 //! |---|---|
 //! | [`shelly`] | Shelly of the second generation and later, by its own RPC |
+//! | [`tasmota`] | whatever runs Tasmota, by its HTTP commands |
 //! | [`home_assistant`] | whatever Home Assistant switches |
-//! | [`digest`] | RFC 7616 authentication, which Shelly wants |
+//!
+//! Outlets of rack PDUs are plugs, too: [`crate::pdu`] says how they are reached.
 //!
 //! A plug knows its own state, not the machine's: one that shut itself down draws no less mains. So a plug that is on says [`PowerState::Unknown`], unless it measures
 //! and the settings say from how many watts on the machine runs. The firmware must be set to start when the mains comes back, or nothing here starts anything.
 
-pub mod digest;
 pub mod home_assistant;
 pub mod shelly;
+pub mod tasmota;
 
 use std::time::Duration;
 
 use tokio::time::sleep;
 
-use self::{home_assistant::HomeAssistant, shelly::Shelly};
+use self::{home_assistant::HomeAssistant, shelly::Shelly, tasmota::Tasmota};
 use crate::{
     driver::{Act, BootDevices, Capabilities, Driver, Kind, Off, PowerState},
     fault::Fault,
+    pdu::Outlet,
 };
 
 /// What is the same for all machines behind a Shelly.
@@ -29,6 +32,22 @@ pub static SHELLY: Kind = Kind {
     title: "Shelly plug or relay, second generation and later",
     capabilities: CAPABILITIES,
     evidence: "built from the published documents, not yet seen on real equipment; the digest against the example of RFC 7616",
+};
+
+/// What is the same for all machines behind something that runs Tasmota.
+pub static TASMOTA: Kind = Kind {
+    name: "tasmota",
+    title: "Plug or relay that runs Tasmota",
+    capabilities: CAPABILITIES,
+    evidence: "built from the published documents, not yet seen on real equipment",
+};
+
+/// What is the same for all machines at outlets of a rack PDU.
+pub static PDU: Kind = Kind {
+    name: "pdu",
+    title: "Outlet of a rack PDU, by SNMP 2c or 3 (APC, Raritan, others by OID)",
+    capabilities: CAPABILITIES,
+    evidence: "snmpsim 1.2 with cells written from PowerNet-MIB and PDU2-MIB; not yet seen on real equipment",
 };
 
 /// What is the same for all machines behind Home Assistant.
@@ -66,7 +85,7 @@ pub struct Shown {
 /// What is behind a plug.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Load {
-    /// How long a cycle leaves it without mains: long enough for its capacitors, up to 10 s.
+    /// How long a cycle leaves it without mains: long enough for its capacitors, up to 10 s. A PDU with a command for it knows a time of its own.
     pub rest: Duration,
     /// From how many watts on the machine runs; below it is off, or as good as. None: the plug does not measure, or nobody knows.
     pub running_watts: Option<f64>,
@@ -99,6 +118,10 @@ impl Load {
 pub enum Make {
     /// By Shelly's RPC.
     Shelly(Shelly),
+    /// By Tasmota's HTTP commands.
+    Tasmota(Tasmota),
+    /// By SNMP.
+    Outlet(Outlet),
     /// Through Home Assistant.
     HomeAssistant(HomeAssistant),
 }
@@ -123,6 +146,14 @@ impl Plug {
                 problem: format!("it must be more than nothing and at most {} s", LONGEST_REST.as_secs()),
             });
         }
+        if let (Make::Outlet(outlet), Some(_)) = (&make, load.running_watts)
+            && !outlet.is_measured()
+        {
+            return Err(Fault::Settings {
+                field: "runningWatts",
+                problem: "this make of PDUs does not measure its outlets".to_owned(),
+            });
+        }
         if load.running_watts.is_some_and(|watts| !watts.is_finite() || watts <= 0.0) {
             return Err(Fault::Settings {
                 field: "runningWatts",
@@ -131,6 +162,8 @@ impl Plug {
         }
         let controller = match &make {
             Make::Shelly(shelly) => shelly.controller(),
+            Make::Tasmota(tasmota) => tasmota.controller(),
+            Make::Outlet(outlet) => outlet.controller(),
             Make::HomeAssistant(home) => home.controller(),
         };
         Ok(Self { make, load, controller })
@@ -139,6 +172,8 @@ impl Plug {
     async fn set(&self, on: bool) -> Result<(), Fault> {
         match &self.make {
             Make::Shelly(shelly) => shelly.set(on).await,
+            Make::Tasmota(tasmota) => tasmota.set(on).await,
+            Make::Outlet(outlet) => outlet.set(on).await,
             Make::HomeAssistant(home) => home.set(on).await,
         }
     }
@@ -146,6 +181,8 @@ impl Plug {
     async fn look(&self) -> Result<Shown, Fault> {
         match &self.make {
             Make::Shelly(shelly) => shelly.look().await,
+            Make::Tasmota(tasmota) => tasmota.look().await,
+            Make::Outlet(outlet) => outlet.look().await,
             Make::HomeAssistant(home) => home.look().await,
         }
     }
@@ -164,6 +201,11 @@ impl Plug {
     }
 
     async fn off_and_on(&self) -> Result<(), Fault> {
+        if let Make::Outlet(outlet) = &self.make
+            && outlet.cycles()
+        {
+            return outlet.cycle().await;
+        }
         self.set(false).await?;
         sleep(self.load.rest).await;
         let mut last = Ok(());
@@ -185,6 +227,8 @@ impl Driver for Plug {
     fn kind(&self) -> &'static Kind {
         match self.make {
             Make::Shelly(_) => &SHELLY,
+            Make::Tasmota(_) => &TASMOTA,
+            Make::Outlet(_) => &PDU,
             Make::HomeAssistant(_) => &HOME_ASSISTANT,
         }
     }

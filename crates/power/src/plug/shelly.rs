@@ -6,8 +6,9 @@ use reqwest::{Method, StatusCode, header};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
-use super::{Shown, digest::Challenge};
+use super::Shown;
 use crate::{
+    digest::{Algorithm, Challenge},
     fault::{Fault, quoted},
     tls::Trust,
     web::{self, Endpoint},
@@ -82,7 +83,7 @@ impl Shelly {
             let challenge = response
                 .headers()
                 .get(header::WWW_AUTHENTICATE)
-                .and_then(|value| Challenge::parse(value.to_str().ok()?));
+                .and_then(|value| Challenge::parse(value.to_str().ok()?, &[Algorithm::Sha256]));
             let challenge = challenge
                 .ok_or_else(|| Fault::Garbled("it asks for a password in a way that is not Shelly's (digest with SHA-256)".to_owned()))?;
             let own_nonce = format!("{:032x}", rand::random::<u128>());

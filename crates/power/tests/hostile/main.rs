@@ -17,6 +17,8 @@ fn no_input_breaks_anything() {
             ("session", targets::session),
             ("document", targets::document),
             ("link", targets::link),
+            ("libvirt", targets::libvirt),
+            ("wsman", targets::wsman),
         ],
     );
 }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use power::{
     Operation,
+    amt::wsman,
+    digest::{Algorithm, Challenge},
     ipmi::{
         chassis,
         handshake::{Abilities, Head, Privilege, open_response, rakp_2, rakp_4},
@@ -11,6 +13,7 @@ use power::{
         suite::{CipherSuite, Keys},
         wire::{Datagram, PayloadType, Response},
     },
+    libvirt::message::{self, Complaint, Domain, Heard, Procedure, State},
     redfish::{
         reader::{self, Link},
         system::{self, Drive, System},
@@ -169,4 +172,36 @@ fn harmless(link: &Link) {
         link.as_str().starts_with('/') && link.as_str().bytes().all(|byte| byte.is_ascii_graphic()),
         "{link:?}"
     );
+}
+
+/// What libvirt's daemon sends: a packet's length, and what follows it.
+pub fn libvirt(input: &[u8]) {
+    let Some((length, packet)) = input.split_first_chunk() else {
+        return;
+    };
+    if let Some(follows) = message::following(*length) {
+        assert!((24..=message::LARGEST).contains(&follows), "{follows}");
+    }
+    for (procedure, serial) in [(Procedure::ByName, 1), (Procedure::State, 2), (Procedure::AuthList, 3)] {
+        if let Some(Heard::Answer(answer)) = message::hear(packet, procedure, serial) {
+            assert!(answer.len() < packet.len());
+        }
+    }
+    let _kinds = message::auth_kinds(packet);
+    let _state = State::parse(packet);
+    let _complaint = Complaint::parse(packet);
+    if let Some(domain) = Domain::parse(packet) {
+        // What was read is what is written: but for what is no text, and for what was padded with something.
+        let argument = domain.argument(false);
+        assert_eq!(Domain::parse(&argument), Some(domain));
+    }
+}
+
+/// What a machine with AMT answers, and the challenge before it.
+pub fn wsman(input: &[u8]) {
+    let _said = wsman::parse(input);
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    if let Some(challenge) = Challenge::parse(text, &[Algorithm::Sha256, Algorithm::Md5]) {
+        let _answer = challenge.answer("POST", "/wsman", "admin", "s3cret-Pass", "0123456789abcdef");
+    }
 }
