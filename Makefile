@@ -70,7 +70,7 @@ demo: build bootmedia image loaders ## Show the whole life of two machines in QE
 	else printf 'demo: without our own DHCP and without Secure Boot, because %s\n' "$$why"; $$demo; fi
 
 .PHONY: test-all
-test-all: test bootmedia-arm64 test-firmware test-doctor test-dhcp test-vlan test-outage test-power-cuts swarm replicas durability bench-api test-libvirt test-deploy oci-image test-oci conformance-defects conformance-long test-oldest bench-api-cost fuzz fuzz-image fuzz-tftp fuzz-dhcp fuzz-boot-script fuzz-power ## All of that, and the suites that take longer
+test-all: test bootmedia-arm64 test-firmware test-power-life test-doctor test-dhcp test-vlan test-outage test-power-cuts swarm replicas durability bench-api test-libvirt test-deploy oci-image test-oci conformance-defects conformance-long test-oldest bench-api-cost fuzz fuzz-image fuzz-tftp fuzz-dhcp fuzz-boot-script fuzz-power ## All of that, and the suites that take longer
 
 .PHONY: test
 test: setup control-plane helm kubectl-oldest ## Everything set up, all tests that fit into an hour
@@ -144,6 +144,12 @@ test-dhcp: ## Give real DHCP clients their addresses, with a relay, a rogue serv
 test-power: ## Try the power drivers against ipmi_sim, ipmitool, wakeonlan, sushy-tools, snmpsim and libvirtd (part of `make test`)
 	@scripts/setup --power
 	$(CARGO) test --workspace --test ipmi --test redfish --test wake --test webhook --test plug --test pdu --test amt --test domains --test proxmox -- --nocapture
+
+.PHONY: test-power-life
+test-power-life: loaders image ## Let ipmi_sim, sushy-tools over libvirt, and Wake-on-LAN frames switch QEMU machines through their whole life, in namespaces (20 minutes; needs `make bootmedia`)
+	@scripts/setup --power
+	$(CARGO) build --workspace --bin kube-baremetal
+	scripts/namespaces python3 tests/power --program $(KBM) --media $(MEDIA) --image $(IMAGE) --loaders $(LOADERS)/usr/lib
 
 .PHONY: test-vlan
 test-vlan: setup ## Let agents go on over VLANs, bonds and jumbo frames, on a switch in user space, in namespaces (ten minutes; needs `make bootmedia`)

@@ -109,6 +109,8 @@ pub struct Config {
     pub leader_election: Option<LeaderElection>,
     /// So many objects of one kind are worked on at once.
     pub concurrency: usize,
+    /// After this time the driver of a machine is asked again whether it is on, where nothing was done to it; up to a tenth later, so that not all are asked at once.
+    pub power_check: Duration,
     /// So many writes a second, in all, of what can wait: progress, and steps that nobody waits for.
     pub progress_per_second: f64,
     /// At most one progress write per instance in this time.
@@ -152,6 +154,7 @@ impl Config {
             lifecycle: lifecycle::config::Config::default(),
             leader_election: None,
             concurrency: 64,
+            power_check: Duration::from_secs(100),
             progress_per_second: 20.0,
             progress_interval: Duration::from_secs(2),
             step_interval: Duration::from_secs(1),

@@ -43,9 +43,7 @@ use crate::{
     world::{World, jittered, reference},
 };
 
-/// How often a machine's state is asked for.
-const ASK: Duration = Duration::from_secs(100);
-/// How often after an act, for as long as [`SOON_FOR`].
+/// How often a machine's state is asked for after an act, for as long as [`SOON_FOR`].
 const SOON: Duration = Duration::from_secs(3);
 const SOON_FOR: Duration = Duration::from_secs(30);
 /// One that waits for its turn for longer says so, and says anew for whom after as long again as this.
@@ -214,11 +212,11 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
             let soon = world
                 .power
                 .with(&name, |known| known.soon_until.is_some_and(|until| Instant::now() < until));
-            Some(if soon { SOON } else { jittered(ASK) })
+            Some(if soon { SOON } else { jittered(world.config.power_check) })
         }
         // There is nothing to ask it.
         Ok(_) => None,
-        Err(_) => Some(jittered(ASK)),
+        Err(_) => Some(jittered(world.config.power_check)),
     };
     Ok(again.into_iter().chain(waits).min().map_or(Next::Rest, Next::After))
 }

@@ -1,0 +1,174 @@
+//! Many BMCs of all kinds, of which a fifth is dead or slow: the state of the others is known in time, sockets are few, and machines that have nothing to do with them are decided about as fast as without
+//! the dead ones. Both worlds one after the other in one run.
+//!
+//! `KBM_BMCS=2000` is the size that is promised; a tenth of it is part of every run.
+
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
+
+use api::{BareMetalHardware, BareMetalHardwareSpec, HardwarePhase, power::PowerState};
+use bmc_simulator::{
+    Options, Simulator,
+    faults::{Fault, Operation, What, Which},
+    machine::Command,
+};
+use kube::{Api, ResourceExt, api::ListParams};
+use serde_json::json;
+
+use crate::{
+    power::credentials,
+    support::{Bench, bench_with, create, until},
+};
+
+/// Machines without a driver, on whose decisions nothing of this may show.
+const OTHERS: usize = 50;
+/// Between two checks; a hundred seconds outside of tests.
+const CHECK: Duration = Duration::from_secs(15);
+/// What a check may take on top of that, of all machines.
+const MARGIN: Duration = Duration::from_secs(20);
+/// Sockets at any moment.
+const SOCKETS: u64 = 200;
+
+fn controllers() -> usize {
+    std::env::var("KBM_BMCS").map_or(200, |text| text.parse().expect("KBM_BMCS is a number"))
+}
+
+fn share(name: &str, share: f64, seed: u64, what: What) -> Fault {
+    Fault {
+        machines: Which {
+            share: Some(share),
+            seed,
+            ..Which::default()
+        },
+        operation: Operation::Any,
+        ..Fault::new(name, what)
+    }
+}
+
+/// What was measured.
+#[derive(Debug)]
+struct Seen {
+    known: Duration,
+    noticed: Duration,
+    half: Duration,
+    p99: Duration,
+    dead: usize,
+    most_open: u64,
+}
+
+async fn states(bench: &Bench) -> Vec<(String, PowerState)> {
+    let api: Api<BareMetalHardware> = Api::all(bench.client.clone());
+    let listed = api.list(&ListParams::default()).await.unwrap();
+    let state = |h: &BareMetalHardware| h.status.as_ref().and_then(|s| Some(s.power.as_ref()?.state)).unwrap_or_default();
+    listed.iter().map(|h| (h.name_any(), state(h))).collect()
+}
+
+/// Seconds until all that are waited for are in that state.
+async fn all_are(bench: &Bench, names: &HashSet<String>, wanted: PowerState, limit: Duration) -> Duration {
+    let began = Instant::now();
+    loop {
+        let there = states(bench).await;
+        let missing = there.iter().filter(|(name, state)| names.contains(name) && *state != wanted).count();
+        if missing == 0 {
+            return began.elapsed();
+        }
+        assert!(began.elapsed() < limit, "{missing} of {} are not known to be {wanted:?} within {limit:?}", names.len());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// How long it takes until a machine that has no driver is in maintenance, one after the other.
+async fn decisions(bench: &Bench) -> Vec<Duration> {
+    let api: Api<BareMetalHardware> = Api::all(bench.client.clone());
+    let mut took = Vec::new();
+    for turn in 0..4 {
+        for number in 0..OTHERS {
+            let name = format!("other-{number}");
+            let maintenance = turn % 2 == 0;
+            let began = Instant::now();
+            bench.patch(&api, &name, json!({ "maintenance": maintenance })).await;
+            until("it is decided about", async || {
+                let phase = api.get(&name).await.ok()?.status?.phase;
+                ((phase == HardwarePhase::Maintenance) == maintenance).then_some(())
+            })
+            .await;
+            took.push(began.elapsed());
+        }
+    }
+    took.sort_unstable();
+    took
+}
+
+async fn world(faults: Vec<Fault>) -> Seen {
+    let options = Options {
+        controllers: controllers(),
+        ..Options::default()
+    };
+    let simulator = Simulator::start(options).await.expect("it starts");
+    for fault in faults {
+        simulator.fleet().faults().set(fault).expect("a good fault");
+    }
+    let is_dead = |index: usize| {
+        let listed = simulator.fleet().faults().list();
+        listed.iter().any(|listed| listed.fault.machines.strikes(index, &format!("bmc-{index}")))
+    };
+    let alive: HashSet<String> = (0..controllers()).filter(|index| !is_dead(*index)).map(|index| format!("m-{index}")).collect();
+    let bench = bench_with(|config| config.power_check = CHECK).await;
+    credentials(&bench, "simulated-Pass-1").await;
+    let api: Api<BareMetalHardware> = Api::all(bench.client.clone());
+    let spec = |index: usize, power: Option<serde_json::Value>| BareMetalHardwareSpec {
+        power: power.map(|power| serde_json::from_value(power).expect("a spec")),
+        discovery_name: format!("seen-{index}"),
+        ..BareMetalHardwareSpec::default()
+    };
+    let began = Instant::now();
+    for index in 0..controllers() {
+        let bmc = simulator.bmc(index);
+        let redfish = json!({"redfish": {"address": simulator.url(index), "insecure": true, "system": bmc.system_id(0), "credentials": {"name": "bmc"}}});
+        create(&api, &BareMetalHardware::new(&format!("m-{index}"), spec(index, Some(redfish)))).await;
+    }
+    for index in 0..OTHERS {
+        create(&api, &BareMetalHardware::new(&format!("other-{index}"), spec(1_000_000 + index, None))).await;
+    }
+    all_are(&bench, &alive, PowerState::Off, Duration::from_secs(120)).await;
+    let known = began.elapsed();
+    let took = decisions(&bench).await;
+    // Somebody presses buttons.
+    let pressed: HashSet<String> = alive.iter().take(20).cloned().collect();
+    for name in &pressed {
+        let index: usize = name.trim_start_matches("m-").parse().expect("a number");
+        simulator.bmc(index).hosts[0].tell(Command::On, bmc_simulator::faults::Conduct::default());
+    }
+    let noticed = all_are(&bench, &pressed, PowerState::On, CHECK + MARGIN).await;
+    let most_open = simulator.fleet().counters().now().most_open;
+    bench.end().await;
+    Seen {
+        known,
+        noticed,
+        half: took[took.len() / 2],
+        p99: took[took.len() * 99 / 100],
+        dead: controllers() - alive.len(),
+        most_open,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_bmcs_delay_nobody_else() {
+    let healthy = world(Vec::new()).await;
+    println!("all alive: {healthy:?}");
+    let struck = world(vec![
+        share("silent", 0.1, 1, What::Silent),
+        share("closed", 0.05, 2, What::Closed),
+        share("slow", 0.06, 3, What::Latency { ms: 4_000 }),
+    ])
+    .await;
+    println!("a fifth dead or slow: {struck:?}");
+    assert!(struck.dead * 8 > controllers(), "{struck:?}");
+    for seen in [&healthy, &struck] {
+        assert!(seen.most_open <= SOCKETS, "{seen:?}");
+    }
+    // Beside other tests: what is asserted is that nobody waits for a dead one, whose calls take a minute.
+    assert!(struck.p99 < healthy.p99 * 4 + Duration::from_millis(500), "{healthy:?}, {struck:?}");
+}
