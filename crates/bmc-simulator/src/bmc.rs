@@ -17,7 +17,7 @@ use crate::{
     counters::Counters,
     faults::{Conduct, Faults, Mishap, Operation, Protocol},
     host::{Host, Power},
-    machine::Boot,
+    machine::{Boot, Source},
     profile::Profile,
 };
 
@@ -64,6 +64,8 @@ pub(crate) struct Memory {
     pub tasks: BTreeMap<u64, Task>,
     /// By machine and the drive's name.
     pub drives: HashMap<(usize, String), Loaded>,
+    /// From where boots are to go with AMT's configuration, until that is used.
+    pub amt_order: Option<Source>,
 }
 
 /// A controller.

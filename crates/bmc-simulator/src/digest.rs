@@ -5,6 +5,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use md5::Md5;
 use sha2::{Digest, Sha256};
 
 /// The most challenges that are still good.
@@ -15,12 +16,15 @@ const GOOD: usize = 64;
 pub enum Algorithm {
     /// SHA-256, as Shelly wants it.
     Sha256,
+    /// MD5, as AMT has it.
+    Md5,
 }
 
 impl Algorithm {
     const fn word(self) -> &'static str {
         match self {
             Self::Sha256 => "SHA-256",
+            Self::Md5 => "MD5",
         }
     }
 
@@ -28,6 +32,7 @@ impl Algorithm {
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         match self {
             Self::Sha256 => hex(&Sha256::digest(text)),
+            Self::Md5 => hex(&Md5::digest(text)),
         }
     }
 }

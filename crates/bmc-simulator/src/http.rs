@@ -29,7 +29,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::{bmc::Bmc, fleet::Fleet, plug, redfish};
+use crate::{amt, bmc::Bmc, fleet::Fleet, plug, redfish};
 
 /// The largest request that is read, in bytes.
 const LARGEST: usize = 1 << 20;
@@ -211,6 +211,7 @@ async fn respond(bmc: &Bmc, fleet: &Fleet, request: Request<Incoming>) -> Result
     ask.body = serde_json::from_slice(&ask.raw).unwrap_or(Value::Null);
     let fate = match ask.path.split('/').nth(1).unwrap_or_default() {
         "rpc" | "cm" | "api" => plug::answer(bmc, &ask).await,
+        "wsman" => amt::answer(bmc, &ask).await,
         _ => redfish::answer(bmc, &ask, fleet.rewrite()).await,
     };
     match fate {
@@ -230,6 +231,8 @@ fn written(answer: Answer) -> Response<Content> {
         (None, Some(body)) => ("application/json", Some(Bytes::from(body.to_string()))),
         (None, None) => ("application/json", None),
     };
+    // These have no content (RFC 9110, 15.3.5 and 15.4.5).
+    let bytes = bytes.filter(|_| !matches!(answer.status, 204 | 304));
     let length = bytes.as_ref().map_or(0, Bytes::len);
     let content = match bytes {
         Some(bytes) if answer.cut => Content::Cut(Some(bytes.slice(..length / 2))),

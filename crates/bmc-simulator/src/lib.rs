@@ -10,6 +10,7 @@
 //! | [`redfish`] | Redfish |
 //! | [`ipmi`] | IPMI 2.0 over RMCP+ |
 //! | [`plug`] | Shelly, Tasmota, Home Assistant |
+//! | [`amt`] | Intel AMT |
 //! | [`digest`] | digest authentication, the server's side |
 //! | [`http`], [`control`] | the listeners |
 //! | [`table`] | the profiles, for the documentation |
@@ -25,6 +26,7 @@
 //! What it does not do: sensors, firmware, BIOS settings, events, users, SOL. Images of virtual media are named, never fetched. It is for tests: its one password is no
 //! secret.
 
+pub mod amt;
 pub mod bmc;
 pub mod control;
 pub mod counters;

@@ -148,7 +148,7 @@ fn a_power_action_that_could_be_done_is_done_whatever_else_a_service_writes() {
         let options = Options {
             profiles: vec![Arc::clone(profile)],
             timing: instant,
-            rewrite: Some(Arc::new(move |_, document| {
+            rewrite: Some(Arc::new(move |_: &str, document: Value| {
                 changed(document, &reads.lock().unwrap_or_else(PoisonError::into_inner))
             })),
             ..Options::default()

@@ -7,7 +7,10 @@ use bmc_simulator::{
     profile::{self, Once, Profile},
 };
 use futures::future::join_all;
-use power::{BootDevice, Driver, Fault, Media, Off, PowerState, calls::Calls, calls::Machine};
+use power::{
+    BootDevice, Driver, Fault, Media, Off, PowerState,
+    calls::{Calls, Machine},
+};
 
 use crate::world::{boots, called, once, redfish, simulator, until};
 
@@ -17,7 +20,7 @@ const IMAGE: &str = "https://192.0.2.1/agent.iso";
 /// Runs something with every profile, all at the same time.
 async fn with_each(run: impl AsyncFn(&Arc<Profile>)) {
     assert!(profile::ALL.len() >= 10);
-    join_all(profile::ALL.iter().map(run)).await;
+    join_all(profile::ALL.iter().map(|profile| run(profile))).await;
 }
 
 async fn becomes(calls: &Calls, machine: &Machine, wanted: PowerState, name: &str) {
