@@ -65,11 +65,17 @@ pub(crate) async fn answer(bmc: &Bmc, ask: &Ask) -> Fate {
         user: &bmc.access.user,
         password: &bmc.access.password,
     };
-    if !ask.authorization.as_deref().is_some_and(|said| bmc.nonces.lets_in(door, &ask.method, said)) {
+    if !ask
+        .authorization
+        .as_deref()
+        .is_some_and(|said| bmc.nonces.lets_in(door, &ask.method, said))
+    {
         return Fate::Answer(Answer::empty(401).with("www-authenticate", bmc.nonces.challenge(door)));
     }
     let xml = String::from_utf8_lossy(&ask.raw);
-    let class = element(&xml, "ResourceURI").and_then(|uri| uri.strip_prefix(CIM)).unwrap_or_default();
+    let class = element(&xml, "ResourceURI")
+        .and_then(|uri| uri.strip_prefix(CIM))
+        .unwrap_or_default();
     let method = element(&xml, "Action").unwrap_or_default().rsplit('/').next().unwrap_or_default();
     let operation = match method {
         "Get" => Operation::State,
@@ -109,7 +115,10 @@ fn carried_out(bmc: &Bmc, class: &str, method: &str, xml: &str, mishap: Mishap) 
                 .map(|state| format!("<g:AvailableRequestedPowerStates>{state}</g:AvailableRequestedPowerStates>"))
                 .collect();
             let state = if on { 2 } else { 8 };
-            return Some(envelope(class, &format!("<g:{class}>{offered}<g:PowerState>{state}</g:PowerState></g:{class}>")));
+            return Some(envelope(
+                class,
+                &format!("<g:{class}>{offered}<g:PowerState>{state}</g:PowerState></g:{class}>"),
+            ));
         }
         ("CIM_PowerManagementService", "RequestPowerStateChange") => switch(bmc, host, element(body, "PowerState")?),
         ("CIM_BootConfigSetting", "ChangeBootOrder") => {
@@ -177,5 +186,45 @@ mod tests {
         assert_eq!(element(xml, "Source"), Some("<w:Name>n</w:Name>"));
         assert_eq!(element(xml, "Empty"), None);
         assert_eq!(element(xml, "Nothing"), None);
+    }
+
+    #[tokio::test]
+    async fn a_boot_once_from_the_network_is_an_order_and_a_role() {
+        let options = crate::Options {
+            timing: crate::host::Timing::short(),
+            ..crate::Options::default()
+        };
+        let simulator = crate::Simulator::start(options).await.expect("it starts");
+        let bmc = simulator.bmc(0);
+        let tell = |class: &str, method: &str, body: &str| {
+            let answer = carried_out(bmc, class, method, &format!("<s:Body>{body}</s:Body>"), Mishap::default())?;
+            element(&answer, "ReturnValue")
+                .or_else(|| element(&answer, "PowerState"))
+                .map(str::to_owned)
+        };
+        let state = || tell("CIM_AssociatedPowerManagementService", "Get", "<x/>");
+        assert_eq!(state().as_deref(), Some("8"));
+        let change = |state: u16| {
+            tell(
+                "CIM_PowerManagementService",
+                "RequestPowerStateChange",
+                &format!("<r:PowerState>{state}</r:PowerState>"),
+            )
+        };
+        assert_eq!(change(10).as_deref(), Some("4097"), "it is off");
+        let order = "<r:Source><w:Selector>Intel(r) AMT: Force PXE Boot</w:Selector></r:Source>";
+        assert_eq!(tell("CIM_BootConfigSetting", "ChangeBootOrder", order).as_deref(), Some("0"));
+        assert_eq!(
+            tell("CIM_BootService", "SetBootConfigRole", "<r:Role>1</r:Role>").as_deref(),
+            Some("0")
+        );
+        for expected in [Source::Network, Source::Usual] {
+            let command = if expected == Source::Network { 2 } else { 5 };
+            assert_eq!(change(command).as_deref(), Some("0"));
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            assert_eq!(bmc.hosts[0].boots().last().map(|boot| boot.source), Some(expected));
+        }
+        assert_eq!(state().as_deref(), Some("2"));
+        assert_eq!(tell("CIM_Nothing", "Get", "<x/>"), None);
     }
 }

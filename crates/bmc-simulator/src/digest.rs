@@ -80,7 +80,9 @@ impl Nonces {
         let get = |name: &str| {
             rest.split(',').find_map(|part| {
                 let (own, value) = part.trim().split_once('=')?;
-                own.trim().eq_ignore_ascii_case(name).then(|| value.trim().trim_matches('"').to_owned())
+                own.trim()
+                    .eq_ignore_ascii_case(name)
+                    .then(|| value.trim().trim_matches('"').to_owned())
             })
         };
         let said = |name: &str| get(name).unwrap_or_default();
@@ -112,7 +114,11 @@ mod tests {
             password: "x",
         };
         let challenge = nonces.challenge(door);
-        let nonce = challenge.split("nonce=\"").nth(1).and_then(|rest| rest.split('"').next()).expect("a nonce");
+        let nonce = challenge
+            .split("nonce=\"")
+            .nth(1)
+            .and_then(|rest| rest.split('"').next())
+            .expect("a nonce");
         let answer = |nonce: &str, password: &str| {
             let hash = |text: String| Algorithm::Sha256.hash(&text);
             let (secret, request) = (hash(format!("admin:plug:{password}")), hash("POST:/rpc".to_owned()));

@@ -478,7 +478,10 @@ mod tests {
             (r#"{"name": "a", "what": {"status": {"code": 200}}}"#, "what.status.code"),
             (r#"{"name": "a", "what": {"status": {"code": "x"}}}"#, "what.status.code"),
             (r#"{"name": "a", "machines": {"share": 1.5}, "what": "silent"}"#, "machines.share"),
-            (r#"{"name": "a", "machines": {"from": 5, "to": 4}, "what": "silent"}"#, "machines.to"),
+            (
+                r#"{"name": "a", "machines": {"from": 5, "to": 4}, "what": "silent"}"#,
+                "machines.to",
+            ),
             (r#"{"name": "a", "times": 0, "what": "silent"}"#, "times"),
             (r#"{"name": "a", "operation": "login", "what": "bootIgnored"}"#, "operation"),
             (r#"{"name": "a", "what": {"slowPower": {"ms": 9999999}}}"#, "what.slowPower.ms"),
@@ -500,7 +503,13 @@ mod tests {
     #[test]
     fn a_fault_strikes_who_is_meant_as_often_as_is_said() {
         let faults = Faults::default();
-        let mut fault = Fault::new("busy", What::Status { code: 503, retry_after: None });
+        let mut fault = Fault::new(
+            "busy",
+            What::Status {
+                code: 503,
+                retry_after: None,
+            },
+        );
         fault.machines.from = Some(1);
         fault.machines.to = Some(2);
         fault.operation = Operation::Reset;

@@ -434,4 +434,41 @@ mod tests {
         assert_eq!(host.boots().last().map(|boot| boot.source), Some(Source::Usual));
         assert_eq!(host.boot_override().enabled, Enabled::Disabled);
     }
+
+    /// A machine that switches itself off.
+    #[derive(Debug, Default)]
+    struct Willing(std::sync::atomic::AtomicBool);
+
+    impl Machine for Willing {
+        fn on(&self, _: &Boot) {
+            self.0.store(true, std::sync::atomic::Ordering::SeqCst);
+        }
+
+        fn off(&self) {
+            self.0.store(false, std::sync::atomic::Ordering::SeqCst);
+        }
+
+        fn reset(&self, _: &Boot) {}
+
+        fn shut_down(&self) -> Listens {
+            Listens::ByItself
+        }
+
+        fn runs(&self) -> Option<bool> {
+            Some(self.0.load(std::sync::atomic::Ordering::SeqCst))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_goes_off_by_itself_is_seen_to_be_off() {
+        let machine = Arc::new(Willing::default());
+        let host = Host::new(machine.clone(), Timing::short());
+        host.tell(Command::On, Conduct::default());
+        pass(100).await;
+        host.tell(Command::ShutDown, Conduct::default());
+        pass(500).await;
+        assert_eq!(host.power(), Power::On, "it takes its time");
+        machine.off();
+        assert_eq!(host.power(), Power::Off);
+    }
 }

@@ -250,4 +250,3 @@ fn written(answer: Answer) -> Response<Content> {
         Response::new(Content::Whole(None))
     })
 }
-

@@ -105,7 +105,11 @@ async fn shelly(bmc: &Bmc, ask: &Ask) -> Fate {
         user: "admin",
         password: &bmc.access.password,
     };
-    if !ask.authorization.as_deref().is_some_and(|said| bmc.nonces.lets_in(door, &ask.method, said)) {
+    if !ask
+        .authorization
+        .as_deref()
+        .is_some_and(|said| bmc.nonces.lets_in(door, &ask.method, said))
+    {
         return Fate::Answer(Answer::empty(401).with("www-authenticate", bmc.nonces.challenge(door)));
     }
     let id = ask.body.get("id").cloned().unwrap_or(json!(0));
@@ -146,7 +150,9 @@ fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, after)) = rest.split_first() {
-        let digits = after.get(..2).and_then(|two| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok());
+        let digits = after
+            .get(..2)
+            .and_then(|two| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok());
         match (first, digits) {
             (b'%', Some(byte)) => {
                 bytes.push(byte);
@@ -166,10 +172,7 @@ async fn tasmota(bmc: &Bmc, ask: &Ask) -> Fate {
     let members = query(&ask.query);
     let get = |name: &str| members.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str());
     if get("user") != Some("admin") || get("password") != Some(&bmc.access.password) {
-        return Fate::Answer(Answer::json(
-            401,
-            json!({"WARNING": "Need user=<username>&password=<password>"}),
-        ));
+        return Fate::Answer(Answer::json(401, json!({"WARNING": "Need user=<username>&password=<password>"})));
     }
     let command = get("cmnd").unwrap_or_default().trim().to_ascii_lowercase();
     let (name, argument) = command.split_once(' ').unwrap_or((&command, ""));
@@ -179,18 +182,18 @@ async fn tasmota(bmc: &Bmc, ask: &Ask) -> Fate {
         ("power" | "power1", "on" | "1" | "true") => done(bmc, Wanted::Set(true), power).await,
         ("power" | "power1", "off" | "0" | "false") => done(bmc, Wanted::Set(false), power).await,
         ("power" | "power1", "toggle" | "2") => done(bmc, Wanted::Toggle, power).await,
-        ("status", "8" | "10") => {
-            done(bmc, Wanted::Look, |relay| {
-                json!({"StatusSNS": {"Time": "2026-01-01T00:00:00", "ENERGY": {"Total": 1.5, "Power": relay.watts, "Voltage": 230}}})
-            })
-            .await
-        }
-        ("status", "0" | "11") => {
-            done(bmc, Wanted::Look, |relay| {
-                json!({"StatusSTS": {"POWER": if relay.on { "ON" } else { "OFF" }}, "StatusSNS": {"ENERGY": {"Power": relay.watts}}})
-            })
-            .await
-        }
+        ("status", "8" | "10") => done(
+            bmc,
+            Wanted::Look,
+            |relay| json!({"StatusSNS": {"Time": "2026-01-01T00:00:00", "ENERGY": {"Total": 1.5, "Power": relay.watts, "Voltage": 230}}}),
+        )
+        .await,
+        ("status", "0" | "11") => done(
+            bmc,
+            Wanted::Look,
+            |relay| json!({"StatusSTS": {"POWER": if relay.on { "ON" } else { "OFF" }}, "StatusSNS": {"ENERGY": {"Power": relay.watts}}}),
+        )
+        .await,
         _ => Fate::Answer(Answer::json(200, json!({"Command": "Unknown"}))),
     }
 }
@@ -225,7 +228,10 @@ mod tests {
     fn queries_are_decoded() {
         assert_eq!(
             query("cmnd=Power%20On&password=a%2Bb+c%"),
-            [("cmnd".to_owned(), "Power On".to_owned()), ("password".to_owned(), "a+b c%".to_owned())]
+            [
+                ("cmnd".to_owned(), "Power On".to_owned()),
+                ("password".to_owned(), "a+b c%".to_owned())
+            ]
         );
     }
 }

@@ -72,10 +72,10 @@ pub fn profiles() -> String {
         "| profile | is | resets; answer | next boot | ETag | sessions | media | values without a source |\n|---|---|---|---|---|---|---|---|\n",
     );
     for profile in ALL.iter() {
-        let sessions = profile
-            .sessions
-            .as_ref()
-            .map_or_else(|| "none".to_owned(), |sessions| format!("{}, then {}", sessions.most, sessions.full));
+        let sessions = profile.sessions.as_ref().map_or_else(
+            || "none".to_owned(),
+            |sessions| format!("{}, then {}", sessions.most, sessions.full),
+        );
         let values = profile.values();
         let without = values.iter().filter(|value| profile.source(value).is_none()).count();
         // Writing into a String cannot fail.

@@ -1,8 +1,8 @@
 //! The table of profiles in the documentation is the data's. `KBM_UPDATE=1` writes it. And the control listener does what the documentation says.
 
-use std::{fs, path::Path};
+use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
-use bmc_simulator::{Options, Simulator, profile, table};
+use bmc_simulator::{Options, Simulator, host::Timing, profile, table};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -32,7 +32,10 @@ fn the_documentation_shows_the_profiles() {
 
 /// Status and content of an answer of the control listener.
 async fn ask(simulator: &Simulator, method: &str, path: &str, body: &Value) -> (u16, Value) {
-    let address = simulator.control().expect("it has one");
+    ask_at(simulator.control().expect("it has one"), method, path, body).await
+}
+
+async fn ask_at(address: SocketAddr, method: &str, path: &str, body: &Value) -> (u16, Value) {
     let mut stream = TcpStream::connect(address).await.expect("connected");
     let body = if body.is_null() { String::new() } else { body.to_string() };
     let request = format!(
@@ -73,7 +76,10 @@ async fn faults_are_set_listed_and_removed_and_machines_are_looked_at() {
     let (_, counters) = ask(&simulator, "GET", "/counters", &none).await;
     assert_eq!((counters["open"].as_u64(), counters["mostOpen"].as_u64()), (Some(0), Some(0)));
     let (_, machines) = ask(&simulator, "GET", "/machines?from=1&count=1", &none).await;
-    assert_eq!((machines["count"].as_u64(), &machines["machines"][0]["name"]), (Some(3), &json!("bmc-1")));
+    assert_eq!(
+        (machines["count"].as_u64(), &machines["machines"][0]["name"]),
+        (Some(3), &json!("bmc-1"))
+    );
     let (status, machine) = ask(&simulator, "GET", "/machines/bmc-2", &none).await;
     assert_eq!((status, &machine["address"]), (200, &json!("127.64.0.3")));
     assert_eq!(ask(&simulator, "GET", "/machines/bmc-3", &none).await.0, 404);
@@ -101,4 +107,34 @@ async fn what_cannot_be_simulated_is_refused_with_the_option() {
         ..Options::default()
     };
     assert!(start(again).await.contains("name another port"));
+}
+
+#[tokio::test]
+async fn tasmota_is_asked_by_its_commands() {
+    let options = Options {
+        controllers: 2,
+        timing: Timing::short(),
+        ..Options::default()
+    };
+    let simulator = Simulator::start(options).await.expect("it starts");
+    let address = SocketAddr::from((simulator.bmc(1).address, simulator.port()));
+    let say = async |command: &str, password: &str| {
+        let path = format!("/cm?user=admin&password={password}&cmnd={command}");
+        ask_at(address, "GET", &path, &Value::Null).await
+    };
+    let good = "simulated-Pass-1";
+    assert_eq!(say("Power", "wrong").await.0, 401);
+    assert_eq!(say("Power", good).await, (200, json!({"POWER": "OFF"})));
+    assert_eq!(say("Power1%20ON", good).await, (200, json!({"POWER": "ON"})));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(simulator.bmc(1).hosts[0].boots().len(), 1);
+    let (_, measured) = say("Status%208", good).await;
+    assert!(
+        measured["StatusSNS"]["ENERGY"]["Power"].as_f64().is_some_and(|watts| watts > 100.0),
+        "{measured}"
+    );
+    assert_eq!(say("power%20toggle", good).await, (200, json!({"POWER": "OFF"})));
+    assert_eq!(say("Restart%201", good).await, (200, json!({"Command": "Unknown"})));
+    // The other controller is not meant.
+    assert!(simulator.bmc(0).hosts[0].boots().is_empty() && simulator.bmc(0).requests() == 0);
 }

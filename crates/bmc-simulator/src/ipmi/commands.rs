@@ -55,11 +55,7 @@ pub(super) fn outside(message: &[u8]) -> Option<Vec<u8>> {
         // Channel 1; the extended form; users have names; IPMI 2.0 only.
         (APP, 0x38, _) => answer(message, DONE, &[1, 0x80, 0x04, 0x02, 0, 0, 0, 0]),
         // Suites 3 and 17 of channel 1 (22.15).
-        (APP, 0x54, [_, _, list]) if list & 0x3f == 0 => answer(
-            message,
-            DONE,
-            &[1, 0xc0, 3, 0x01, 0x41, 0x81, 0xc0, 17, 0x03, 0x44, 0x81],
-        ),
+        (APP, 0x54, [_, _, list]) if list & 0x3f == 0 => answer(message, DONE, &[1, 0xc0, 3, 0x01, 0x41, 0x81, 0xc0, 17, 0x03, 0x44, 0x81]),
         (APP, 0x54, _) => answer(message, DONE, &[1]),
         _ => None,
     }
@@ -177,6 +173,10 @@ fn boot(host: &Host, selector: u8) -> (u8, Vec<u8>) {
     } else {
         0
     };
-    let device = if boot.enabled == Enabled::Disabled { 0 } else { device(boot.source) };
+    let device = if boot.enabled == Enabled::Disabled {
+        0
+    } else {
+        device(boot.source)
+    };
     (DONE, vec![1, 5, flags | efi, device << 2, 0, 0, 0])
 }

@@ -103,7 +103,21 @@ pub(super) fn take(bmc: &Bmc, datagram: &[u8]) -> Option<Taken> {
     match *body {
         // IPMI 1.5 outside of sessions: no authentication, number and sequence are zero.
         [0, 0, 0, 0, 0, 0, 0, 0, 0, length, ref message @ ..] => Some(Taken::Sessionless(message.get(..usize::from(length))?.to_vec())),
-        [6, kind @ (OPEN | RAKP_1 | RAKP_3), _, _, _, _, _, _, _, _, low, high, ref payload @ ..] => Some(Taken::Handshake {
+        [
+            6,
+            kind @ (OPEN | RAKP_1 | RAKP_3),
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            low,
+            high,
+            ref payload @ ..,
+        ] => Some(Taken::Handshake {
             kind,
             payload: payload.get(..usize::from(u16::from_le_bytes([low, high])))?.to_vec(),
         }),
@@ -255,9 +269,7 @@ fn rakp_3(bmc: &Bmc, payload: &[u8]) -> Option<Vec<u8>> {
     };
     let (password, user) = (bmc.access.password.as_bytes(), bmc.access.user.as_bytes());
     let name = [*role, u8::try_from(user.len()).ok()?];
-    let wanted = known
-        .suite
-        .code(password, &[own_random, &known.console.to_le_bytes(), &name, user]);
+    let wanted = known.suite.code(password, &[own_random, &known.console.to_le_bytes(), &name, user]);
     if payload.get(8..)? != wanted {
         let refused = head(payload, 0x0f, known.console);
         sessions.open.remove(&session);

@@ -84,7 +84,10 @@ impl Request<'_> {
         }
         let on = host.power().is_on();
         let command = command(word, on);
-        let already = matches!((command, on), (Some(Command::On), true) | (Some(Command::Off | Command::ShutDown), false));
+        let already = matches!(
+            (command, on),
+            (Some(Command::On), true) | (Some(Command::Off | Command::ShutDown), false)
+        );
         if let Some(status) = profile.already_so.filter(|_| already) {
             return refusal(status, "NoOperation", "the machine has that power state already", &[]);
         }

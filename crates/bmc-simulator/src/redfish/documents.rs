@@ -58,11 +58,7 @@ impl Bmc {
 
     pub(super) fn systems(&self) -> Value {
         let own = (0..self.hosts.len()).map(|system| self.system_id(system));
-        collection(
-            "ComputerSystem",
-            "/Systems",
-            own.chain(self.profile.paths.besides.iter().cloned()),
-        )
+        collection("ComputerSystem", "/Systems", own.chain(self.profile.paths.besides.iter().cloned()))
     }
 
     pub(super) fn managers(&self) -> Value {
@@ -170,7 +166,11 @@ impl Bmc {
             Enabled::Once => "Once",
             Enabled::Continuous => "Continuous",
         };
-        let none = if profile.targets.iter().any(|word| word == "None") { "None" } else { "Hdd" };
+        let none = if profile.targets.iter().any(|word| word == "None") {
+            "None"
+        } else {
+            "Hdd"
+        };
         let target = if boot.word.is_empty() { none } else { &boot.word };
         let mut document = json!({
             "BootSourceOverrideEnabled": enabled,

@@ -51,7 +51,13 @@ impl Request<'_> {
     }
 
     fn show(&self, system: usize, place: Place, drive: &Drive) -> Answer {
-        let loaded = self.bmc.memory().drives.get(&(system, drive.id.clone())).cloned().unwrap_or_default();
+        let loaded = self
+            .bmc
+            .memory()
+            .drives
+            .get(&(system, drive.id.clone()))
+            .cloned()
+            .unwrap_or_default();
         self.versioned(system, self.bmc.drive(system, place, drive, &loaded))
     }
 
@@ -84,7 +90,12 @@ impl Request<'_> {
             return Err(refusal(400, "ActionParameterMissing", "there is no Image", &["Image"]));
         };
         if let Some(name) = drive.requires.iter().find(|name| body.get(name.as_str()).is_none()) {
-            return Err(refusal(400, "ActionParameterMissing", &format!("it needs the parameter {name}"), &[name]));
+            return Err(refusal(
+                400,
+                "ActionParameterMissing",
+                &format!("it needs the parameter {name}"),
+                &[name],
+            ));
         }
         if let Some(name) = drive.refuses.iter().find(|name| body.get(name.as_str()).is_some()) {
             return Err(refusal(
@@ -105,7 +116,12 @@ impl Request<'_> {
             ));
         }
         if drive.insert == Insert::SmallOnly {
-            return Err(refusal(400, "InsufficientStorage", "the image is larger than what is kept here", &["Image"]));
+            return Err(refusal(
+                400,
+                "InsufficientStorage",
+                "the image is larger than what is kept here",
+                &["Image"],
+            ));
         }
         let mut memory = self.bmc.memory();
         let loaded = memory.drives.entry((system, drive.id.clone())).or_default();

@@ -21,7 +21,9 @@ pub(crate) fn dress(paths: &Paths, mut document: Value) -> Value {
 
 fn relink(paths: &Paths, value: &mut Value, is_link: bool) {
     match value {
-        Value::Object(members) => members.iter_mut().for_each(|(name, value)| relink(paths, value, name == "@odata.id")),
+        Value::Object(members) => members
+            .iter_mut()
+            .for_each(|(name, value)| relink(paths, value, name == "@odata.id")),
         Value::Array(items) => items.iter_mut().for_each(|item| relink(paths, item, false)),
         Value::String(text) if text.starts_with("/redfish/") => {
             if paths.trailing_slash && is_link && !text.ends_with('/') {
@@ -78,7 +80,8 @@ mod tests {
 
     #[test]
     fn links_are_written_as_the_profile_has_them() {
-        let document = json!({"@odata.id": "/redfish/v1/Systems", "Name": "x", "Actions": {"a": {"target": "/redfish/v1/Systems/1/Actions/a"}}});
+        let document =
+            json!({"@odata.id": "/redfish/v1/Systems", "Name": "x", "Actions": {"a": {"target": "/redfish/v1/Systems/1/Actions/a"}}});
         let paths = |trailing_slash, absolute| Paths {
             system: "1".to_owned(),
             manager: "1".to_owned(),

@@ -131,7 +131,9 @@ impl Request<'_> {
         match (self.ask.method.as_str(), self.segments.as_slice()) {
             ("GET", []) => return Answer::json(200, self.bmc.root()),
             ("POST", ["SessionService", "Sessions"]) => return self.log_in(),
-            _ if !self.is_known() => return refusal(401, "NoValidSession", "there is no valid session", &[]).with("www-authenticate", "Basic"),
+            _ if !self.is_known() => {
+                return refusal(401, "NoValidSession", "there is no valid session", &[]).with("www-authenticate", "Basic");
+            }
             _ => {}
         }
         match (self.ask.method.as_str(), self.segments.as_slice()) {
@@ -148,12 +150,10 @@ impl Request<'_> {
                 }
                 None => missing(),
             },
-            (method, ["Managers", id, rest @ ..]) => {
-                match (0..self.bmc.hosts.len()).find(|system| self.bmc.manager_id(*system) == *id) {
-                    Some(system) => self.of_manager(method, system, rest),
-                    None => missing(),
-                }
-            }
+            (method, ["Managers", id, rest @ ..]) => match (0..self.bmc.hosts.len()).find(|system| self.bmc.manager_id(*system) == *id) {
+                Some(system) => self.of_manager(method, system, rest),
+                None => missing(),
+            },
             _ => missing(),
         }
     }

@@ -36,15 +36,17 @@ impl Request<'_> {
         }
         let mut memory = self.bmc.memory();
         if memory.sessions.len() >= profile.most || self.mishap.what == Some(What::SessionsFull) {
-            return refusal(profile.full, "SessionLimitExceeded", "there is no session left: end another one first", &[]);
+            return refusal(
+                profile.full,
+                "SessionLimitExceeded",
+                "there is no session left: end another one first",
+                &[],
+            );
         }
         memory.opened += 1;
         let id = memory.opened;
         let token = format!("{:032x}", rand::random::<u128>());
-        let session = Session {
-            id,
-            used: Instant::now(),
-        };
+        let session = Session { id, used: Instant::now() };
         memory.sessions.insert(token.clone(), session);
         let at = format!("{ROOT}/SessionService/Sessions/{id}");
         let document = json!({"@odata.id": at, "@odata.type": "#Session.v1_2_1.Session", "Id": id.to_string(), "Name": "User Session", "UserName": self.bmc.access.user});

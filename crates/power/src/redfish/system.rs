@@ -200,7 +200,11 @@ pub fn overrides(target: &str, firmware: Firmware, shown: &Boot, quirk: &Quirk) 
 /// (openstack/sushy, resources/manager/virtual_media).
 #[must_use]
 pub fn insertions(url: &str) -> Vec<Value> {
-    let protocol = if url.to_ascii_lowercase().starts_with("https:") { "HTTPS" } else { "HTTP" };
+    let protocol = if url.to_ascii_lowercase().starts_with("https:") {
+        "HTTPS"
+    } else {
+        "HTTP"
+    };
     vec![
         json!({"Image": url, "Inserted": true, "WriteProtected": true}),
         json!({"Image": url}),

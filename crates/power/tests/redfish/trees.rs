@@ -38,7 +38,14 @@ const MEANT: [&str; 9] = [
 fn matters(path: &str, name: &str, new: &Change) -> bool {
     // That something is missing, or null, is another matter: the standard says where it is.
     let gone = matches!(new, Change::Becomes(None | Some(Value::Null)));
-    let needed = ["Members", "PowerState", "TaskState", "ResetType@Redfish.AllowableValues", "Parameters"].contains(&name)
+    let needed = [
+        "Members",
+        "PowerState",
+        "TaskState",
+        "ResetType@Redfish.AllowableValues",
+        "Parameters",
+    ]
+    .contains(&name)
         || path.contains("/Members")
         || path.contains("/Parameters")
         || path.contains("ResetType@Redfish.AllowableValues");
@@ -113,7 +120,13 @@ async fn switched(simulator: &Simulator) -> Result<(), String> {
     let said = |what: &str, done: Result<(), power::Fault>| done.map_err(|fault| format!("{what}: {fault}"));
     let waited = async |on: bool| {
         for _ in 0..500 {
-            if bmc.hosts[0].power() == if on { bmc_simulator::host::Power::On } else { bmc_simulator::host::Power::Off } {
+            if bmc.hosts[0].power()
+                == if on {
+                    bmc_simulator::host::Power::On
+                } else {
+                    bmc_simulator::host::Power::Off
+                }
+            {
                 return Ok(());
             }
             tokio::time::sleep(std::time::Duration::from_millis(2)).await;

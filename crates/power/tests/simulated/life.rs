@@ -58,7 +58,10 @@ async fn a_machine_is_booted_once_from_the_network_and_then_from_its_disk() {
 
         // With the power on, too.
         done("boot once from disk", calls.boot_once(&machine, once(BootDevice::Disk)).await);
-        done("boot once from the network", calls.boot_once(&machine, once(BootDevice::Network)).await);
+        done(
+            "boot once from the network",
+            calls.boot_once(&machine, once(BootDevice::Network)).await,
+        );
         done("cycle", calls.cycle(&machine).await);
         until(&format!("{name} has booted three times"), async || boots(bmc, 0).len() == 3).await;
         assert_eq!(bmc.hosts[0].boots()[2], network, "{name}");

@@ -138,5 +138,10 @@ async fn dead_controllers_delay_no_other_and_sockets_are_few() {
     assert!((200..450).contains(&dead), "{dead} controllers are not known");
     assert!(second.alive.len() + dead == CONTROLLERS);
     assert!(sockets.most_open <= SOCKETS, "{sockets:?}");
-    assert!(second.at(1.0) < KNOWN && first.at(1.0) < KNOWN, "{:?}, {:?}", first.at(1.0), second.at(1.0));
+    assert!(
+        second.at(1.0) < KNOWN && first.at(1.0) < KNOWN,
+        "{:?}, {:?}",
+        first.at(1.0),
+        second.at(1.0)
+    );
 }

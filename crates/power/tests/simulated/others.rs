@@ -13,10 +13,12 @@ use power::{
     BootDevice, Driver, Fault, Off, PowerState,
     ipmi::{Ipmi, Settings, handshake::Privilege, suite::CipherSuite},
     plug::{Load, Make, Plug, home_assistant::HomeAssistant, shelly::Shelly},
+    redfish::{self, Redfish},
+    tls::Trust,
 };
 use tokio::time::Instant;
 
-use crate::world::{PASSWORD, boots, once, redfish, until};
+use crate::world::{self, PASSWORD, boots, once, until};
 
 async fn several(controllers: usize) -> Simulator {
     Simulator::start(Options {
@@ -59,7 +61,7 @@ async fn ipmi_switches_the_machine_at_its_address_and_redfish_sees_it() {
         until("it has booted twice", async || boots(bmc, 0).len() == 2).await;
         assert_eq!(boots(bmc, 0)[1], Source::Usual);
         // The same machine by another protocol.
-        assert_eq!(redfish(&simulator, 2, 0).state().await, Ok(PowerState::On));
+        assert_eq!(world::redfish(&simulator, 2, 0).state().await, Ok(PowerState::On));
         driver.off(Off::Soft).await.expect("taken");
         until("it is off", async || driver.state().await == Ok(PowerState::Off)).await;
         assert!(boots(simulator.bmc(0), 0).is_empty() && boots(simulator.bmc(1), 0).is_empty());
@@ -80,7 +82,12 @@ async fn ipmi_faults_are_told_in_time() {
     };
     set(1, What::Silent);
     set(2, What::SessionsFull);
-    set(3, What::Lies { power: bmc_simulator::faults::Claim::On });
+    set(
+        3,
+        What::Lies {
+            power: bmc_simulator::faults::Claim::On,
+        },
+    );
     let began = Instant::now();
     let silent = ipmi(&simulator, 1, CipherSuite::Three, PASSWORD).state().await;
     assert!(matches!(silent, Err(Fault::Unreachable(_))), "{silent:?}");
@@ -88,6 +95,31 @@ async fn ipmi_faults_are_told_in_time() {
     let full = ipmi(&simulator, 2, CipherSuite::Three, PASSWORD).state().await;
     assert!(matches!(full, Err(Fault::Busy { .. })), "{full:?}");
     assert_eq!(ipmi(&simulator, 3, CipherSuite::Three, PASSWORD).state().await, Ok(PowerState::On));
+}
+
+#[tokio::test]
+async fn https_is_believed_by_its_fingerprint() {
+    let simulator = Simulator::start(Options {
+        tls: true,
+        timing: Timing::short(),
+        ..Options::default()
+    })
+    .await
+    .expect("it starts");
+    let driver = |fingerprint: &str| {
+        Redfish::new(redfish::Settings {
+            url: simulator.url(0),
+            trust: Some(Trust::fingerprint(fingerprint).expect("a fingerprint")),
+            user: "admin".to_owned(),
+            password: PASSWORD.to_owned().into(),
+            system: None,
+        })
+        .expect("good settings")
+    };
+    let right = driver(simulator.fingerprint().expect("it has one"));
+    assert_eq!(right.state().await, Ok(PowerState::Off));
+    let wrong = driver(&"ab".repeat(32)).state().await;
+    assert!(matches!(wrong, Err(Fault::Untrusted(_))), "{wrong:?}");
 }
 
 #[tokio::test]
@@ -118,14 +150,20 @@ async fn plugs_switch_the_mains() {
         plug.cycle().await.expect("cycled");
         until("it runs again", async || boots(simulator.bmc(index), 0).len() == 2).await;
         // A machine that shut itself down is off, though the relay is on.
-        redfish(&simulator, index, 0).off(Off::Soft).await.expect("taken");
+        world::redfish(&simulator, index, 0).off(Off::Soft).await.expect("taken");
         until("it draws little", async || plug.state().await == Ok(PowerState::Off)).await;
         plug.off(Off::Hard).await.expect("off");
         assert_eq!(plug.state().await, Ok(PowerState::Off));
     }
     let wrong = shelly(0, "wrong-Pass-1").state().await;
     assert!(matches!(wrong, Err(Fault::Credentials(_))), "{wrong:?}");
-    let mut fault = Set::new("busy", What::Status { code: 503, retry_after: None });
+    let mut fault = Set::new(
+        "busy",
+        What::Status {
+            code: 503,
+            retry_after: None,
+        },
+    );
     fault.operation = Operation::Reset;
     simulator.fleet().faults().set(fault).expect("good");
     let busy = shelly(0, PASSWORD).on().await;

@@ -56,9 +56,18 @@ const fn status(code: u16) -> What {
 
 #[tokio::test]
 async fn a_status_is_told_for_what_it_means() {
-    assert!(matches!(look(status(403), Operation::State, ANSWERED).await, Err(Fault::Privilege(_))));
-    assert!(matches!(look(status(500), Operation::State, ANSWERED).await, Err(Fault::Garbled(_))));
-    assert!(matches!(look(status(401), Operation::Login, ANSWERED).await, Err(Fault::Credentials(_))));
+    assert!(matches!(
+        look(status(403), Operation::State, ANSWERED).await,
+        Err(Fault::Privilege(_))
+    ));
+    assert!(matches!(
+        look(status(500), Operation::State, ANSWERED).await,
+        Err(Fault::Garbled(_))
+    ));
+    assert!(matches!(
+        look(status(401), Operation::Login, ANSWERED).await,
+        Err(Fault::Credentials(_))
+    ));
     let busy = What::Status {
         code: 503,
         retry_after: Some(7),
@@ -92,10 +101,7 @@ async fn silence_ends_in_time_and_a_lost_answer_is_not_taken_for_a_refusal() {
     // Carried out, or not: nobody may repeat it blindly.
     assert!(matches!(lost, (Err(Fault::Unanswered(_)), true)), "{lost:?}");
     assert!(matches!(quiet, (Err(Fault::Unanswered(_)), false)), "{quiet:?}");
-    assert_eq!(
-        look(What::Latency { ms: 300 }, Operation::Any, ANSWERED).await,
-        Ok(PowerState::Off)
-    );
+    assert_eq!(look(What::Latency { ms: 300 }, Operation::Any, ANSWERED).await, Ok(PowerState::Off));
 }
 
 #[tokio::test]
@@ -107,10 +113,7 @@ async fn content_that_is_none_is_noticed() {
     let told = look(What::Hidden, Operation::State, ANSWERED).await;
     assert!(matches!(told, Err(Fault::Refused(_))), "{told:?}");
     // A state of another kind is none, and the machine can be switched nevertheless.
-    assert_eq!(
-        look(What::WrongKinds, Operation::State, ANSWERED).await,
-        Ok(PowerState::Unknown)
-    );
+    assert_eq!(look(What::WrongKinds, Operation::State, ANSWERED).await, Ok(PowerState::Unknown));
     assert_eq!(switch(What::WrongKinds, Operation::State, ANSWERED).await, (Ok(()), true));
     // An answer to a change is judged by its status.
     assert_eq!(switch(What::NotJson, Operation::Reset, ANSWERED).await, (Ok(()), true));
