@@ -71,6 +71,8 @@ pub enum Command {
     Swarm(crate::swarm::Arguments),
     /// Live one simulated machine's life again and again, with the server killed at every point of it.
     Kills(crate::swarm::KillArguments),
+    /// Simulate many BMCs and plugs of vendors' kinds, with faults set over HTTP, until it is ended.
+    Bmc(crate::bmc::Arguments),
     /// Show the whole life of two machines (`make demo`).
     Demo {
         /// Folder with the boot media.
@@ -164,6 +166,7 @@ pub async fn run(command: Command) -> Result<()> {
         Command::Console { name, place } => Ok(Folder::open(&place.folder)?.console(&name).await?),
         Command::Swarm(arguments) => crate::swarm::run(arguments).await,
         Command::Kills(arguments) => crate::swarm::kills(arguments).await,
+        Command::Bmc(arguments) => crate::bmc::run(arguments).await,
         Command::Demo {
             media,
             image,

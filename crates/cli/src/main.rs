@@ -1,6 +1,7 @@
 //! The `kube-baremetal` command: argument parsing and wiring. Everything that does something lives in the other crates.
 
 mod account;
+mod bmc;
 mod crds;
 mod diagnose;
 mod die;

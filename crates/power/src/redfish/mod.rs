@@ -272,7 +272,7 @@ impl Redfish {
         }
     }
 
-    /// The places for CDs, those first that have an action to insert one.
+    /// The places for CDs, the best first.
     async fn drives(&self, talk: &Conversation<'_>, system: &System) -> Result<Vec<Drive>, Fault> {
         let mut collections: Vec<Link> = system.media.iter().cloned().collect();
         for manager in &system.managers {
@@ -293,7 +293,8 @@ impl Redfish {
             }
         }
         drives.retain(|drive| drive.optical);
-        drives.sort_by_key(|drive| drive.insert.is_none());
+        let quirk = self.quirk(talk, system).await;
+        drives.sort_by_key(|drive| drive.rank(quirk));
         if drives.is_empty() {
             return Err(Fault::NotOffered {
                 wanted: "a virtual CD drive".to_owned(),
@@ -308,24 +309,18 @@ impl Redfish {
         let talk = self.http.converse()?;
         let (system, _) = self.system(&talk).await?;
         let drives = self.drives(&talk, &system).await?;
-        let Some(drive) = drives.first() else { return Ok(()) };
-        if drive.inserted {
-            if drive.image.as_deref() == Some(&media.url) {
-                return Ok(());
+        if drives.iter().any(|drive| drive.holds(&media.url)) {
+            return Ok(());
+        }
+        let mut last = Ok(());
+        for drive in &drives {
+            last = insert_into(&talk, drive, &media.url).await;
+            // Not every place that is shown takes every image.
+            if !matches!(last, Err(Fault::Refused(_))) {
+                break;
             }
-            eject(&talk, drive).await?;
         }
-        let whole = json!({"Image": media.url, "Inserted": true, "WriteProtected": true});
-        let Some(action) = &drive.insert else {
-            let etag = talk.get(&drive.link).await?.etag;
-            return changed(&talk, &drive.link, &[whole], etag.as_deref()).await;
-        };
-        let short = json!({"Image": media.url});
-        match carried_out(&talk, talk.post(action, &whole).await).await {
-            // What is optional is refused by some.
-            Err(Fault::Refused(_)) => carried_out(&talk, talk.post(action, &short).await).await,
-            done => done,
-        }
+        last
     }
 
     async fn empty(&self) -> Result<(), Fault> {
@@ -393,6 +388,26 @@ async fn changed(talk: &Conversation<'_>, link: &Link, changes: &[Value], etag: 
     let mut last = Err(Fault::Refused("nothing to change".to_owned()));
     for change in changes {
         last = carried_out(talk, talk.patch(link, change, etag).await).await;
+        if !matches!(last, Err(Fault::Refused(_))) {
+            break;
+        }
+    }
+    last
+}
+
+/// Puts an image into a drive, in place of what is there.
+async fn insert_into(talk: &Conversation<'_>, drive: &Drive, url: &str) -> Result<(), Fault> {
+    if drive.inserted {
+        eject(talk, drive).await?;
+    }
+    let forms = system::insertions(url);
+    let Some(action) = &drive.insert else {
+        let etag = talk.get(&drive.link).await?.etag;
+        return changed(talk, &drive.link, &forms[..1], etag.as_deref()).await;
+    };
+    let mut last = Ok(());
+    for form in &forms {
+        last = carried_out(talk, talk.post(action, form).await).await;
         if !matches!(last, Err(Fault::Refused(_))) {
             break;
         }

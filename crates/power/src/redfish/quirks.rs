@@ -8,7 +8,7 @@
 pub enum Mode {
     /// Where the controller shows one; and once more without it, if it is refused.
     WhereShown,
-    /// Always: without it the mode is set back.
+    /// Always: without it the mode is set back. Once more without it where it is refused: older ones have none.
     Always,
     /// Never: it is read-only.
     Never,
@@ -23,6 +23,8 @@ pub struct Quirk {
     pub mode: Mode,
     /// Boot override targets that mean an attached medium, in order of preference.
     pub medium: &'static [&'static str],
+    /// Beginnings of the names of virtual drives that come last: they take small images only, or none.
+    pub last_drives: &'static [&'static str],
     /// Where it is told.
     pub source: &'static str,
 }
@@ -32,6 +34,7 @@ pub const STANDARD: Quirk = Quirk {
     vendor: "",
     mode: Mode::WhereShown,
     medium: &["Cd", "UsbCd"],
+    last_drives: &[],
     source: "DSP0266, DSP0268 (ComputerSystem, Boot)",
 };
 
@@ -40,13 +43,21 @@ pub static QUIRKS: &[Quirk] = &[
     Quirk {
         vendor: "supermicro",
         mode: Mode::Always,
-        source: "DMTF/Redfishtool pull request 106: without the mode it goes back to the default",
+        medium: &["UsbCd", "Cd"],
+        source: "DMTF/Redfishtool pull request 106: without the mode it goes back to the default; ironcore-dev/metal-operator issue 982: X10 knows none; \
+                 openstack/sushy, resources/system: of Cd and UsbCd, which are both offered, only the latter boots virtual media",
         ..STANDARD
     },
     Quirk {
         vendor: "hpe",
         mode: Mode::Never,
         source: "ansible-collections/community.general issue 3509: BootSourceOverrideMode is not writable on iLO",
+        ..STANDARD
+    },
+    Quirk {
+        vendor: "lenovo",
+        last_drives: &["RDOC", "Remote"],
+        source: "Lenovo XCC REST API guide, virtual media: RDOC takes images of up to 100 MB in all, Remote takes none, EXT takes any",
         ..STANDARD
     },
 ];

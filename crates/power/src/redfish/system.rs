@@ -190,10 +190,27 @@ pub fn overrides(target: &str, firmware: Firmware, shown: &Boot, quirk: &Quirk) 
     let without = json!({"Boot": {"BootSourceOverrideEnabled": "Once", "BootSourceOverrideTarget": target}});
     match quirk.mode {
         Mode::Never => vec![without],
-        Mode::Always => vec![with],
+        Mode::Always => vec![with, without],
         Mode::WhereShown if shown.mode.is_some() => vec![with, without],
         Mode::WhereShown => vec![without],
     }
+}
+
+/// What an action that inserts an image is told, to be tried in this order: with what the standard has as optional, which some refuse; without; and with what some demand
+/// (openstack/sushy, resources/manager/virtual_media).
+#[must_use]
+pub fn insertions(url: &str) -> Vec<Value> {
+    let protocol = if url.to_ascii_lowercase().starts_with("https:") {
+        "HTTPS"
+    } else {
+        "HTTP"
+    };
+    vec![
+        json!({"Image": url, "Inserted": true, "WriteProtected": true}),
+        json!({"Image": url}),
+        json!({"Image": url, "TransferProtocolType": protocol}),
+        json!({"Image": url, "TransferProtocolType": protocol, "TransferMethod": "Stream"}),
+    ]
 }
 
 /// Whether a boot override is shown that leads to the target. Some show `Continuous` for what was set for once.
@@ -224,6 +241,19 @@ pub struct Drive {
 }
 
 impl Drive {
+    /// Its place among the drives that can be tried: those first that have an action to insert an image.
+    #[must_use]
+    pub fn rank(&self, quirk: &Quirk) -> (bool, bool) {
+        let name = self.link.last_segment();
+        (quirk.last_drives.iter().any(|begin| name.starts_with(begin)), self.insert.is_none())
+    }
+
+    /// Whether this image is in it.
+    #[must_use]
+    pub fn holds(&self, url: &str) -> bool {
+        self.inserted && self.image.as_deref() == Some(url)
+    }
+
     /// Reads a VirtualMedia document.
     #[must_use]
     pub fn read(link: Link, document: &Value) -> Self {
@@ -282,7 +312,7 @@ mod tests {
         let uefi = || Some("UEFI".to_owned());
         assert_eq!(modes("Anybody", &shown), [uefi(), None]);
         assert_eq!(modes("Anybody", &Boot::default()), [None]);
-        assert_eq!(modes("Super Micro, Supermicro", &Boot::default()), [uefi()]);
+        assert_eq!(modes("Super Micro, Supermicro", &Boot::default()), [uefi(), None]);
         assert_eq!(modes("HPE", &shown), [None]);
     }
 
@@ -294,5 +324,33 @@ mod tests {
         };
         assert_eq!(target(BootDevice::Media, &shown, &quirks::STANDARD), Ok("UsbCd".to_owned()));
         assert!(target(BootDevice::Http, &shown, &quirks::STANDARD).is_err());
+        let both = Boot {
+            targets: Some(words(&["None", "Cd", "UsbCd"])),
+            ..Boot::default()
+        };
+        assert_eq!(target(BootDevice::Media, &both, &quirks::STANDARD), Ok("Cd".to_owned()));
+        assert_eq!(target(BootDevice::Media, &both, quirks::of("Supermicro")), Ok("UsbCd".to_owned()));
+    }
+
+    #[test]
+    fn an_image_is_named_with_what_is_optional_and_then_with_what_some_demand() {
+        let all = insertions("https://192.0.2.1/a.iso");
+        assert_eq!(all[0]["Inserted"], true);
+        assert_eq!(all[1], json!({"Image": "https://192.0.2.1/a.iso"}));
+        assert_eq!(all[2]["TransferProtocolType"], "HTTPS");
+        assert_eq!(insertions("http://192.0.2.1/a.iso")[3]["TransferProtocolType"], "HTTP");
+        assert_eq!(all[3]["TransferMethod"], "Stream");
+    }
+
+    #[test]
+    fn drives_that_take_no_image_of_ours_come_last() {
+        let drive = |id: &str, actions: &Value| {
+            let link = Link::parse(&format!("/redfish/v1/Systems/1/VirtualMedia/{id}")).expect("a link");
+            Drive::read(link, &json!({"MediaTypes": ["CD"], "Actions": actions}))
+        };
+        let action = json!({"#VirtualMedia.InsertMedia": {"target": "/redfish/v1/x/y"}});
+        let (rdoc, ext) = (drive("RDOC1", &action), drive("EXT1", &json!({})));
+        assert!(ext.rank(quirks::of("Lenovo")) < rdoc.rank(quirks::of("Lenovo")));
+        assert!(rdoc.rank(&quirks::STANDARD) < ext.rank(&quirks::STANDARD));
     }
 }

@@ -25,7 +25,7 @@ fn document() -> Value {
     })
 }
 
-fn anything() -> impl Strategy<Value = Value> {
+pub fn anything() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
@@ -44,14 +44,14 @@ fn anything() -> impl Strategy<Value = Value> {
 
 /// Something that is done to a member, chosen by a number: the members are counted as they are walked.
 #[derive(Debug, Clone)]
-enum Change {
+pub enum Change {
     /// Gone, null, or anything.
     Becomes(Option<Value>),
     /// Beside it there is another one.
     Joined(String, Value),
 }
 
-fn change() -> impl Strategy<Value = (usize, Change)> {
+pub fn change() -> impl Strategy<Value = (usize, Change)> {
     let kinds = prop_oneof![
         Just(Change::Becomes(None)),
         Just(Change::Becomes(Some(Value::Null))),
@@ -66,7 +66,7 @@ fn matters(path: &str) -> bool {
     path.contains("ResetType@Redfish.AllowableValues")
 }
 
-fn apply(value: &mut Value, path: &str, count: &mut usize, change: &(usize, Change)) {
+pub fn apply(value: &mut Value, path: &str, count: &mut usize, change: &(usize, Change)) {
     let Value::Object(members) = value else { return };
     let names: Vec<String> = members.keys().cloned().collect();
     for name in names {
@@ -94,7 +94,7 @@ fn apply(value: &mut Value, path: &str, count: &mut usize, change: &(usize, Chan
 }
 
 /// Numbers and booleans as text, links absolute or without their slash.
-fn reword(value: &mut Value, how: u8) {
+pub fn reword(value: &mut Value, how: u8) {
     match value {
         Value::Object(members) => members.values_mut().for_each(|member| reword(member, how)),
         Value::Array(items) => items.iter_mut().for_each(|item| reword(item, how)),

@@ -1,0 +1,237 @@
+//! One simulated controller: its machines, sessions, tasks and drives, and whom it lets in.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::Ipv4Addr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::{
+    counters::Counters,
+    faults::{Conduct, Faults, Mishap, Operation, Protocol},
+    host::{Host, Power},
+    machine::{Boot, Source},
+    profile::Profile,
+};
+
+/// Who is let in.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Access {
+    /// The user.
+    pub user: String,
+    /// The password.
+    pub password: String,
+}
+
+impl std::fmt::Debug for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Access").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+/// A session.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub id: u64,
+    pub used: Instant,
+}
+
+/// Something that takes time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Task {
+    pub done: Instant,
+}
+
+/// A virtual drive.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Loaded {
+    pub image: Option<String>,
+    pub inserted: bool,
+}
+
+/// What a controller remembers.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    pub sessions: HashMap<String, Session>,
+    pub opened: u64,
+    pub tasks: BTreeMap<u64, Task>,
+    /// By machine and the drive's name.
+    pub drives: HashMap<(usize, String), Loaded>,
+    /// From where boots are to go with AMT's configuration, until that is used.
+    pub amt_order: Option<Source>,
+}
+
+/// A controller.
+#[derive(Debug)]
+pub struct Bmc {
+    /// Its number, from 0.
+    pub index: usize,
+    /// Its name: `bmc-` and the number.
+    pub name: String,
+    /// The address at which it is meant.
+    pub address: Ipv4Addr,
+    /// What kind it is.
+    pub profile: Arc<Profile>,
+    /// Its machines.
+    pub hosts: Vec<Arc<Host>>,
+    pub(crate) access: Access,
+    pub(crate) faults: Arc<Faults>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) ipmi: Mutex<crate::ipmi::Sessions>,
+    pub(crate) nonces: crate::digest::Nonces,
+    requests: AtomicU64,
+    /// Whether the plug before its first machine lets current through.
+    relay: AtomicBool,
+    memory: Mutex<Memory>,
+}
+
+/// A machine, as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Seen {
+    /// Its power.
+    pub power: Power,
+    /// Its boots, the latest last.
+    pub boots: Vec<Boot>,
+}
+
+/// A controller, as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Shown {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Its profile's name.
+    pub profile: String,
+    /// Sessions of Redfish that are open.
+    pub sessions: usize,
+    /// Requests of all protocols.
+    pub requests: u64,
+    /// Its machines, by their names in Redfish.
+    pub systems: BTreeMap<String, Seen>,
+}
+
+impl Bmc {
+    pub(crate) fn new(
+        index: usize,
+        address: Ipv4Addr,
+        profile: Arc<Profile>,
+        hosts: Vec<Arc<Host>>,
+        access: Access,
+        faults: Arc<Faults>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        Self {
+            index,
+            name: format!("bmc-{index}"),
+            address,
+            profile,
+            hosts,
+            access,
+            faults,
+            counters,
+            ipmi: Mutex::default(),
+            nonces: crate::digest::Nonces::default(),
+            requests: AtomicU64::new(0),
+            relay: AtomicBool::new(false),
+            memory: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn memory(&self) -> MutexGuard<'_, Memory> {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sessions) = &self.profile.sessions {
+            let longest = Duration::from_secs(sessions.timeout_seconds);
+            memory.sessions.retain(|_, session| session.used.elapsed() < longest);
+        }
+        memory
+    }
+
+    /// Counts a request, and says what goes wrong with it.
+    pub(crate) fn asked(&self, protocol: Protocol, operation: Operation, reads: bool) -> Mishap {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.counters.request(protocol, operation);
+        self.faults.mishap(self.index, &self.name, protocol, operation, reads)
+    }
+
+    /// How its machines behave now.
+    pub(crate) fn conduct(&self, protocol: Protocol) -> Conduct {
+        self.faults.conduct(self.index, &self.name, protocol)
+    }
+
+    pub(crate) fn relay(&self) -> bool {
+        self.relay.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn set_relay(&self, on: bool) {
+        self.relay.store(on, Ordering::SeqCst);
+    }
+
+    /// The UUID of a machine: made of numbers that say which it is.
+    #[must_use]
+    pub fn uuid(&self, system: usize) -> String {
+        format!("6b6d6273-696d-4000-8000-{:08x}{system:04x}", self.index)
+    }
+
+    fn filled(&self, template: &str, system: usize) -> String {
+        let counted = if system == 0 { String::new() } else { (system + 1).to_string() };
+        template
+            .replace("{n}", &(system + 1).to_string())
+            .replace("{0}", &system.to_string())
+            .replace("{+}", &counted)
+            .replace("{uuid}", &self.uuid(system))
+    }
+
+    /// The name of a machine in Redfish.
+    #[must_use]
+    pub fn system_id(&self, system: usize) -> String {
+        self.filled(&self.profile.paths.system, system)
+    }
+
+    /// The name of a machine's manager in Redfish.
+    #[must_use]
+    pub fn manager_id(&self, system: usize) -> String {
+        self.filled(&self.profile.paths.manager, system)
+    }
+
+    /// Sessions of Redfish that are open.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.memory().sessions.len()
+    }
+
+    /// Requests of all protocols.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// How it is.
+    #[must_use]
+    pub fn shown(&self) -> Shown {
+        let seen = |(system, host): (usize, &Arc<Host>)| {
+            let seen = Seen {
+                power: host.power(),
+                boots: host.boots(),
+            };
+            (self.system_id(system), seen)
+        };
+        Shown {
+            name: self.name.clone(),
+            address: self.address,
+            profile: self.profile.name.clone(),
+            sessions: self.sessions(),
+            requests: self.requests(),
+            systems: self.hosts.iter().enumerate().map(seen).collect(),
+        }
+    }
+}
