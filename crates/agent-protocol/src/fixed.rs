@@ -144,8 +144,8 @@ mod tests {
 
     fn parse(line: &str) -> Result<Option<FixedAddress>, LinkError> {
         FixedAddress::parse(|name| {
-            let words = line.split(' ').filter_map(|word| word.split_once('='));
-            Ok(words.into_iter().find(|(n, _)| *n == name).map(|(_, v)| v))
+            let mut words = line.split(' ').filter_map(|word| word.split_once('='));
+            Ok(words.find(|(n, _)| *n == name).map(|(_, v)| v))
         })
     }
 
@@ -207,10 +207,9 @@ mod tests {
         fn what_is_written_is_read_and_has_harmless_letters_only(
             own in hosts(), length in 8u8..=24, last in 1u8..=254, with_gateway: bool, dns in proptest::collection::vec(hosts(), 0..=MAX_DNS)
         ) {
-            prop_assume!(own.is_ipv6() || !own.to_string().starts_with("127."));
             let gateway = with_gateway.then(|| match own {
-                IpAddr::V4(v4) => IpAddr::V4(Ipv4Addr::from(u32::from(v4) & !255 | u32::from(last))),
-                IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from(u128::from(v6) & !255 | u128::from(last))),
+                IpAddr::V4(v4) => IpAddr::V4(Ipv4Addr::from((u32::from(v4) & !255) | u32::from(last))),
+                IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from((u128::from(v6) & !255) | u128::from(last))),
             });
             prop_assume!(gateway != Some(own));
             let fixed = FixedAddress { address: own, prefix: length, gateway, dns };

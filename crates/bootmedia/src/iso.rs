@@ -147,7 +147,7 @@ fn partition(image: &Path, files: &[(&PathBuf, &str)]) -> Result<(), Error> {
     let folders = ["::/EFI", "::/EFI/BOOT", "::/boot", "::/boot/grub"];
     run("mmd", [OsStr::new("-i"), image.as_os_str()], &folders)?;
     for (from, to) in files {
-        run("mcopy", [OsStr::new("-i"), image.as_os_str(), from.as_os_str()], &[to])?;
+        run("mcopy", [OsStr::new("-i"), image.as_os_str(), from.as_os_str()], &[*to])?;
     }
     Ok(())
 }

@@ -29,7 +29,7 @@ const DUPLICATES: Duration = Duration::from_secs(4);
 /// An address that the kernel made is looked at again after that; the kernel renews it.
 const MADE_AGAIN: Duration = Duration::from_secs(60);
 /// How long a fixed address lasts: longer than any agent runs.
-const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
+const FOREVER: Duration = Duration::from_secs(0xffff_ffff);
 /// Bits of a link's prefix, which nobody says who gives an IPv6 address alone: the length of every prefix that hosts make addresses of.
 const LINK: u8 = 64;
 

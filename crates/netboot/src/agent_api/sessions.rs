@@ -282,13 +282,13 @@ async fn by_medium(shared: &Shared, introduction: &Introduction, matched: Match)
         // It is there: without an inventory it is this machine's, with one that is not this machine's it is not.
         Err(error) if error.is_conflict() => {
             let found = shared.store.discovery(&name).await?;
-            match Identity::of_discovery(&found) {
-                None => known(shared, introduction, &name).await,
-                // By way of another replica, a moment ago.
-                Some(_) if matches!(found.status, Some(ref s) if s.session.as_ref().is_some_and(|s| s.nonce == introduction.claims.nonce)) => {
-                    known(shared, introduction, &name).await
-                }
-                Some(_) => Err(other(None)),
+            let session = found.status.as_ref().and_then(|s| s.session.as_ref());
+            // Or it is there since a moment ago, by way of another replica.
+            let same_boot = session.is_some_and(|s| s.nonce == introduction.claims.nonce);
+            if Identity::of_discovery(&found).is_none() || same_boot {
+                known(shared, introduction, &name).await
+            } else {
+                Err(other(None))
             }
         }
         Err(error) => Err(error.into()),

@@ -16,7 +16,7 @@
 use std::{
     collections::HashMap,
     fs::File,
-    io,
+    io::{self, Read},
     net::IpAddr,
     os::unix::fs::{FileExt, MetadataExt},
     path::PathBuf,
@@ -146,7 +146,7 @@ struct Hashing<'a> {
     digest: Sha256,
 }
 
-impl io::Read for Hashing<'_> {
+impl Read for Hashing<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.file.read(buffer)?;
         self.digest.update(&buffer[..read]);
@@ -287,9 +287,9 @@ fn architecture(shared: &Shared, hardware: &BareMetalHardware) -> Architecture {
 fn words(shared: &Shared, standing: &Standing, media: &VirtualMedia, architecture: Architecture) -> Result<Vec<u8>, String> {
     let keys = shared.keys().ok_or("there are no keys yet")?;
     let fixed = media.fixed().map_err(|error| error.to_string())?;
-    let server: Uri = media.server.parse().map_err(|error| format!("virtualMedia.server: {error}"))?;
+    let server = media.server.parse::<Uri>().map_err(|error| format!("virtualMedia.server: {error}"))?;
     let host = server.host().and_then(Host::parse).ok_or("virtualMedia.server names no host")?;
-    let told = super::told(shared, Some(&standing.hardware.spec.discovery_name), fixed.address);
+    let told = super::told(shared, Some(standing.hardware.spec.discovery_name.as_str()), fixed.address);
     let request = BootRequest {
         uuid: None,
         mac: media.mac,
@@ -302,7 +302,7 @@ fn words(shared: &Shared, standing: &Standing, media: &VirtualMedia, architectur
     let hardware = standing.hardware.as_ref();
     let nonce = Sha256::new()
         .chain_update(hardware.uid().unwrap_or_default())
-        .chain_update([0])
+        .chain_update([0u8])
         .chain_update(&standing.act.id)
         .finalize();
     let token = keys.issue_medium(&MediumClaims {
