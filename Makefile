@@ -52,6 +52,10 @@ linuxkit: bootmedia
 bootmedia-arm64: build agent-arm64 ## The same for arm64 machines (Debian's kernel for arm64; apt's own lists stay as they are)
 	$(KBM) bootmedia build --architecture arm64 --agent $(AGENT_ARM64) --output $(MEDIA) --cache $(PACKAGES)
 
+.PHONY: bootmedia-iso
+bootmedia-iso: bootmedia loaders ## Build the boot medium (an ISO image) that BMCs attach to machines which no network boots
+	$(KBM) bootmedia iso --architecture amd64 --media $(MEDIA) --loaders $(LOADERS)/usr/lib
+
 .PHONY: image
 image: setup ## Build the Debian disk image (kept by content)
 	@scripts/cached debian $(IMAGE) images/debian/build -- images/debian/build OUT

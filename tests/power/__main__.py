@@ -4,6 +4,7 @@
 
     ipmi        ipmi_sim of OpenIPMI is the BMC, and QEMU's ipmi-bmc-extern its system's side
     redfish     sushy-tools with its libvirt driver, over a real libvirtd
+    virtual-media  the same, a machine with UEFI on a network without DHCP: it boots from our medium, which its BMC attaches, at a fixed address; nobody has seen it before
     wake        Wake-on-LAN: a card that listens for frames at the far end of the switch; off by the agent and the guest's helper
 
 Each machine boots from its disk first where its BMC can say otherwise, and is off until somebody presses the button. It registers, is accepted, and is switched off because nobody needs it; it is
@@ -26,11 +27,12 @@ sys.path += [str(Path(__file__).resolve().parent.parent / "firmware"), str(Path(
 
 import bmc  # noqa: E402
 import life  # noqa: E402
+import media  # noqa: E402
 import redfish  # noqa: E402
 from cells import play_all  # noqa: E402
 from disk import blank_disk  # noqa: E402
 from guest import Guest  # noqa: E402
-from network import Lan  # noqa: E402
+from network import BRIDGE, Lan  # noqa: E402
 from server import Server  # noqa: E402
 from wake import Card  # noqa: E402
 
@@ -53,12 +55,20 @@ def behind_redfish(stack, arguments, lan, disk):
     return domain, emulator, emulator.told
 
 
+def virtual_media(stack, arguments, lan, disk):
+    media.needs(arguments.media)
+    libvirt = stack.enter_context(redfish.Libvirt(lan))
+    domain = stack.enter_context(redfish.Domain(lan, libvirt, "media", "uefi", disk, arguments.ovmf))
+    emulator = stack.enter_context(redfish.Emulator(lan, arguments.power_peers))
+    return domain, emulator, emulator.told
+
+
 def wake(stack, arguments, lan, disk):
     guest = stack.enter_context(Guest(lan, "wake", "bios", disk, arguments.ovmf, network_first=True))
     return guest, stack.enter_context(Card(lan, guest)), lambda: guest.told
 
 
-CELLS = {"ipmi": ipmi, "redfish": behind_redfish, "wake": wake}
+CELLS = {"ipmi": ipmi, "redfish": behind_redfish, "virtual-media": virtual_media, "wake": wake}
 
 
 def cell(arguments, folder, name):
@@ -68,20 +78,27 @@ def cell(arguments, folder, name):
     at.mkdir()
     with ExitStack() as stack:
         lan = stack.enter_context(Lan(at))
-        lan.house_router()
-        server = stack.enter_context(Server(lan, arguments, name, ("--unaccepted", "hold")))
+        without_dhcp = name == "virtual-media"
+        if not without_dhcp:
+            lan.house_router()
+        server = stack.enter_context(Server(lan, arguments, name, ("--unaccepted", "hold"), media.OFF if without_dhcp else BRIDGE))
         machine, switch, told = CELLS[name](stack, arguments, lan, disk)
-        seen = whole_life(server, machine, switch)
+        prepare(server)
+        times = media.play(lan, server, machine, switch, LIFE_LIMIT) if without_dhcp else whole_life(server, machine, switch)
+        seen = ", ".join(f"{what} after {seconds:.0f} s" for what, seconds in times.items())
         seen += f"; told {', '.join(told())}"
         shows_no_secret(server, at)
     disk.unlink()
     return seen
 
 
-def whole_life(server, machine, switch):
+def prepare(server):
     life.prepare(server)
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "bmc"}, "data": {key: base64.b64encode(value.encode()).decode() for key, value in SECRETS.items()}}
     server.call("POST", "/api/v1/namespaces/kube-baremetal-system/secrets", secret)
+
+
+def whole_life(server, machine, switch):
     idle = {"idle": {"policy": "PowerOff", "afterSeconds": 5}}
     server.call("POST", "baremetalhardwareclasses", {"kind": "BareMetalHardwareClass", "metadata": {"name": "lab"}, "spec": idle})
     times = {}
@@ -104,7 +121,7 @@ def whole_life(server, machine, switch):
     if not hardware(server)["status"].get("lastErase"):
         raise SystemExit(f"it is free without a proof of its erase: {json.dumps(hardware(server)['status'])}")
     times["off again"] = machine.until("it to be switched off again", lambda: not machine.is_on(), LIMIT)
-    return ", ".join(f"{what} after {seconds:.0f} s" for what, seconds in times.items())
+    return times
 
 
 SECRETS = {"username": bmc.USER, "password": bmc.PASSWORD}

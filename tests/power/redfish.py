@@ -45,6 +45,7 @@ SUSHY_EMULATOR_BOOT_LOADER_MAP = {{
     "UEFI": {{"x86_64": "/usr/share/OVMF/OVMF_CODE_4M.fd"}},
     "Legacy": {{"x86_64": None}},
 }}
+SUSHY_EMULATOR_SECURE_BOOT_DISABLED_NVRAM = "/usr/share/OVMF/OVMF_VARS_4M.fd"
 """
 
 
@@ -132,6 +133,10 @@ class Domain(Machine):
 
     def on(self):
         self.libvirt.must("start", self.name)
+
+    def has_medium(self):
+        """Whether something lies in its drive, as of its next start."""
+        return "cdrom" in self.libvirt.must("domblklist", self.name, "--inactive", "--details")
 
 
 class Emulator:

@@ -19,6 +19,7 @@
 
 pub mod architecture;
 pub mod disk;
+pub mod fixed;
 pub mod guest;
 pub mod identity;
 pub mod inventory;

@@ -36,6 +36,18 @@ pub struct BootClaims {
     pub issued_at: i64,
 }
 
+/// What the token on a boot medium says: it was made for one act of a machine's power driver, and is the same whichever replica makes it, however often.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MediumClaims {
+    /// Name of the hardware whose driver was told to boot it.
+    pub hardware: String,
+    /// Id of the act.
+    pub act: String,
+    /// As in the token of a boot script. Its address is the fixed one of the machine; its nonce and time are made of the act.
+    pub boot: BootClaims,
+}
+
 /// What a guest token says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -126,6 +138,19 @@ impl TokenKey {
         Ok(claims)
     }
 
+    /// Makes the token of a boot medium. Equal claims give equal tokens.
+    pub fn issue_medium(&self, claims: &MediumClaims) -> String {
+        self.issue("medium", claims)
+    }
+
+    /// Checks the token of a boot medium. It has no age of its own: it is good for as long as its act is, which is for the caller to judge.
+    ///
+    /// # Errors
+    /// [`TokenError`] as its variants say.
+    pub fn check_medium(&self, token: &str) -> Result<MediumClaims, TokenError> {
+        self.check("medium", token)
+    }
+
     /// Makes a guest token.
     pub fn issue_guest(&self, claims: &GuestClaims) -> String {
         self.issue("guest", claims)
@@ -169,6 +194,21 @@ mod tests {
             Err(TokenError::Forged)
         );
         assert!(TokenKey::new(&[1; 31]).is_none());
+    }
+
+    #[test]
+    fn the_token_of_a_medium_is_always_the_same_and_no_other_kind() {
+        let key = TokenKey::new(&[1; 32]).unwrap();
+        let medium = MediumClaims {
+            hardware: "rack1-u12".to_owned(),
+            act: "3-0000abcd".to_owned(),
+            boot: claims(),
+        };
+        let token = key.issue_medium(&medium);
+        assert_eq!(key.issue_medium(&medium.clone()), token);
+        assert_eq!(key.check_medium(&token), Ok(medium));
+        assert_eq!(key.check_boot(&token, 1_000_000, 300_000), Err(TokenError::Forged));
+        assert_eq!(key.check_medium(&key.issue_boot(&claims())), Err(TokenError::Forged));
     }
 
     proptest! {

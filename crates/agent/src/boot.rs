@@ -85,7 +85,7 @@ fn live(console: &Arc<Console>) -> anyhow::Result<Down> {
     runtime.block_on(async {
         tokio::spawn(system::reap());
         console.update(|s| "bringing the network up".clone_into(&mut s.doing));
-        let network = net::bring_up(&command_line.link, command_line.boot_mac, &command_line.servers, console).await?;
+        let network = net::bring_up(&command_line, console).await?;
         let (name, lease) = (&network.interface.name, &network.lease);
         let address = format!("{}/{}", lease.address, lease.prefix);
         console.say(format!(

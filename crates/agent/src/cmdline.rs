@@ -4,6 +4,7 @@
 //! worse than none. Parameters of others (`console=`, `quiet`) are left alone.
 
 use agent_protocol::{
+    fixed::FixedAddress,
     identity::MacAddress,
     link::{Link, LinkError},
     token::MAX_TOKEN_BYTES,
@@ -58,6 +59,8 @@ pub struct CommandLine {
     pub boot_mac: Option<MacAddress>,
     /// VLAN, MTU and bond of the network.
     pub link: Link,
+    /// Where nobody is to be asked for an address. It is the boot NIC's, so that there is a [`Self::boot_mac`] then.
+    pub fixed: Option<FixedAddress>,
 }
 
 fn wrong(name: &'static str, value: &str, allowed: &'static str) -> CommandLineError {
@@ -130,12 +133,17 @@ impl CommandLine {
                     .map_err(|_| wrong("BOOTIF", text, "01- and a MAC address with hyphens"))?,
             ),
         };
+        let fixed = FixedAddress::parse(|name| single(&words, name))?;
+        if fixed.is_some() && boot_mac.is_none() {
+            return Err(CommandLineError::Missing("BOOTIF"));
+        }
         Ok(Self {
             servers,
             ca: ca.to_owned(),
             token: token.to_owned(),
             boot_mac,
             link: Link::parse(|name| single(&words, name))?,
+            fixed,
         })
     }
 }
@@ -168,6 +176,8 @@ mod tests {
         let plain = line("https://a", "").unwrap();
         assert_eq!((plain.boot_mac, plain.link), (None, Link::default()));
         assert_eq!(line("https://a", "kbm.vlan=42 kbm.mtu=9000").unwrap().link.vlan, Some(42));
+        let fixed = line("https://a", "BOOTIF=01-52-54-00-12-34-56 kbm.address=10.77.0.50/24 kbm.gateway=10.77.0.1");
+        assert_eq!(fixed.unwrap().fixed.unwrap().prefix, 24);
     }
 
     #[test]
@@ -195,6 +205,12 @@ mod tests {
             line("https://a", "kbm.mtu=1500 kbm.mtu=1500"),
             Err(CommandLineError::Repeated("kbm.mtu"))
         );
+        let nobody = line("https://a", "kbm.address=10.77.0.50/24");
+        assert_eq!(nobody, Err(CommandLineError::Missing("BOOTIF")), "nothing says whose address it is");
+        let twice = "BOOTIF=01-52-54-00-12-34-56 kbm.address=10.77.0.50/24 kbm.address=10.77.0.51/24";
+        assert_eq!(line("https://a", twice), Err(CommandLineError::Repeated("kbm.address")));
+        let outside = line("https://a", "BOOTIF=01-52-54-00-12-34-56 kbm.address=10.77.0.50/24 kbm.gateway=10.78.0.1");
+        assert!(outside.unwrap_err().to_string().contains("kbm.gateway"));
         assert!(line("https://a", "BOOTIF=eth0").unwrap_err().to_string().contains("BOOTIF"));
         assert_eq!(CommandLine::parse("quiet"), Err(CommandLineError::Missing("kbm.server")));
         let error = CommandLine::parse("kbm.server=https://a kbm.ca=12").unwrap_err();

@@ -1,5 +1,6 @@
 //! How a machine is switched, and what was done about it. The ways are in [`ways`].
 
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 mod ways;
 
 pub use ways::{
-    CipherSuite, HomeAssistantPower, IpmiPower, IpmiPrivilege, ManualPower, PlugLoad, RedfishPower, ShellyPower, WakeOnLanPower,
+    CipherSuite, HomeAssistantPower, IpmiPower, IpmiPrivilege, ManualPower, PlugLoad, RedfishPower, ShellyPower, VirtualMedia, WakeOnLanPower,
     WebhookCall, WebhookPower,
 };
 
@@ -55,7 +56,7 @@ pub enum PowerState {
 /// What is done about a machine's power.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum PowerActKind {
-    /// Boot into the agent: once from the network, off and on.
+    /// Boot into the agent: once from the network, or from a medium of netboot's; off and on.
     BootAgent,
     /// Switch on.
     On,
@@ -78,6 +79,24 @@ pub struct PowerAct {
     /// The interfaces that wake the machine, where it has Wake-on-LAN: once this is what was done last, each netboot replica sends a frame to each of them into the segments it serves.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub macs: Vec<String>,
+}
+
+impl PowerSpec {
+    /// How the machine boots from a virtual medium, where it does.
+    pub fn virtual_media(&self) -> Option<&VirtualMedia> {
+        self.redfish.as_ref()?.virtual_media.as_ref()
+    }
+}
+
+impl PowerStatus {
+    /// The act with this id, if the machine is to boot by it into the agent: it is in force, or was the last one that was carried out and none is in force since. With the time when it was carried out.
+    pub fn boots_by(&self, id: &str) -> Option<(&PowerAct, Option<Timestamp>)> {
+        let (act, at) = match &self.act {
+            Some(act) => (act, None),
+            None => (self.done.as_ref()?, Some(self.done_at.as_ref()?.0)),
+        };
+        (act.id == id && act.kind == PowerActKind::BootAgent).then_some((act, at))
+    }
 }
 
 /// What was done about a machine's power, and what is known of it. Only of machines with a driver.

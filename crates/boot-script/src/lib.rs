@@ -1,4 +1,4 @@
-//! What boot loaders are told: iPXE scripts ([`ipxe`]), GRUB configurations ([`grub`]), and in both the agent's kernel command line ([`command_line`]).
+//! What boot loaders are told: iPXE scripts ([`ipxe`]), GRUB configurations ([`grub`]), also on media ([`medium`]), and in all the agent's kernel command line ([`command_line`]).
 //!
 //! What a machine or a person wrote is parsed into types first ([`query`], [`host`]), and reaches a script only as such a type prints it: of letters, digits and a few signs that mean
 //! nothing to either loader. So no packet and no object can add a line or a command.
@@ -9,6 +9,7 @@ pub mod command_line;
 pub mod grub;
 pub mod host;
 pub mod ipxe;
+pub mod medium;
 pub mod query;
 
 use self::{command_line::AgentBoot, query::BootRequest};

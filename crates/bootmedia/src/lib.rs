@@ -13,6 +13,8 @@
 //! signatures are never touched; no script of a package is run; nothing outside of the output folder, the cache and a temporary one is written. No program of the other
 //! architecture is run, and apt's own lists stay those of the host.
 //!
+//! [`iso`] makes a boot medium of them, for machines that no network boots.
+//!
 //! It does not build the agent: [`Options::agent`] is a static binary (`make agent`, `make agent-arm64`).
 
 mod apt;
@@ -20,6 +22,7 @@ pub mod cpio;
 pub mod deb;
 pub mod elf;
 mod firmware;
+pub mod iso;
 pub mod modinfo;
 pub mod select;
 #[cfg(test)]
@@ -66,7 +69,7 @@ pub const FIRMWARE_LIST: &str = include_str!("../../../bootmedia/firmware.list")
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A program is missing.
-    #[error("cannot run {program}: the boot media are built on Debian or Ubuntu, or from package files with --kernel-package")]
+    #[error("cannot run {program}: the boot media are built on Debian or Ubuntu (`scripts/setup` installs what is needed), or from package files with --kernel-package")]
     Run {
         /// Which program.
         program: String,
@@ -118,6 +121,14 @@ pub enum Error {
         /// For which architecture it was given.
         architecture: Architecture,
         /// What is wrong.
+        problem: String,
+    },
+    /// A program of the host did not do its part.
+    #[error("{program}: {problem}")]
+    Tool {
+        /// Which program.
+        program: &'static str,
+        /// What it says.
         problem: String,
     },
     /// Too much was chosen.

@@ -4,12 +4,30 @@ use std::path::PathBuf;
 
 use agent_protocol::architecture::Architecture;
 use anyhow::{Context, Result};
-use bootmedia::{FirmwareSource, Options};
+use bootmedia::{
+    FirmwareSource, Options, OutputFile,
+    iso::{IsoOptions, iso},
+};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Make kernel and initramfs from Debian's kernel package and the static agent.
     Build(Box<Build>),
+    /// Make a boot medium (an ISO image) of them, for machines that no network boots: the server gives it to their power drivers.
+    Iso(Iso),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Iso {
+    /// The media folder, with kernel and initramfs. The image goes beside them.
+    #[arg(long, default_value = "target/bootmedia")]
+    media: PathBuf,
+    /// For machines of this architecture: amd64 or arm64.
+    #[arg(long, default_value_t = Architecture::Amd64)]
+    architecture: Architecture,
+    /// Folder with Debian's signed shim and GRUB, as packages have them: `shim` and `grub` below it.
+    #[arg(long, default_value = "target/loaders/usr/lib")]
+    loaders: PathBuf,
 }
 
 #[derive(Debug, clap::Args)]
@@ -50,7 +68,30 @@ fn built_agent(architecture: Architecture) -> &'static str {
 
 /// Runs a subcommand.
 pub fn run(command: Command) -> Result<()> {
-    let Command::Build(build) = command;
+    match command {
+        Command::Build(build) => run_build(*build),
+        Command::Iso(iso) => run_iso(iso),
+    }
+}
+
+fn run_iso(command: Iso) -> Result<()> {
+    let options = IsoOptions {
+        media: command.media,
+        architecture: command.architecture,
+        loaders: command.loaders,
+    };
+    let file = iso(&options).context("building the boot medium")?;
+    println!("{} in {}:", options.architecture, options.media.join(options.architecture.name()).display());
+    tell(&file);
+    Ok(())
+}
+
+fn tell(file: &OutputFile) {
+    let mebibytes = file.bytes as f64 / f64::from(1 << 20);
+    println!("  {:<14} {mebibytes:>6.1} MiB  sha256:{}", file.file, file.sha256);
+}
+
+fn run_build(build: Build) -> Result<()> {
     let agent = build.agent.unwrap_or_else(|| built_agent(build.architecture).into());
     let mut options = Options::new(build.output, build.architecture, agent);
     options.kernel_package = build.kernel_package;
@@ -69,12 +110,7 @@ pub fn run(command: Command) -> Result<()> {
         manifest.kernel_version
     );
     for file in [&manifest.kernel, &manifest.initramfs] {
-        println!(
-            "  {:<14} {:>6.1} MiB  sha256:{}",
-            file.file,
-            file.bytes as f64 / f64::from(1 << 20),
-            file.sha256
-        );
+        tell(file);
     }
     for missing in &manifest.firmware_left_out {
         println!("  without {}: {}", missing.package, missing.reason);

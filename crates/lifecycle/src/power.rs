@@ -22,8 +22,10 @@ pub const TRIES: u32 = 3;
 /// What a driver can do, of what is decided about here.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Can {
-    /// Let the machine boot anew, once from the network.
+    /// Let the machine boot anew, once from the network or from a medium.
     pub boot_agent: bool,
+    /// From a medium: then nobody is needed who sees to it that it boots into the agent the first time.
+    pub medium: bool,
     /// Switch on.
     pub on: bool,
     /// Ask the system to shut down.
@@ -254,7 +256,7 @@ fn is_same(done: PowerActKind, wanted: PowerActKind) -> bool {
 /// An act, as an event says it.
 pub(crate) fn told(kind: PowerActKind) -> &'static str {
     match kind {
-        PowerActKind::BootAgent => "boot it once from the network, into the agent",
+        PowerActKind::BootAgent => "boot it once into the agent",
         PowerActKind::On => "switch it on",
         PowerActKind::ShutDown => "shut its system down",
         PowerActKind::Off => "switch it off",

@@ -14,7 +14,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use agent_protocol::token::{BootClaims, GuestClaims, TokenError, TokenKey};
+use agent_protocol::token::{BootClaims, GuestClaims, MediumClaims, TokenError, TokenKey};
 use ed25519_dalek::SigningKey;
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use rcgen::{
@@ -94,6 +94,14 @@ impl Keys {
 
     pub(crate) fn check_boot(&self, token: &str, now: i64, max_age: i64) -> Result<BootClaims, TokenError> {
         self.with_any(|key| key.check_boot(token, now, max_age))
+    }
+
+    pub(crate) fn issue_medium(&self, claims: &MediumClaims) -> String {
+        self.token.issue_medium(claims)
+    }
+
+    pub(crate) fn check_medium(&self, token: &str) -> Result<MediumClaims, TokenError> {
+        self.with_any(|key| key.check_medium(token))
     }
 
     /// The first key's answer that is not "made with another key".

@@ -78,6 +78,7 @@ const PATH_LOADERS: &str = "/boot/loaders/{name}";
 /// How shim asks for the GRUB beside itself: it puts `/grubx64.efi` behind the folder of its own URL, which ends in a slash already.
 const PATH_LOADERS_OF_SHIM: &str = "/boot/loaders//{name}";
 const PATH_MEDIA: &str = "/boot/media/{architecture}/{name}";
+const PATH_MEDIUM: &str = "/boot/iso/{hardware}/{file}";
 const PATH_IMAGES: &str = "/images/{name}";
 const PATH_PACKS: &str = "/images/{digest}/{part}";
 const PATH_UPLOADS: &str = "/images/v1/uploads/{name}";
@@ -94,6 +95,7 @@ pub fn routes() -> Vec<Route> {
         route("GET", PATH_LOADERS, false, true),
         route("GET", PATH_LOADERS_OF_SHIM, false, true),
         route("GET", PATH_MEDIA, false, true),
+        route("GET", PATH_MEDIUM, false, true),
         route("GET", PATH_IMAGES, false, true),
         route("GET", PATH_PACKS, false, true),
         // The same for a machine that reaches no replica's plain HTTP.
@@ -131,6 +133,7 @@ fn plain_router(shared: &Arc<Shared>, packs: &Packs, loaders: Arc<Loaders>) -> R
         .route(PATH_IPXE, get(boot::ipxe))
         .route(PATH_GRUB, get(boot::grub))
         .route(PATH_FIRST_GRUB, get(boot::grub))
+        .route(PATH_MEDIUM, get(boot::medium::serve))
         .with_state(shared.clone());
     server::guarded(
         boot.merge(loaders).merge(media).merge(images).merge(packs_router(packs)),
@@ -249,6 +252,7 @@ impl Netboot {
             budget,
             timelines,
             media: Arc::new(boot::media::Media::new(config.media_dir.as_deref())),
+            mediums: boot::medium::Images::default(),
             metrics: metrics.clone(),
             synced,
             keys: Arc::new(RwLock::new(None)),

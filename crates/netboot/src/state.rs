@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    boot::media::Media,
+    boot::{media::Media, medium},
     config::Config,
     keys::Keys,
     limits::RateLimit,
@@ -39,6 +39,7 @@ pub(crate) struct Shared {
     pub budget: Arc<Budget>,
     pub timelines: Arc<Timelines>,
     pub media: Arc<Media>,
+    pub mediums: medium::Images,
     pub metrics: Arc<Metrics>,
     pub synced: Synced,
     pub keys: Arc<RwLock<Option<Arc<Keys>>>>,

@@ -129,7 +129,12 @@ pub(crate) fn listen(world: &Arc<World>) {
         if machines.is_empty() {
             world.queues.discovery.add(Key::cluster(name));
         }
+        let session = |d: Option<&Arc<BareMetalDiscovery>>| d.and_then(|d| Some(d.status.as_ref()?.session.as_ref()?.id.clone()));
+        let booted = session(old) != session(new);
         for machine in machines {
+            if booted {
+                power::wake_for_medium(&world, &machine);
+            }
             wake_machine_and_claimant(&world, &machine);
             if is_free(&machine) {
                 // It came, or it fell silent.

@@ -5,7 +5,7 @@
 //! NIC through which a server accepts a connection is the one; until there is one, all that have an address are tried again and again. Its lease is
 //! renewed for as long as the agent runs. Only one NIC has an IPv4 address at a time, and answers ARP for it alone, so that several in one LAN do not meet.
 //!
-//! IPv4 or IPv6 is asked for as the servers' URLs are, both where those leave it open ([`source`]).
+//! IPv4 or IPv6 is asked for as the servers' URLs are, both where those leave it open ([`source`]). Where the server told a fixed address, nobody is asked: the boot NIC has it, and no other NIC is tried.
 //!
 //! A VLAN or bond that leads nowhere is given up after a while for the NICs as they are, and tried again later: [`Network`] tells what came of it.
 //!
@@ -28,6 +28,7 @@ use std::{
 };
 
 use agent_protocol::{
+    fixed::FixedAddress,
     identity::MacAddress,
     link::{Bond, Connection, Link},
 };
@@ -38,7 +39,7 @@ pub use source::Lease;
 use source::{Family, Source};
 use tokio::{net::TcpSocket, task::JoinSet, time::Instant};
 
-use crate::console::Console;
+use crate::{cmdline::CommandLine, console::Console};
 
 /// After this long without any NIC, that is told.
 const NO_NIC: Duration = Duration::from_secs(15);
@@ -124,15 +125,16 @@ struct Candidate {
 struct Search<'a> {
     handle: Handle,
     boot_mac: Option<MacAddress>,
+    fixed: Option<&'a FixedAddress>,
     servers: &'a [String],
     console: &'a Arc<Console>,
 }
 
-/// Brings the network up, however long it takes, and keeps it up in the background. `told` is what the server says of VLAN, MTU and bond.
+/// Brings the network up as the server told, however long it takes, and keeps it up in the background.
 ///
 /// # Errors
 /// When the kernel offers no route netlink at all.
-pub async fn bring_up(told: &Link, boot_mac: Option<MacAddress>, servers: &[String], console: &Arc<Console>) -> anyhow::Result<Network> {
+pub async fn bring_up(told: &CommandLine, console: &Arc<Console>) -> anyhow::Result<Network> {
     let (connection, handle, _) = rtnetlink::new_connection()?;
     tokio::spawn(connection);
     // Else every NIC in a LAN answers for the address of the one that has it, and gets its packets.
@@ -143,11 +145,12 @@ pub async fn bring_up(told: &Link, boot_mac: Option<MacAddress>, servers: &[Stri
     }
     let search = Search {
         handle,
-        boot_mac,
-        servers,
+        boot_mac: told.boot_mac,
+        fixed: told.fixed.as_ref(),
+        servers: &told.servers,
         console,
     };
-    let ways = plan::ways(told);
+    let ways = plan::ways(&told.link);
     let mut problem = None;
     for way in ways.iter().cycle() {
         let why = match search.attempt(way).await? {
@@ -171,7 +174,7 @@ impl Search<'_> {
     async fn attempt(&self, way: &Way) -> anyhow::Result<Result<(Candidate, SocketAddr), String>> {
         let started = Instant::now();
         let mut up = HashSet::new();
-        let families = source::families(self.servers);
+        let families = source::families(self.servers, self.fixed);
         // By the number of a group's first NIC.
         let mut asking: HashSet<(u32, Family)> = HashSet::new();
         let mut raised: Vec<(Vec<Interface>, Raised)> = Vec::new();
@@ -192,7 +195,13 @@ impl Search<'_> {
             let groups = match raised.first() {
                 // One bond, and nothing beside it: who appears later stays out.
                 Some((nics, _)) if way.link.bond.is_some() => vec![nics.clone()],
-                _ => plan::groups(&way.link, self.boot_mac, &present, started.elapsed(), waiting.is_empty()),
+                _ => {
+                    // Nothing says of another NIC what it is plugged into: a fixed address stays where it belongs.
+                    let alone = waiting.is_empty() && self.fixed.is_none();
+                    let groups = plan::groups(&way.link, self.boot_mac, &present, started.elapsed(), alone);
+                    let belongs = |nics: &Vec<Interface>| self.fixed.is_none() || nics.first().is_some_and(|nic| Some(nic.mac) == self.boot_mac);
+                    groups.into_iter().filter(belongs).collect()
+                }
             };
             for nics in groups {
                 let Some(first) = nics.first().map(|nic| nic.index) else { continue };
@@ -222,17 +231,27 @@ impl Search<'_> {
                         .say(format!("network {}: {} of {}", made.top.name, way.link, names.join(", ")));
                 }
                 for family in wanted {
-                    let (handle, nics, made) = (self.handle.clone(), nics.clone(), made.clone());
+                    let (handle, nics, made, fixed) = (self.handle.clone(), nics.clone(), made.clone(), self.fixed.cloned());
                     tasks.spawn(async move {
-                        let leased = Source::find(&handle, family, &made.top, ROUND).await;
+                        let leased = match &fixed {
+                            Some(fixed) => Ok(Source::fixed(fixed)),
+                            None => Source::find(&handle, family, &made.top, ROUND).await,
+                        };
                         (nics, made, family, leased)
                     });
                 }
             }
-            if present.is_empty() && !told && started.elapsed() > NO_NIC {
+            let missing = self.fixed.and(self.boot_mac).filter(|mac| present.iter().all(|nic| nic.interface.mac != *mac));
+            if (present.is_empty() || missing.is_some()) && !told && started.elapsed() > NO_NIC {
                 told = true;
-                self.console
-                    .say("network: no Ethernet interface found: the boot media may lack its driver or firmware");
+                match missing.filter(|_| !present.is_empty()) {
+                    Some(mac) => self.console.say(format!(
+                        "network: no interface has the address {mac} that the fixed address was told for: correct mac in spec.power of its BareMetalHardware"
+                    )),
+                    None => self
+                        .console
+                        .say("network: no Ethernet interface found: the boot media may lack its driver or firmware"),
+                }
             }
             let finished = tokio::select! {
                 Some(finished) = tasks.join_next() => Some(finished),
@@ -261,7 +280,7 @@ impl Search<'_> {
                 None => {}
             }
             // Whose lease is getting old while no server answers asks for a new one.
-            waiting.retain(|c| c.since.elapsed() < c.lease.renew_after || !asking.remove(&(c.nics[0].index, c.source.family())));
+            waiting.retain(|c| c.since.elapsed() < c.lease.renew_after || !asking.remove(&(c.nics[0].index, Source::family(&c.lease))));
             let Some(at) = waiting.iter().position(|c| c.next_try <= Instant::now()) else {
                 continue;
             };

@@ -1,4 +1,4 @@
-//! Where an interface's address comes from: DHCPv4, DHCPv6, or the kernel, which makes one of a router's advertisement (SLAAC, RFC 4862).
+//! Where an interface's address comes from: DHCPv4, DHCPv6, the kernel, which makes one of a router's advertisement (SLAAC, RFC 4862), or the server that told a fixed one.
 //!
 //! Which family is asked for follows from the servers' URLs ([`families`]): the machine's loader reached its server over that one. For IPv6 both ways are tried at once and the first
 //! address is taken, because whether a link has DHCPv6 (M) is told by advertisements, which the kernel keeps to itself, and whoever answers has an address to give.
@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use agent_protocol::fixed::FixedAddress;
 use futures::TryStreamExt;
 use rtnetlink::{
     AddressMessageBuilder, Handle, RouteMessageBuilder,
@@ -27,6 +28,8 @@ const LOOK: Duration = Duration::from_millis(100);
 const DUPLICATES: Duration = Duration::from_secs(4);
 /// An address that the kernel made is looked at again after that; the kernel renews it.
 const MADE_AGAIN: Duration = Duration::from_secs(60);
+/// How long a fixed address lasts: longer than any agent runs.
+const FOREVER: Duration = Duration::from_secs(0xffff_ffff);
 /// Bits of a link's prefix, which nobody says who gives an IPv6 address alone: the length of every prefix that hosts make addresses of.
 const LINK: u8 = 64;
 
@@ -37,8 +40,11 @@ pub(super) enum Family {
     V6,
 }
 
-/// The families in which these servers may be reached, IPv4 first. A name may stand for both.
-pub(super) fn families(servers: &[String]) -> Vec<Family> {
+/// The families in which these servers may be reached, IPv4 first. A name may stand for both. With a fixed address: its family.
+pub(super) fn families(servers: &[String], fixed: Option<&FixedAddress>) -> Vec<Family> {
+    if let Some(fixed) = fixed {
+        return vec![if fixed.address.is_ipv4() { Family::V4 } else { Family::V6 }];
+    }
     let hosts = servers
         .iter()
         .filter_map(|server| Some(authority(server)?.0.parse::<IpAddr>().ok()));
@@ -58,8 +64,8 @@ pub struct Lease {
     pub address: IpAddr,
     /// Bits of its network; of IPv6 those of the link.
     pub prefix: u8,
-    /// Default gateway. Those of IPv6 the kernel knows by advertisements.
-    pub gateway: Option<Ipv4Addr>,
+    /// Default gateway. Those of IPv6 the kernel knows by advertisements, unless a fixed one was told.
+    pub gateway: Option<IpAddr>,
     /// Name servers.
     pub dns: Vec<IpAddr>,
     /// How long it lasts.
@@ -73,7 +79,7 @@ impl From<dhcp::Lease> for Lease {
         Self {
             address: lease.address.into(),
             prefix: lease.prefix,
-            gateway: lease.gateway,
+            gateway: lease.gateway.map(IpAddr::V4),
             dns: lease.dns.into_iter().map(IpAddr::V4).collect(),
             lasts: lease.lasts,
             renew_after: lease.renew_after,
@@ -100,9 +106,24 @@ pub(super) enum Source {
     V6(dhcp6::Client, dhcp6::Lease),
     /// The kernel.
     Advertised,
+    /// The server, once and for all.
+    Fixed,
 }
 
 impl Source {
+    /// What the server told.
+    pub(super) fn fixed(told: &FixedAddress) -> (Self, Lease) {
+        let lease = Lease {
+            address: told.address,
+            prefix: told.prefix,
+            gateway: told.gateway,
+            dns: told.dns.clone(),
+            lasts: FOREVER,
+            renew_after: FOREVER,
+        };
+        (Self::Fixed, lease)
+    }
+
     /// Gets an address within `patience`.
     ///
     /// # Errors
@@ -149,6 +170,7 @@ impl Source {
         round: Duration,
     ) -> Result<Lease, DhcpError> {
         match (self, lease.address) {
+            (Self::Fixed, _) => Ok(lease.clone()),
             (Self::V4(client), IpAddr::V4(address)) => match client.renew(address, patience).await {
                 Ok(lease) => Ok(lease.into()),
                 Err(_) => client.acquire(round).await.map(Lease::from),
@@ -167,10 +189,16 @@ impl Source {
         }
     }
 
-    pub(super) fn family(&self) -> Family {
-        match self {
-            Self::V4(_) => Family::V4,
-            Self::V6(..) | Self::Advertised => Family::V6,
+    /// Of the address that it gave.
+    pub(super) fn family(lease: &Lease) -> Family {
+        if lease.address.is_ipv4() { Family::V4 } else { Family::V6 }
+    }
+
+    /// Bits of an address as the kernel is told it. Which IPv6 addresses are on the link is for advertisements to say (RFC 5942, 4), but where there are none.
+    fn bits(&self, lease: &Lease) -> u8 {
+        match (self, lease.address) {
+            (Self::V6(..), IpAddr::V6(_)) => 128,
+            _ => lease.prefix,
         }
     }
 
@@ -188,7 +216,7 @@ impl Source {
                     .replace()
                     .execute()
                     .await?;
-                if let Some(gateway) = lease.gateway {
+                if let Some(IpAddr::V4(gateway)) = lease.gateway {
                     let route = RouteMessageBuilder::<Ipv4Addr>::new()
                         .gateway(gateway)
                         .output_interface(interface.index)
@@ -197,14 +225,20 @@ impl Source {
                 }
             }
             (_, IpAddr::V6(address)) => {
-                // Which addresses are on the link is for advertisements to say (RFC 5942, 4).
                 handle
                     .address()
-                    .add(interface.index, lease.address, 128)
+                    .add(interface.index, lease.address, self.bits(lease))
                     .replace()
                     .execute()
                     .await?;
                 is_ours_alone(handle, interface, address).await?;
+                if let Some(IpAddr::V6(gateway)) = lease.gateway {
+                    let route = RouteMessageBuilder::<Ipv6Addr>::new()
+                        .gateway(gateway)
+                        .output_interface(interface.index)
+                        .build();
+                    handle.route().add(route).replace().execute().await?;
+                }
             }
         }
         Ok(())
@@ -220,7 +254,7 @@ impl Source {
                 .build(),
             (_, IpAddr::V6(address)) => AddressMessageBuilder::<Ipv6Addr>::new()
                 .index(interface.index)
-                .address(address, 128)
+                .address(address, self.bits(lease))
                 .build(),
         };
         if let Err(error) = handle.address().del(message).execute().await {
@@ -293,7 +327,7 @@ async fn is_ours_alone(handle: &Handle, interface: &Interface, address: Ipv6Addr
         match all.iter().find(|known| known.address == address) {
             Some(known) if known.duplicate => {
                 anyhow::bail!(
-                    "somebody else on the link of {} has the address {address} that DHCPv6 gave",
+                    "somebody else on the link of {} has the address {address} that it was given",
                     interface.name
                 )
             }
@@ -310,11 +344,21 @@ mod tests {
 
     #[test]
     fn the_servers_say_which_addresses_are_needed() {
-        let of = |servers: &[&str]| families(&servers.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>());
+        let of = |servers: &[&str]| families(&servers.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>(), None);
         assert_eq!(of(&["https://10.0.2.2:8443"]), [Family::V4]);
         assert_eq!(of(&["https://[2001:db8::1]:8443"]), [Family::V6]);
         assert_eq!(of(&["https://[2001:db8::1]:8443", "https://10.0.2.2"]), [Family::V4, Family::V6]);
         assert_eq!(of(&["https://kbm.example:8443"]), [Family::V4, Family::V6]);
         assert_eq!(of(&[]), [Family::V4]);
+    }
+
+    #[test]
+    fn a_fixed_address_says_which_family_and_asks_nobody_ever() {
+        let told = FixedAddress::read("fd00:77::50/64", Some("fe80::1"), ["fd00:77::2"]).unwrap();
+        assert_eq!(families(&["https://kbm.example:8443".to_owned()], Some(&told)), [Family::V6]);
+        let (source, lease) = Source::fixed(&told);
+        assert_eq!((Source::family(&lease), source.bits(&lease)), (Family::V6, 64));
+        assert_eq!((lease.gateway, lease.dns.len()), (told.gateway, 1));
+        assert_eq!((lease.lasts, lease.renew_after), (FOREVER, FOREVER));
     }
 }

@@ -1,7 +1,8 @@
-//! The ways to switch a machine, as a spec says them: one struct each.
+//! The ways to switch a machine, as a spec says them: one struct each, and what belongs to one of them ([`VirtualMedia`]).
 //!
 //! Credentials are in Secrets of the operator's namespace, named and never written here. What each way can do stands in `docs/reference/power.md`.
 
+use agent_protocol::{fixed::FixedAddress, identity::MacAddress, link::LinkError};
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,49 @@ pub struct RedfishPower {
     /// Allows plain HTTP: for simulators.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub insecure: bool,
+    /// The machine boots into the agent from a medium that its BMC attaches, with a fixed address: for networks without DHCP. Left out: it boots from the network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub virtual_media: Option<VirtualMedia>,
+}
+
+/// How a machine boots from a virtual medium.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("isCIDR(self.address)").message("virtualMedia.address must be the machine's address with the length of its network's prefix, such as 10.77.0.50/24"))]
+#[x_kube(validation = Rule::new("!has(self.gateway) || (isIP(self.gateway) && isCIDR(self.address) && (self.gateway.startsWith('fe80:') || cidr(self.address).containsIP(ip(self.gateway))))").message("virtualMedia.gateway must be an address of the network that virtualMedia.address is in"))]
+#[x_kube(validation = Rule::new("!has(self.dns) || self.dns.all(server, isIP(server))").message("virtualMedia.dns must be addresses"))]
+pub struct VirtualMedia {
+    /// Where the BMC fetches the medium, and the machine finds netboot: the base URL of netboot's plain HTTP.
+    #[schemars(length(min = 8, max = 253), regex(pattern = r"^http://[A-Za-z0-9._\-\[\]:]+/?$"))]
+    pub server: String,
+    /// The NIC that has the address.
+    pub mac: MacAddress,
+    /// The address that the agent has, with the length of its network's prefix. Whoever looks from netboot must see the machine come from it.
+    #[schemars(length(min = 4, max = 49), regex(pattern = "^[0-9a-fA-F.:]+/[0-9]{1,3}$"))]
+    pub address: String,
+    /// By whom other networks are reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 45))]
+    pub gateway: Option<String>,
+    /// Name servers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 3), inner(length(min = 2, max = 45)), extend("x-kubernetes-list-type" = "set"))]
+    pub dns: Vec<String>,
+}
+
+impl VirtualMedia {
+    /// The address as the agent is told it.
+    ///
+    /// # Errors
+    /// What of it is wrong, by the name of the kernel parameter.
+    pub fn fixed(&self) -> Result<FixedAddress, LinkError> {
+        FixedAddress::read(&self.address, self.gateway.as_deref(), self.dns.iter().map(String::as_str))
+    }
+
+    /// The URL of the medium for one act of this hardware's power driver.
+    pub fn url(&self, hardware: &str, act: &str) -> String {
+        format!("{}/boot/iso/{hardware}/{act}.iso", self.server.trim_end_matches('/'))
+    }
 }
 
 /// An IPMI controller.

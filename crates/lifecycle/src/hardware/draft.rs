@@ -440,6 +440,20 @@ impl<'a> Draft<'a> {
         true
     }
 
+    /// Lets the driver boot a machine without a session into the agent, where it can from a medium. Somebody wrote the medium's settings down for that; of any other machine nobody knows what it does
+    /// at present, and it comes when it is switched on.
+    pub fn call_by_medium(&mut self) {
+        if !self.facts.power.is_some_and(|power| power.can.medium) || self.session().is_some() {
+            return;
+        }
+        let created = self.facts.hardware.metadata.creation_timestamp.as_ref();
+        let seen = view::seen(self.facts.discovery).and_then(|s| s.session.as_ref());
+        let since = seen.map(|session| session.opened_at.0).max(created.map(|created| created.0));
+        if let Some(since) = since {
+            self.watch_for_return(since);
+        }
+    }
+
     /// Vendor, product, serial, MAC, switch port: enough to find it in a room.
     pub fn describe(&self) -> String {
         let mut parts = Vec::new();

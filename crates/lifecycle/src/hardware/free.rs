@@ -48,6 +48,7 @@ pub(super) fn decide(draft: &mut Draft<'_>) {
     let Some(disk) = draft.inspect(false) else {
         draft.drop_order();
         draft.wait_for_inspection(HardwarePhase::Inspecting);
+        draft.call_by_medium();
         return;
     };
     if draft.old.order.is_none() && gates::before_accept(draft) {
@@ -72,6 +73,7 @@ pub(super) fn decide(draft: &mut Draft<'_>) {
             "NoInventory",
             "Waiting for the machine to boot into the agent and report what its root disk holds",
         );
+        draft.call_by_medium();
         return;
     };
     if draft.new.accepted_contents.is_none() {

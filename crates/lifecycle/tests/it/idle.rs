@@ -17,6 +17,7 @@ use proptest::prelude::*;
 use crate::world::{World, instance};
 
 const BMC: Can = Can {
+    medium: false,
     boot_agent: true,
     on: true,
     shut_down: true,
@@ -25,6 +26,7 @@ const BMC: Can = Can {
 
 /// A magic packet.
 const PACKET: Can = Can {
+    medium: false,
     on: true,
     boot_agent: false,
     shut_down: false,
@@ -32,6 +34,7 @@ const PACKET: Can = Can {
 };
 
 const PLUG: Can = Can {
+    medium: false,
     on: true,
     off: true,
     boot_agent: false,

@@ -11,6 +11,7 @@ use crate::world::World;
 
 const ALL: Can = Can {
     boot_agent: true,
+    medium: false,
     on: true,
     shut_down: true,
     off: true,
@@ -285,4 +286,44 @@ fn a_person_is_told_how_to_switch_it() {
         message.starts_with("Switch this machine off and on") && message.contains("(second shelf, switch at the back)"),
         "{message}"
     );
+}
+
+/// One that a person wrote down.
+fn unseen(can: Can) -> World {
+    let mut world = World::new();
+    world.hardware.metadata.creation_timestamp = Some(Time(world.now));
+    with(can, world)
+}
+
+#[test]
+fn a_machine_that_nobody_has_seen_is_booted_from_its_medium_and_no_other_one_is() {
+    for medium in [false, true] {
+        let mut world = unseen(Can { medium, ..ALL });
+        world.pass(60);
+        world.settle();
+        assert_eq!(world.phase(), HardwarePhase::Inspecting);
+        assert_eq!(act(&world).map(|a| a.kind), medium.then_some(PowerActKind::BootAgent));
+        if !medium {
+            continue;
+        }
+        ends(&mut world, None);
+        world.pass(60);
+        world.settle();
+        assert_eq!(act(&world), None, "it has time to boot");
+        world.agent_boots();
+        world.settle();
+        assert_eq!((act(&world), asked(&world)), (None, None));
+        assert_ne!(world.phase(), HardwarePhase::Inspecting);
+    }
+}
+
+#[test]
+fn a_person_is_asked_where_the_medium_does_not_help() {
+    let mut world = unseen(Can { medium: true, ..ALL });
+    for _ in 0..=TRIES {
+        world.pass(60 * 60);
+        world.settle();
+        assert_eq!(ends(&mut world, None), PowerActKind::BootAgent);
+    }
+    assert!(asked(&world).is_some_and(|message| message.contains("did not boot into the agent")));
 }

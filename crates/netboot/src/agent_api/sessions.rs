@@ -1,7 +1,7 @@
 //! `POST /agent/v1/sessions`: a machine introduces itself.
 //!
 //! In this order: rate limit, size, shape, protocol version, signature by the key in the body, token, agreement of token and inventory; only then
-//! whose machine it is. A new machine is created (within quotas); a known one gets a new session by compare and swap; a conflict is written down for a
+//! whose machine it is. The token of a boot medium says that ([`boot::medium`]): an inventory that is another known machine's is refused. A new machine is created (within quotas); a known one gets a new session by compare and swap; a conflict is written down for a
 //! person and makes no object.
 
 use std::{
@@ -14,7 +14,7 @@ use agent_protocol::{
     identity::SystemUuid,
     limits,
     session::{ErrorCode, SessionRequest, SessionResponse, decode, thumbprint},
-    token::BootClaims,
+    token::{BootClaims, MediumClaims, TokenError},
 };
 use api::{
     BareMetalDiscovery, BareMetalDiscoverySpec, BareMetalDiscoveryStatus, conditions,
@@ -57,6 +57,8 @@ const SALTS: u32 = 8;
 struct Introduction {
     request: SessionRequest,
     claims: BootClaims,
+    /// Where it booted from a medium: for which hardware that was made.
+    medium: Option<MediumClaims>,
     thumbprint: String,
     source: IpAddr,
     /// What was seen of this boot: written together with the session.
@@ -93,6 +95,7 @@ async fn respond(shared: &Shared, peer: Peer, request: Request<Body>) -> Reply<S
     let matched = shared.cache.match_inventory(&identity);
     introduction.network_problem = network_problem(shared, &introduction, &matched);
     let discovery = match matched {
+        matched if introduction.medium.is_some() => by_medium(shared, &introduction, matched).await?,
         Match::Known(name) => known(shared, &introduction, &name).await?,
         Match::Unclear { names, message } => return Err(conflict(shared, &names, &message).await),
         Match::New => new(shared, &introduction, &identity).await?,
@@ -153,7 +156,13 @@ async fn read(shared: &Shared, peer: Peer, request: Request<Body>) -> Reply<Intr
     }
     let keys = shared.keys().ok_or_else(Refusal::unavailable)?;
     let life = i64::try_from(shared.config.token_life.as_millis()).unwrap_or(i64::MAX);
-    let claims = keys.check_boot(&request.token, Timestamp::now().as_millisecond(), life)?;
+    let (claims, medium) = match keys.check_boot(&request.token, Timestamp::now().as_millisecond(), life) {
+        Err(TokenError::Forged) => {
+            let medium = keys.check_medium(&request.token)?;
+            (medium.boot.clone(), Some(medium))
+        }
+        checked => (checked?, None),
+    };
     let prefixes = || claims.elsewhere.iter().filter_map(|prefix| Prefix::parse(prefix));
     // Firmware, loader and agent of a machine have different IPv6 addresses (other DUIDs, or made by themselves), all of one link.
     let same_source = crate::limits::source_of(claims.address) == crate::limits::source_of(peer.address);
@@ -175,6 +184,7 @@ async fn read(shared: &Shared, peer: Peer, request: Request<Body>) -> Reply<Intr
         thumbprint: thumbprint(&request.signing_key, &request.sealing_key),
         request,
         claims,
+        medium,
         source: peer.address,
         timeline: None,
         network_problem: None,
@@ -249,6 +259,40 @@ fn session_id(shared: &Shared, name: &str) -> Reply<String> {
     let keys = shared.keys().ok_or_else(Refusal::unavailable)?;
     keys.new_session(name)
         .ok_or_else(|| Refusal::new(ErrorCode::Internal, "the server has no randomness"))
+}
+
+/// A machine that booted from a medium. Quotas are for strangers, and somebody wrote this one down.
+async fn by_medium(shared: &Shared, introduction: &Introduction, matched: Match) -> Reply<(String, String)> {
+    let Some(medium) = &introduction.medium else {
+        return Err(Refusal::token());
+    };
+    let name = boot::medium::judge(shared, introduction.source, medium).await?;
+    let other = |found: Option<&str>| boot::medium::other_machine(&medium.hardware, &name, found);
+    match matched {
+        Match::Known(found) if found != name => return Err(other(Some(&found))),
+        Match::Known(_) => return known(shared, introduction, &name).await,
+        Match::Unclear { names, message } => return Err(conflict(shared, &names, &message).await),
+        Match::New => {}
+    }
+    let id = session_id(shared, &name)?;
+    let mut discovery = BareMetalDiscovery::new(&name, BareMetalDiscoverySpec {});
+    introduction.apply(discovery.status.get_or_insert_default(), id.clone(), &shared.config.replica);
+    match shared.store.create_discovery(&discovery).await {
+        Ok(_) => Ok((name, id)),
+        // It is there: without an inventory it is this machine's, with one that is not this machine's it is not.
+        Err(error) if error.is_conflict() => {
+            let found = shared.store.discovery(&name).await?;
+            let session = found.status.as_ref().and_then(|s| s.session.as_ref());
+            // Or it is there since a moment ago, by way of another replica.
+            let same_boot = session.is_some_and(|s| s.nonce == introduction.claims.nonce);
+            if Identity::of_discovery(&found).is_none() || same_boot {
+                known(shared, introduction, &name).await
+            } else {
+                Err(other(None))
+            }
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// A new machine, within quotas.

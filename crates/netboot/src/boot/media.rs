@@ -42,6 +42,11 @@ impl Media {
         }
     }
 
+    /// The boot medium of this architecture, where one was built.
+    pub(crate) async fn medium(&self, architecture: Architecture) -> Option<PathBuf> {
+        self.of(architecture).find("medium").await
+    }
+
     /// Whether a machine of this architecture can be sent to the agent; `None` is one that no media are built for.
     pub(crate) async fn has(&self, architecture: Option<Architecture>) -> bool {
         let Some(architecture) = architecture else { return false };

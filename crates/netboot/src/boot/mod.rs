@@ -1,4 +1,4 @@
-//! What a machine that boots from the network is given, over plain HTTP: an iPXE script or a GRUB configuration, then kernel and initramfs.
+//! What a machine that boots is given, over plain HTTP: an iPXE script or a GRUB configuration, then kernel and initramfs ([`media`]); or all of it on a medium ([`medium`]).
 //!
 //! `GET /boot/ipxe` and `GET /boot/grub` without parameters answer a script that asks again with what only the machine knows. With parameters they are parsed
 //! into types, the machine is matched against the cache, and `lifecycle` decides: agent or own disk. Nothing that a machine or a person
@@ -8,6 +8,7 @@
 //! and that is good only from the address it was given to.
 
 pub(crate) mod media;
+pub(crate) mod medium;
 
 use std::{net::IpAddr, sync::Arc, time::Instant};
 

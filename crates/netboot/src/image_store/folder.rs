@@ -56,7 +56,11 @@ pub(crate) struct Folder {
 }
 
 /// What boot scripts name, and what the media builder calls it.
-const MEDIA: &[(&str, &[&str])] = &[("vmlinuz", &["vmlinuz"]), ("initramfs", &["initramfs.zst", "initramfs"])];
+const MEDIA: &[(&str, &[&str])] = &[
+    ("vmlinuz", &["vmlinuz"]),
+    ("initramfs", &["initramfs.zst", "initramfs"]),
+    ("medium", &["boot.iso"]),
+];
 
 impl Folder {
     pub(crate) fn images(path: Option<PathBuf>) -> Arc<Self> {

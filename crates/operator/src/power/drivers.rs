@@ -131,6 +131,7 @@ pub(crate) fn can(spec: &PowerSpec) -> Option<Can> {
     Some(Can {
         // Without a word to the firmware it boots as it is set up: from the network first, as the documentation asks for.
         boot_agent: capabilities.cycle,
+        medium: spec.virtual_media().is_some(),
         on: capabilities.on,
         shut_down: capabilities.off_soft,
         off: capabilities.off_hard,
@@ -292,6 +293,7 @@ mod tests {
     fn what_a_machine_can_is_what_its_driver_declares() {
         let all = Can {
             boot_agent: true,
+            medium: false,
             on: true,
             shut_down: true,
             off: true,
@@ -317,6 +319,19 @@ mod tests {
                 ..Can::default()
             })
         );
+    }
+
+    #[test]
+    fn a_machine_with_a_medium_can_be_booted_before_it_was_ever_seen() {
+        let media = serde_json::json!({"server": "http://10.77.0.2:8080/", "mac": "52:54:00:12:34:56", "address": "10.77.0.50/24"});
+        let mut redfish = serde_json::json!({"redfish": {"address": "https://192.0.2.7", "credentials": {"name": "bmc"}}});
+        assert!(!can(&spec(redfish.clone())).unwrap().medium);
+        redfish["redfish"]["virtualMedia"] = media;
+        let spec = spec(redfish);
+        assert!(can(&spec).unwrap().medium);
+        let media = spec.virtual_media().unwrap();
+        assert_eq!(media.url("rack1-u12", "3-0a"), "http://10.77.0.2:8080/boot/iso/rack1-u12/3-0a.iso");
+        assert!(media.fixed().is_ok());
     }
 
     #[test]

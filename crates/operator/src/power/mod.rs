@@ -9,6 +9,7 @@
 //! * Credentials are read by name, in the operator's namespace, and go to the driver and nowhere else. The last good ones are used on while the API server does not answer.
 
 pub(crate) mod drivers;
+mod medium;
 pub(crate) mod turns;
 
 use std::{
@@ -74,6 +75,8 @@ struct Known {
     ended: Option<Ended>,
     /// For whom the act in force waits, for people.
     turn: String,
+    /// The act whose medium was taken out of the machine's drive.
+    detached: Option<String>,
 }
 
 /// What is known of the machines with drivers.
@@ -158,6 +161,13 @@ impl Switches {
     }
 }
 
+/// The machine's agent opened a session: a medium that it booted from can be taken out.
+pub(crate) fn wake_for_medium(world: &World, hardware: &BareMetalHardware) {
+    if hardware.spec.power.as_ref().is_some_and(|spec| spec.virtual_media().is_some()) {
+        world.queues.power.add(Key::cluster(hardware.name_any()));
+    }
+}
+
 /// Wakes the machine's switch where there may be something to do.
 pub(crate) fn wake(world: &World, old: Option<&Arc<BareMetalHardware>>, new: Option<&Arc<BareMetalHardware>>) {
     let act = |m: Option<&Arc<BareMetalHardware>>| m.and_then(|m| m.status.as_ref()?.power.as_ref()?.act.clone());
@@ -205,6 +215,9 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
             });
         });
         world.queues.hardware.add(key.clone());
+    }
+    if let Ok(wired) = &wired {
+        medium::take_out(&world, &hardware, wired).await;
     }
     let again = match wired {
         Ok(wired) if wired.machine.driver().capabilities().state => {
@@ -298,6 +311,7 @@ async fn wired(world: &World, name: &str, spec: &PowerSpec, macs: Vec<String>) -
 async fn carry_out(world: &World, hardware: &BareMetalHardware, wired: &Wired, act: &PowerAct) -> std::result::Result<(), String> {
     let (calls, machine) = (&world.power.calls, &wired.machine);
     let done = match act.kind {
+        PowerActKind::BootAgent if wired.spec.virtual_media().is_some() => return medium::boot(world, hardware, wired, act).await,
         PowerActKind::BootAgent => {
             let boot = BootOnce {
                 device: BootDevice::Network,
@@ -317,10 +331,13 @@ async fn carry_out(world: &World, hardware: &BareMetalHardware, wired: &Wired, a
         PowerActKind::ShutDown => calls.off(machine, Off::Soft).await,
         PowerActKind::Off => calls.off(machine, Off::Hard).await,
     };
-    done.map_err(|error| {
-        refresh(world, hardware, &error);
-        error.to_string()
-    })
+    done.map_err(|error| problem(world, hardware, &error))
+}
+
+/// What a driver's error says to people.
+fn problem(world: &World, hardware: &BareMetalHardware, error: &PowerError) -> String {
+    refresh(world, hardware, error);
+    error.to_string()
 }
 
 /// What the machine's firmware was when its agent looked; UEFI where nothing tells.
