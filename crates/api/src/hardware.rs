@@ -54,7 +54,7 @@ use crate::{
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.idlePolicy) || self.idlePolicy != 'PowerOff' || has(self.power)").message("idlePolicy PowerOff needs a way to switch the machine on again: name it in spec.power"))]
+#[x_kube(validation = Rule::new("!has(self.idlePolicy) || self.idlePolicy != 'PowerOff' || has(self.power) && !has(self.power.manual)").message("idlePolicy PowerOff needs a driver that switches the machine on again: name it in spec.power (manual is a person)"))]
 pub struct BareMetalHardwareSpec {
     /// Name of the BareMetalDiscovery of this machine.
     #[schemars(length(min = 1, max = 253))]

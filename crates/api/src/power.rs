@@ -9,14 +9,15 @@ use serde::{Deserialize, Serialize};
 mod ways;
 
 pub use ways::{
-    CipherSuite, HomeAssistantPower, IpmiPower, IpmiPrivilege, ManualPower, PlugLoad, RedfishPower, ShellyPower, VirtualMedia, WakeOnLanPower,
-    WebhookCall, WebhookPower,
+    AmtPower, CipherSuite, HomeAssistantPower, IpmiPower, IpmiPrivilege, LibvirtPower, ManualPower, OutletCells, PduMake, PduPower,
+    PlugLoad, ProxmoxPower, RedfishPower, ShellyPower, SnmpAuthentication, TasmotaPower, VirtualMedia, WakeOnLanPower, WebhookCall,
+    WebhookPower,
 };
 
 /// By what a machine is switched: exactly one way. Without any, its guest helper or a person does it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.redfish), has(self.ipmi), has(self.webhook), has(self.shelly), has(self.homeAssistant), has(self.wakeOnLan), has(self.manual)].exists_one(named, named)").message("power names exactly one of redfish, ipmi, webhook, shelly, homeAssistant, wakeOnLan and manual"))]
+#[x_kube(validation = Rule::new("[has(self.redfish), has(self.ipmi), has(self.amt), has(self.webhook), has(self.shelly), has(self.tasmota), has(self.homeAssistant), has(self.pdu), has(self.libvirt), has(self.proxmox), has(self.wakeOnLan), has(self.manual)].exists_one(named, named)").message("power names exactly one of redfish, ipmi, amt, webhook, shelly, tasmota, homeAssistant, pdu, libvirt, proxmox, wakeOnLan and manual"))]
 pub struct PowerSpec {
     /// A BMC that speaks Redfish (DMTF DSP0266).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -24,15 +25,30 @@ pub struct PowerSpec {
     /// A BMC that speaks IPMI 2.0 over the network (RMCP+).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipmi: Option<IpmiPower>,
+    /// Intel AMT (WS-Management).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub amt: Option<AmtPower>,
     /// A service of anybody's own, by signed requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook: Option<WebhookPower>,
     /// A Shelly plug or relay of the second generation or later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shelly: Option<ShellyPower>,
+    /// A plug or relay with Tasmota's firmware.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tasmota: Option<TasmotaPower>,
     /// A switch that Home Assistant knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub home_assistant: Option<HomeAssistantPower>,
+    /// An outlet of a PDU, by SNMP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pdu: Option<PduPower>,
+    /// A virtual machine of libvirt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub libvirt: Option<LibvirtPower>,
+    /// A virtual machine of Proxmox VE.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxmox: Option<ProxmoxPower>,
     /// Wake-on-LAN: on, and nothing else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wake_on_lan: Option<WakeOnLanPower>,

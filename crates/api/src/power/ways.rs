@@ -269,3 +269,206 @@ pub struct ManualPower {
     #[schemars(length(max = 512))]
     pub instructions: String,
 }
+
+/// Intel AMT.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.address.startsWith('https://') || self.insecure").message("amt.address must begin with https://: plain HTTP shows what is done to everybody on the way (insecure: true allows it; the password is a digest)"))]
+pub struct AmtPower {
+    /// Scheme, host and port: 16993 with `https`, 16992 with `http`.
+    #[schemars(length(min = 8, max = 253), regex(pattern = r"^https?://[A-Za-z0-9._\-\[\]:]+/?$"))]
+    pub address: String,
+    /// `username` and `password`, in a Secret of the operator's namespace; `ca.crt` in it where the certificate is not named.
+    pub credentials: LocalSecretName,
+    /// SHA-256 of the certificate, in hexadecimal with colons or without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^([0-9a-fA-F]{2}:?){31}[0-9a-fA-F]{2}$"))]
+    pub certificate_sha256: Option<String>,
+    /// Allows plain HTTP.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub insecure: bool,
+}
+
+/// A plug or relay with Tasmota's firmware. It takes its password in the URL of each command: keep it in a network of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TasmotaPower {
+    /// Scheme, host and, where it is not the usual one, port.
+    #[schemars(length(min = 8, max = 253), regex(pattern = r"^https?://[A-Za-z0-9._\-\[\]:]+/?$"))]
+    pub address: String,
+    /// Which of its relays; the first is 1.
+    #[serde(default = "first")]
+    #[schemars(range(min = 1, max = 32))]
+    pub relay: u8,
+    /// `password`, in a Secret of the operator's namespace. Left out: the device wants none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<LocalSecretName>,
+    /// What is behind it.
+    #[serde(default)]
+    pub load: PlugLoad,
+}
+
+fn first() -> u8 {
+    1
+}
+
+/// Makes of PDUs whose outlets are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum PduMake {
+    /// APC MasterSwitch and older switched rack PDUs.
+    ApcMasterSwitch,
+    /// APC switched rack PDUs, AP78xx and AP79xx.
+    ApcRackPdu,
+    /// APC rack PDUs of the second generation, AP84xx to AP89xx.
+    ApcRackPdu2,
+    /// Raritan PX2, PX3 and later.
+    Raritan,
+}
+
+/// With what a message of SNMP version 3 is authenticated.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum SnmpAuthentication {
+    /// HMAC-SHA-96 (RFC 3414).
+    Sha1,
+    /// HMAC-192-SHA-256 (RFC 7860).
+    #[default]
+    Sha256,
+}
+
+/// Where an outlet of another make is switched and looked at: OIDs with the outlet's index, and the numbers that stand there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OutletCells {
+    /// The OID that switches.
+    #[schemars(length(max = 256), regex(pattern = r"^[0-9]+(\.[0-9]+){2,}$"))]
+    pub command: String,
+    /// What is written to switch on.
+    pub on: i32,
+    /// What is written to switch off.
+    pub off: i32,
+    /// What is written to switch off and, after a time that the PDU knows, on. Left out: that is done in two steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cycle: Option<i32>,
+    /// The OID that shows the state.
+    #[schemars(length(max = 256), regex(pattern = r"^[0-9]+(\.[0-9]+){2,}$"))]
+    pub state: String,
+    /// What it shows when the outlet is on.
+    pub shows_on: i32,
+    /// What it shows when the outlet is off.
+    pub shows_off: i32,
+    /// The OID that shows what is drawn, in watts, where outlets are measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256), regex(pattern = r"^[0-9]+(\.[0-9]+){2,}$"))]
+    pub watts: Option<String>,
+}
+
+/// An outlet of a PDU.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.make) != has(self.cells)").message("pdu names its make, or the outlet's cells by hand"))]
+#[x_kube(validation = Rule::new("has(self.make) == has(self.outlet)").message("pdu.outlet is the number of the outlet, with pdu.make: cells have it in their OIDs"))]
+pub struct PduPower {
+    /// Host name or IP address.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[A-Za-z0-9._\-:]+$"))]
+    pub host: String,
+    /// UDP port.
+    #[serde(default = "snmp_port")]
+    #[schemars(range(min = 1))]
+    pub port: u16,
+    /// A make that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub make: Option<PduMake>,
+    /// Which outlet; the first is 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1024))]
+    pub outlet: Option<u32>,
+    /// Which PDU of a chain, for makes that count outlets anew in each.
+    #[serde(default = "first_unit")]
+    #[schemars(range(min = 1, max = 64))]
+    pub unit: u32,
+    /// Any other make.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cells: Option<OutletCells>,
+    /// A Secret of the operator's namespace: `community` for version 2c, which anybody on the way can read; or `username`, `password` and `privacy` (8 bytes or more each) for version 3 with AES.
+    pub credentials: LocalSecretName,
+    /// With version 3.
+    #[serde(default)]
+    pub authentication: SnmpAuthentication,
+    /// What is behind it.
+    #[serde(default)]
+    pub load: PlugLoad,
+}
+
+fn snmp_port() -> u16 {
+    161
+}
+
+fn first_unit() -> u32 {
+    1
+}
+
+/// A virtual machine of libvirt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.socket) != has(self.host)").message("libvirt names a socket on the operator's host, or a host that is reached by TLS"))]
+#[x_kube(validation = Rule::new("has(self.host) == has(self.credentials)").message("libvirt.credentials (tls.crt, tls.key and ca.crt) belong to libvirt.host"))]
+pub struct LibvirtPower {
+    /// The daemon's Unix socket on the operator's host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 107), regex(pattern = "^/"))]
+    pub socket: Option<String>,
+    /// The daemon's host, by TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[A-Za-z0-9._\-:]+$"))]
+    pub host: Option<String>,
+    /// TCP port.
+    #[serde(default = "libvirt_port")]
+    #[schemars(range(min = 1))]
+    pub port: u16,
+    /// The driver behind it, as libvirt writes it without a host.
+    #[serde(default = "libvirt_uri")]
+    #[schemars(length(max = 253), regex(pattern = "^[a-z0-9]+:///.+$"))]
+    pub uri: String,
+    /// The machine: its UUID, or its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub domain: String,
+    /// `tls.crt`, `tls.key` and `ca.crt`, in a Secret of the operator's namespace: who we are there, and whom to believe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<LocalSecretName>,
+}
+
+fn libvirt_port() -> u16 {
+    16_514
+}
+
+fn libvirt_uri() -> String {
+    "qemu:///system".to_owned()
+}
+
+/// A virtual machine of Proxmox VE.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.address.startsWith('https://') || self.insecure").message("proxmox.address must begin with https://: over plain HTTP the token is readable by everybody on the way (insecure: true allows it)"))]
+pub struct ProxmoxPower {
+    /// Scheme, host and port: `https://pve.example:8006`.
+    #[schemars(length(min = 8, max = 253), regex(pattern = r"^https?://[A-Za-z0-9._\-\[\]:]+/?$"))]
+    pub address: String,
+    /// The node that the machine is on.
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[A-Za-z0-9-]+$"))]
+    pub node: String,
+    /// The machine's number (VMID).
+    #[schemars(range(min = 100, max = 999_999_999))]
+    pub machine: u32,
+    /// Name of the API token: `kube-baremetal@pve!power`. It needs `VM.PowerMgmt` and `VM.Audit` on the machine.
+    #[schemars(length(max = 128), regex(pattern = r"^\S+@[A-Za-z0-9._-]+![A-Za-z0-9._-]+$"))]
+    pub token: String,
+    /// `token` (the token's secret), in a Secret of the operator's namespace; `ca.crt` in it where the certificate is not named.
+    pub credentials: LocalSecretName,
+    /// SHA-256 of the certificate, in hexadecimal with colons or without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^([0-9a-fA-F]{2}:?){31}[0-9a-fA-F]{2}$"))]
+    pub certificate_sha256: Option<String>,
+    /// Allows plain HTTP.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub insecure: bool,
+}

@@ -5,16 +5,20 @@ use std::net::{IpAddr, SocketAddr};
 use api::{
     common::LocalSecretName,
     power::{
-        CipherSuite, HomeAssistantPower, IpmiPower, IpmiPrivilege, PlugLoad, PowerSpec, RedfishPower, ShellyPower, WakeOnLanPower,
-        WebhookCall, WebhookPower,
+        AmtPower, CipherSuite, HomeAssistantPower, IpmiPower, IpmiPrivilege, LibvirtPower, OutletCells, PduMake, PduPower, PlugLoad,
+        PowerSpec, ProxmoxPower, RedfishPower, ShellyPower, SnmpAuthentication, TasmotaPower, WakeOnLanPower, WebhookCall, WebhookPower,
     },
 };
 use lifecycle::power::Can;
 use power::{
-    BootDevice, BootDevices, Capabilities, Driver, Fault, Kind, Unmanaged, ipmi,
-    plug::{self, Load, Make, Plug, home_assistant::HomeAssistant, shelly::Shelly},
-    redfish,
-    tls::Trust,
+    BootDevice, BootDevices, Capabilities, Driver, Fault, Kind, Unmanaged, amt, ipmi, libvirt,
+    pdu::{
+        self,
+        makes::{Cells, Power},
+    },
+    plug::{self, Load, Make, Plug, home_assistant::HomeAssistant, shelly::Shelly, tasmota::Tasmota},
+    proxmox, redfish,
+    tls::{Identity, Trust},
     unmanaged, wake, webhook,
 };
 use secrecy::{SecretSlice, SecretString};
@@ -26,6 +30,10 @@ const USERNAME: &str = "username";
 const PASSWORD: &str = "password";
 const KEY: &str = "key";
 const TOKEN: &str = "token";
+const COMMUNITY: &str = "community";
+const PRIVACY: &str = "privacy";
+const CERTIFICATE: &str = "tls.crt";
+const CERTIFICATE_KEY: &str = "tls.key";
 /// Certificate authorities (PEM), where a service's own certificate is not named.
 const AUTHORITIES: &str = "ca.crt";
 
@@ -33,9 +41,14 @@ const AUTHORITIES: &str = "ca.crt";
 enum Way<'a> {
     Redfish(&'a RedfishPower),
     Ipmi(&'a IpmiPower),
+    Amt(&'a AmtPower),
     Webhook(&'a WebhookPower),
     Shelly(&'a ShellyPower),
+    Tasmota(&'a TasmotaPower),
     HomeAssistant(&'a HomeAssistantPower),
+    Pdu(&'a PduPower),
+    Libvirt(&'a LibvirtPower),
+    Proxmox(&'a ProxmoxPower),
     WakeOnLan(&'a WakeOnLanPower),
     Manual,
 }
@@ -45,9 +58,14 @@ impl<'a> Way<'a> {
         let mut named = [
             spec.redfish.as_ref().map(Way::Redfish),
             spec.ipmi.as_ref().map(Way::Ipmi),
+            spec.amt.as_ref().map(Way::Amt),
             spec.webhook.as_ref().map(Way::Webhook),
             spec.shelly.as_ref().map(Way::Shelly),
+            spec.tasmota.as_ref().map(Way::Tasmota),
             spec.home_assistant.as_ref().map(Way::HomeAssistant),
+            spec.pdu.as_ref().map(Way::Pdu),
+            spec.libvirt.as_ref().map(Way::Libvirt),
+            spec.proxmox.as_ref().map(Way::Proxmox),
             spec.wake_on_lan.as_ref().map(Way::WakeOnLan),
             spec.manual.as_ref().map(|_| Way::Manual),
         ]
@@ -60,9 +78,14 @@ impl<'a> Way<'a> {
         match self {
             Self::Redfish(_) => &redfish::KIND,
             Self::Ipmi(_) => &ipmi::KIND,
+            Self::Amt(_) => &amt::KIND,
             Self::Webhook(_) => &webhook::KIND,
             Self::Shelly(_) => &plug::SHELLY,
+            Self::Tasmota(_) => &plug::TASMOTA,
             Self::HomeAssistant(_) => &plug::HOME_ASSISTANT,
+            Self::Pdu(_) => &plug::PDU,
+            Self::Libvirt(_) => &libvirt::KIND,
+            Self::Proxmox(_) => &proxmox::KIND,
             Self::WakeOnLan(_) => &wake::KIND,
             Self::Manual => &unmanaged::KIND,
         }
@@ -79,9 +102,14 @@ impl<'a> Way<'a> {
         match self {
             Self::Redfish(way) => Some(&way.credentials),
             Self::Ipmi(way) => Some(&way.credentials),
+            Self::Amt(way) => Some(&way.credentials),
             Self::Webhook(way) => Some(&way.credentials),
             Self::Shelly(way) => way.credentials.as_ref(),
+            Self::Tasmota(way) => way.credentials.as_ref(),
             Self::HomeAssistant(way) => Some(&way.credentials),
+            Self::Pdu(way) => Some(&way.credentials),
+            Self::Libvirt(way) => way.credentials.as_ref(),
+            Self::Proxmox(way) => Some(&way.credentials),
             Self::WakeOnLan(way) => way.credentials.as_ref(),
             Self::Manual => None,
         }
@@ -91,9 +119,17 @@ impl<'a> Way<'a> {
         Ok(match self {
             Self::Redfish(way) => Box::new(redfish::Redfish::new(redfish_settings(way, credentials)?)?),
             Self::Ipmi(way) => Box::new(ipmi::Ipmi::new(ipmi_settings(way, credentials)?)?),
+            Self::Amt(way) => Box::new(amt::Amt::new(amt_settings(way, credentials)?)?),
             Self::Webhook(way) => Box::new(webhook::Webhook::new(webhook_settings(way, credentials)?)?),
             Self::Shelly(way) => Box::new(Plug::new(Make::Shelly(shelly(way, credentials)?), load(&way.load))?),
             Self::HomeAssistant(way) => Box::new(Plug::new(Make::HomeAssistant(home_assistant(way, credentials)?), load(&way.load))?),
+            Self::Tasmota(way) => Box::new(Plug::new(Make::Tasmota(tasmota(way, credentials)?), load(&way.load))?),
+            Self::Pdu(way) => Box::new(Plug::new(
+                Make::Outlet(pdu::Outlet::new(pdu_settings(way, credentials)?)?),
+                load(&way.load),
+            )?),
+            Self::Libvirt(way) => Box::new(libvirt::Libvirt::new(libvirt_settings(way, credentials)?)?),
+            Self::Proxmox(way) => Box::new(proxmox::Proxmox::new(proxmox_settings(way, credentials)?)?),
             Self::WakeOnLan(way) => Box::new(wake::Wake::new(wake_settings(way, macs, credentials)?)?),
             Self::Manual => Box::new(Unmanaged),
         })
@@ -198,6 +234,15 @@ fn ipmi_settings(spec: &IpmiPower, credentials: &Contents) -> Result<ipmi::Setti
     })
 }
 
+fn amt_settings(spec: &AmtPower, credentials: &Contents) -> Result<amt::Settings, Fault> {
+    Ok(amt::Settings {
+        url: base(&spec.address),
+        trust: trust(&spec.address, spec.certificate_sha256.as_ref(), credentials)?,
+        user: text(credentials, USERNAME)?,
+        password: SecretString::from(text(credentials, PASSWORD)?),
+    })
+}
+
 fn webhook_settings(spec: &WebhookPower, credentials: &Contents) -> Result<webhook::Settings, Fault> {
     Ok(webhook::Settings {
         url: spec.url.clone(),
@@ -212,6 +257,103 @@ fn shelly(spec: &ShellyPower, credentials: &Contents) -> Result<Shelly, Fault> {
     let password = spec.credentials.is_some().then(|| text(credentials, PASSWORD)).transpose()?;
     let trust = trust(&spec.address, None, credentials)?;
     Shelly::new(&base(&spec.address), trust.as_ref(), password.map(SecretString::from), spec.switch)
+}
+
+fn tasmota(spec: &TasmotaPower, credentials: &Contents) -> Result<Tasmota, Fault> {
+    let password = spec.credentials.is_some().then(|| text(credentials, PASSWORD)).transpose()?;
+    let trust = trust(&spec.address, None, credentials)?;
+    Tasmota::new(&base(&spec.address), trust.as_ref(), password.map(SecretString::from), spec.relay)
+}
+
+fn pdu_settings(spec: &PduPower, credentials: &Contents) -> Result<pdu::Settings, Fault> {
+    let access = if credentials.get(COMMUNITY).is_some() {
+        pdu::Access::Community(SecretString::from(text(credentials, COMMUNITY)?))
+    } else {
+        pdu::Access::User {
+            name: text(credentials, USERNAME)?,
+            authentication: match spec.authentication {
+                SnmpAuthentication::Sha1 => pdu::Authentication::Sha1,
+                SnmpAuthentication::Sha256 => pdu::Authentication::Sha256,
+            },
+            password: SecretString::from(text(credentials, PASSWORD)?),
+            privacy: SecretString::from(text(credentials, PRIVACY)?),
+        }
+    };
+    Ok(pdu::Settings {
+        host: spec.host.clone(),
+        port: spec.port,
+        access,
+        cells: cells(spec)?,
+    })
+}
+
+/// The outlet of a make that is known, or as somebody wrote it down.
+fn cells(spec: &PduPower) -> Result<Cells, Fault> {
+    match (spec.make, spec.outlet, &spec.cells) {
+        (Some(make), Some(outlet), None) => {
+            let name = match make {
+                PduMake::ApcMasterSwitch => "apcMasterSwitch",
+                PduMake::ApcRackPdu => "apcRackPdu",
+                PduMake::ApcRackPdu2 => "apcRackPdu2",
+                PduMake::Raritan => "raritan",
+            };
+            let make = pdu::makes::Make::named(name).ok_or_else(|| Fault::Settings {
+                field: "pdu.make",
+                problem: format!("{name} is not known here"),
+            })?;
+            Ok(make.cells(spec.unit, outlet))
+        }
+        (None, None, Some(cells)) => Ok(by_hand(cells)),
+        // The definition refuses that.
+        _ => Err(Fault::Settings {
+            field: "pdu",
+            problem: "name a make and an outlet, or cells".to_owned(),
+        }),
+    }
+}
+
+fn by_hand(spec: &OutletCells) -> Cells {
+    Cells {
+        command: spec.command.clone(),
+        on: spec.on,
+        off: spec.off,
+        cycle: spec.cycle,
+        state: spec.state.clone(),
+        shows_on: spec.shows_on,
+        shows_off: spec.shows_off,
+        power: spec.watts.clone().map(|value| Power { value, digits: None }),
+    }
+}
+
+fn libvirt_settings(spec: &LibvirtPower, credentials: &Contents) -> Result<libvirt::Settings, Fault> {
+    let address = match (&spec.socket, &spec.host) {
+        (Some(socket), _) => libvirt::Address::Unix(socket.into()),
+        (None, host) => libvirt::Address::Tls {
+            host: host.clone().unwrap_or_default(),
+            port: spec.port,
+            trust: Trust::authorities(text(credentials, AUTHORITIES)?.as_bytes())?,
+            identity: Identity::new(
+                text(credentials, CERTIFICATE)?.as_bytes(),
+                text(credentials, CERTIFICATE_KEY)?.as_bytes(),
+            )?,
+        },
+    };
+    Ok(libvirt::Settings {
+        address,
+        uri: spec.uri.clone(),
+        domain: spec.domain.clone(),
+    })
+}
+
+fn proxmox_settings(spec: &ProxmoxPower, credentials: &Contents) -> Result<proxmox::Settings, Fault> {
+    Ok(proxmox::Settings {
+        url: base(&spec.address),
+        trust: trust(&spec.address, spec.certificate_sha256.as_ref(), credentials)?,
+        token: spec.token.clone(),
+        secret: SecretString::from(text(credentials, TOKEN)?),
+        node: spec.node.clone(),
+        machine: spec.machine,
+    })
 }
 
 fn home_assistant(spec: &HomeAssistantPower, credentials: &Contents) -> Result<HomeAssistant, Fault> {
@@ -337,7 +479,13 @@ mod tests {
     #[test]
     fn every_way_makes_the_driver_of_its_kind() {
         let key = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-        let contents = Contents::of([("username", "u"), ("password", "01:23:45:67:89:ab"), ("token", "t"), ("key", key)]);
+        let contents = Contents::of([
+            ("username", "u"),
+            ("password", "01:23:45:67:89:ab"),
+            ("privacy", "privacy-7"),
+            ("token", "t"),
+            ("key", key),
+        ]);
         let secret = serde_json::json!({"name": "s"});
         let ways = [
             (
@@ -349,7 +497,27 @@ mod tests {
                 "webhook",
                 serde_json::json!({"url": "http://192.0.2.7/p", "machine": "m", "credentials": secret, "calls": ["On"]}),
             ),
+            (
+                "amt",
+                serde_json::json!({"address": "http://192.0.2.7:16992", "insecure": true, "credentials": secret}),
+            ),
             ("shelly", serde_json::json!({"address": "http://192.0.2.7/", "credentials": secret})),
+            (
+                "tasmota",
+                serde_json::json!({"address": "http://192.0.2.7/", "credentials": secret}),
+            ),
+            (
+                "pdu",
+                serde_json::json!({"host": "192.0.2.7", "make": "Raritan", "outlet": 7, "credentials": secret}),
+            ),
+            (
+                "libvirt",
+                serde_json::json!({"socket": "/run/libvirt/libvirt-sock", "domain": "machine-1"}),
+            ),
+            (
+                "proxmox",
+                serde_json::json!({"address": "https://192.0.2.7:8006", "node": "pve", "machine": 100, "token": "u@pve!t", "credentials": secret, "certificateSha256": "ab".repeat(32)}),
+            ),
             (
                 "homeAssistant",
                 serde_json::json!({"address": "http://192.0.2.7:8123", "entity": "switch.pc", "credentials": secret, "insecure": true}),
@@ -360,11 +528,16 @@ mod tests {
             ),
             ("manual", serde_json::json!({})),
         ];
+        let mut made = Vec::new();
         for (name, way) in ways {
             let spec = spec(serde_json::json!({name: way}));
             let driver = driver(&spec, &["52:54:00:12:34:56".to_owned()], &contents).unwrap_or_else(|fault| panic!("{name}: {fault}"));
             assert_eq!(driver.kind().name, name);
+            made.push(name);
         }
+        let mut kinds: Vec<_> = power::KINDS.iter().map(|kind| kind.name).collect();
+        (kinds.sort_unstable(), made.sort_unstable());
+        assert_eq!(made, kinds, "every driver can be named");
         let fault = driver(
             &spec(serde_json::json!({"wakeOnLan": {"to": ["nowhere"]}})),
             &["52:54:00:12:34:56".to_owned()],

@@ -305,6 +305,28 @@ async fn a_spec_that_cannot_work_is_refused_at_the_door_with_its_field() {
             json!({"homeAssistant": {"address": "https://ha.example", "entity": "light.pc", "credentials": kept}}),
             "spec.power.homeAssistant.entity",
         ),
+        (
+            json!({"pdu": {"host": "pdu", "make": "Apc", "outlet": 1, "credentials": kept}}),
+            "spec.power.pdu.make",
+        ),
+        (
+            json!({"pdu": {"host": "pdu", "make": "Raritan", "credentials": kept}}),
+            "pdu.outlet is the number",
+        ),
+        (json!({"libvirt": {"domain": "m"}}), "libvirt names a socket"),
+        (json!({"libvirt": {"domain": "m", "host": "h"}}), "libvirt.credentials (tls.crt"),
+        (
+            json!({"amt": {"address": "http://192.0.2.7:16992", "credentials": kept}}),
+            "amt.address must begin with https://",
+        ),
+        (
+            json!({"tasmota": {"address": "http://192.0.2.7", "relay": 0}}),
+            "spec.power.tasmota.relay",
+        ),
+        (
+            json!({"proxmox": {"address": "https://pve:8006", "node": "pve", "machine": 7, "token": "u@pve!t", "credentials": kept}}),
+            "spec.power.proxmox.machine",
+        ),
         (json!({"wakeOnLan": {"macs": ["52:54:00:12:34"]}}), "spec.power.wakeOnLan.macs"),
         (
             json!({"wakeOnLan": {"credentials": kept}}),
