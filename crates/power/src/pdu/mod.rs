@@ -157,7 +157,7 @@ impl Outlet {
 
     /// Before anything is written the outlet is looked at: who is silent then, or has no such outlet, was told nothing.
     pub(crate) async fn set(&self, on: bool) -> Result<(), Fault> {
-        let client = self.client(AGAIN).await?;
+        let client = self.client(AGAIN, false).await?;
         self.read(&client).await?;
         let cells = &self.settings.cells;
         self.write(&client, if on { cells.on } else { cells.off }).await
@@ -166,7 +166,7 @@ impl Outlet {
     /// One that is on goes off and comes back; one that is off is switched on.
     pub(crate) async fn cycle(&self) -> Result<(), Fault> {
         // Without repetition: an agent that carried it out, and whose answer was lost, would do it twice.
-        let client = self.client(0).await?;
+        let client = self.client(0, false).await?;
         let shown = self.read(&client).await?;
         let cells = &self.settings.cells;
         // What an outlet that is off does with it, makes do not agree on.
@@ -175,7 +175,7 @@ impl Outlet {
     }
 
     pub(crate) async fn look(&self) -> Result<Shown, Fault> {
-        self.read(&self.client(AGAIN).await?).await
+        self.read(&self.client(AGAIN, false).await?).await
     }
 
     async fn read(&self, client: &UdpClient) -> Result<Shown, Fault> {
@@ -184,7 +184,10 @@ impl Outlet {
             wanted.push(value.clone());
             wanted.extend(digits.clone());
         }
-        let answer = client.get_many(&wanted).await.map_err(|error| self.fault(&error, false))?;
+        let answer = match client.get_many(&wanted).await {
+            Ok(answer) => answer,
+            Err(error) => return Err(self.why(&error).await),
+        };
         let mut values = wanted.iter().map(|oid| {
             let bound = answer.varbinds.iter().find(|bound| bound.oid == *oid);
             bound.map(|bound| &bound.value)
@@ -212,7 +215,22 @@ impl Outlet {
         Ok(Shown { on, watts })
     }
 
-    async fn client(&self, again: u32) -> Result<UdpClient, Fault> {
+    /// Why a read came to nothing. An agent that does not know our user or password can only say so without a code, which is not believed otherwise; so it is heard in a
+    /// second read, of which nothing else is taken.
+    async fn why(&self, error: &Error) -> Fault {
+        let fault = self.fault(error, false);
+        if !matches!(error.exchange_source(), Error::Timeout { .. }) || matches!(self.settings.access, Access::Community(_)) {
+            return fault;
+        }
+        let Ok(client) = self.client(0, true).await else { return fault };
+        match client.get(&self.state).await {
+            Err(error) if matches!(error.exchange_source(), Error::Report { .. }) => self.fault(&error, false),
+            _ => fault,
+        }
+    }
+
+    /// A client that asks again so often. `hears`: also reports that nobody vouches for.
+    async fn client(&self, again: u32, hears: bool) -> Result<UdpClient, Fault> {
         let unusable = |what: &dyn std::fmt::Display| Fault::Unreachable(format!("SNMP cannot be set up: {what}"));
         let access = match &self.settings.access {
             Access::Community(community) => Auth::v2c(community.expose_secret()),
@@ -236,6 +254,7 @@ impl Outlet {
         Client::builder((self.settings.host.clone(), self.settings.port), access)
             .request_timeout(ANSWER)
             .retry(retry)
+            .allow_unauthenticated_v3_time_correction(hears)
             // Only the PDU is listened to.
             .strict_source(true)
             .connect()
