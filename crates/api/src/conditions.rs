@@ -24,6 +24,12 @@ pub const FOREIGN_DATA: &str = "ForeignData";
 pub const ORDER_FAILED: &str = "OrderFailed";
 /// The machine must be switched off and on by a person (hardware, instance).
 pub const POWER_CYCLE_NEEDED: &str = "PowerCycleNeeded";
+/// A user for the operator was made in the machine's BMC (hardware).
+pub const BMC_USER: &str = "BmcUser";
+/// Why firmware's boot order is not what `spec.bootOrder` asks for (hardware).
+pub const BOOT_ORDER: &str = "BootOrder";
+/// The machine was told to boot into the agent, and its own system came instead (hardware).
+pub const BOOT_ORDER_IGNORED: &str = "BootOrderIgnored";
 /// A machine was found (instance).
 pub const SCHEDULED: &str = "Scheduled";
 /// Every endpoint has its addresses (instance).
