@@ -91,7 +91,8 @@ model: ## Exhaust the model of the decisions within its larger bounds (its small
 	KBM_MODEL=large $(CARGO) test --workspace --test model -- --nocapture --test-threads=1
 
 .PHONY: test-boot
-test-boot: ## Boot the media in QEMU against a small server (needs `make bootmedia`)
+test-boot: ## Boot the media in QEMU against a small server, with a BMC of QEMU's and one of ipmi_sim's (needs `make bootmedia`)
+	@scripts/setup --power
 	KBM_BOOTMEDIA=$(MEDIA) $(CARGO) test --workspace --features bootmedia/qemu-tests --test qemu_boot -- --nocapture
 
 .PHONY: test-faults

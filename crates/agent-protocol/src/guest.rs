@@ -45,6 +45,12 @@ pub struct GuestRegistration {
     pub addresses: Vec<String>,
     /// `/proc/sys/kernel/random/boot_id`: tells one boot from the next.
     pub boot_id: String,
+    /// The boot in which this system was last told to leave for the agent, where it was: this one came after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told_to_leave: Option<String>,
+    /// For how long this system has been running, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uptime_seconds: Option<u64>,
 }
 
 /// What a guest may be asked.

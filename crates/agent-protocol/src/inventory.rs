@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    bmc::Bmc,
     disk::Disk,
     identity::{MacAddress, SystemUuid},
     link::Connection,
@@ -200,15 +201,4 @@ pub struct Firmware {
 pub struct Tpm {
     /// `1.2` or `2.0`.
     pub version: String,
-}
-
-/// A baseboard management controller seen from inside (SMBIOS type 38, type 42 or an IPMI device).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Bmc {
-    /// `ipmi` or `redfish-host-interface`.
-    pub interface: String,
-    /// LAN address, where the BMC told it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub address: Option<String>,
 }

@@ -1,6 +1,8 @@
 //! The words that an agent and a server exchange, and nothing else: no sockets, no files, no clock.
 //!
 //! * [`architecture`]: processors that we have programs for.
+//! * [`bmc`]: a machine's BMC as the machine itself sees it.
+//! * [`bmc_user`]: a user of ours in it.
 //! * [`identity`]: MAC addresses and SMBIOS UUIDs as typed values.
 //! * [`inventory`] and [`disk`]: what a machine says of itself.
 //! * [`link`]: VLAN, MTU and bond of an agent's network.
@@ -18,6 +20,8 @@
 //! Protocol version rule: the server answers agents of [`PROTOCOL_VERSION`] and of the version before it.
 
 pub mod architecture;
+pub mod bmc;
+pub mod bmc_user;
 pub mod disk;
 pub mod fixed;
 pub mod guest;

@@ -5,6 +5,8 @@
 use serde::de::DeserializeOwned;
 
 use crate::{
+    bmc::{Bmc, MAX_CHANNELS, MAX_CIPHER_SUITES, MAX_IPV6},
+    bmc_user::BmcUserReport,
     disk::Disk,
     guest::GuestRegistration,
     inventory::{Inventory, Nic},
@@ -195,6 +197,41 @@ fn nic(at: &str, n: &Nic) -> Result<(), LimitError> {
     list(&format!("{at}.addresses"), &n.addresses, 32, |at, a| text(at, a))
 }
 
+fn bmc(b: &Bmc) -> Result<(), LimitError> {
+    text("inventory.bmc.interface", &b.interface)?;
+    for (name, value) in [
+        ("address", &b.address),
+        ("systemInterface", &b.system_interface),
+        ("firmware", &b.firmware),
+        ("ipmiVersion", &b.ipmi_version),
+        ("guid", &b.guid),
+    ] {
+        optional(&format!("inventory.bmc.{name}"), value)?;
+    }
+    if let Some(problem) = &b.problem {
+        text_up_to("inventory.bmc.problem", problem, MAX_MESSAGE)?;
+    }
+    list("inventory.bmc.channels", &b.channels, MAX_CHANNELS, |at, channel| {
+        optional(&format!("{at}.address"), &channel.address)?;
+        optional(&format!("{at}.gateway"), &channel.gateway)?;
+        list(&format!("{at}.ipv6"), &channel.ipv6, MAX_IPV6, |at, a| text(at, a))?;
+        list(&format!("{at}.cipherSuites"), &channel.cipher_suites, MAX_CIPHER_SUITES, |_, _| {
+            Ok(())
+        })
+    })?;
+    let Some(redfish) = &b.redfish else { return Ok(()) };
+    for (name, value) in [
+        ("device", &redfish.device),
+        ("address", &redfish.address),
+        ("hostname", &redfish.hostname),
+        ("serviceUuid", &redfish.service_uuid),
+        ("hostAddress", &redfish.host_address),
+    ] {
+        optional(&format!("inventory.bmc.redfish.{name}"), value)?;
+    }
+    Ok(())
+}
+
 impl Bounded for Inventory {
     fn check_bounds(&self) -> Result<(), LimitError> {
         let s = &self.system;
@@ -240,11 +277,7 @@ impl Bounded for Inventory {
         if let Some(tpm) = &self.tpm {
             text("inventory.tpm.version", &tpm.version)?;
         }
-        if let Some(bmc) = &self.bmc {
-            text("inventory.bmc.interface", &bmc.interface)?;
-            optional("inventory.bmc.address", &bmc.address)?;
-        }
-        Ok(())
+        self.bmc.as_ref().map_or(Ok(()), bmc)
     }
 }
 
@@ -295,6 +328,15 @@ impl Bounded for Report {
     }
 }
 
+impl Bounded for BmcUserReport {
+    fn check_bounds(&self) -> Result<(), LimitError> {
+        text("id", &self.id)?;
+        self.fault
+            .as_deref()
+            .map_or(Ok(()), |fault| text_up_to("fault", fault, MAX_MESSAGE))
+    }
+}
+
 impl Bounded for ShareRequest {
     fn check_bounds(&self) -> Result<(), LimitError> {
         text("orderId", &self.order_id)?;
@@ -316,6 +358,7 @@ impl Bounded for GuestRegistration {
         text("signingKey", &self.signing_key)?;
         text("hostname", &self.hostname)?;
         text("bootId", &self.boot_id)?;
+        optional("toldToLeave", &self.told_to_leave)?;
         list("addresses", &self.addresses, 32, |at, a| text(at, a))
     }
 }

@@ -40,6 +40,15 @@ pub enum RebootTarget {
     Agent,
 }
 
+/// Which of its boot entries firmware is to try first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum BootOrder {
+    /// The network, then the disk: the machine asks at each boot, and comes back by itself.
+    NetworkFirst,
+    /// The disk, then the network: the machine starts without the server, and comes back when its guest helper sends it once to the network.
+    DiskFirst,
+}
+
 /// One order. Flat, so that it can stand in a CRD; which parts are present follows from `kind`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -70,6 +79,9 @@ pub struct Order {
     /// For `Reboot`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reboot: Option<RebootTarget>,
+    /// For `Image` and `Erase` on a machine with UEFI: the order of boot entries that it leaves behind. Left out: the network first after an image, and nothing is touched after an erase.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_order: Option<BootOrder>,
 }
 
 impl Order {
@@ -85,6 +97,7 @@ impl Order {
             image: None,
             erase: None,
             reboot: None,
+            boot_order: None,
         }
     }
 }
@@ -299,7 +312,7 @@ pub struct ImageEvidence {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub own_ranges: Vec<OwnRange>,
-    /// EFI boot entry, where one was set: `Boot0004 \EFI\debian\shimx64.efi`.
+    /// EFI boot entry, where one was set: `Boot0004 \EFI\debian\shimx64.efi`, followed by `, first` where the boot order was read back with it before all others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_entry: Option<String>,
 }

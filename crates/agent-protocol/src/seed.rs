@@ -104,6 +104,33 @@ impl std::fmt::Debug for SealingKey {
     }
 }
 
+/// Seals `plain` to a session's public key: the encapsulated key and the ciphertext, both in base64. `info` keeps kinds of contents apart, `data` binds them to what they are for.
+pub(crate) fn seal_bytes(info: &[u8], plain: &[u8], sealing_key: &str, data: &[u8]) -> Result<(String, String), SeedError> {
+    let public = decode::<32>(sealing_key).ok_or(SeedError::Key)?;
+    let public = <Kem as hpke::Kem>::PublicKey::from_bytes(&public).map_err(|_| SeedError::Key)?;
+    let (encapped, ciphertext) = hpke::single_shot_seal::<ChaCha20Poly1305, HkdfSha256, Kem>(&OpModeS::Base, &public, info, plain, data)
+        .map_err(|_| SeedError::Key)?;
+    Ok((encode(&encapped.to_bytes()), encode(&ciphertext)))
+}
+
+/// Opens what [`seal_bytes`] made.
+pub(crate) fn open_bytes(
+    info: &[u8],
+    encapsulated_key: &str,
+    ciphertext: &str,
+    key: &SealingKey,
+    data: &[u8],
+) -> Result<Vec<u8>, SeedError> {
+    use base64::Engine;
+    let encapped = decode::<32>(encapsulated_key).ok_or(SeedError::Sealed)?;
+    let encapped = <Kem as hpke::Kem>::EncappedKey::from_bytes(&encapped).map_err(|_| SeedError::Sealed)?;
+    let ciphertext = base64::engine::general_purpose::STANDARD
+        .decode(ciphertext)
+        .map_err(|_| SeedError::Sealed)?;
+    hpke::single_shot_open::<ChaCha20Poly1305, HkdfSha256, Kem>(&OpModeR::Base, &key.0, &encapped, info, &ciphertext, data)
+        .map_err(|_| SeedError::Sealed)
+}
+
 /// Seals `seed` to the public key of a session.
 ///
 /// # Errors
@@ -113,22 +140,13 @@ pub fn seal(seed: &Seed, sealing_key: &str, thumbprint: &str, order_id: &str, in
     if plain.len() > MAX_SEED_BYTES {
         return Err(SeedError::TooLarge(plain.len()));
     }
-    let public = decode::<32>(sealing_key).ok_or(SeedError::Key)?;
-    let public = <Kem as hpke::Kem>::PublicKey::from_bytes(&public).map_err(|_| SeedError::Key)?;
-    let (encapped, ciphertext) = hpke::single_shot_seal::<ChaCha20Poly1305, HkdfSha256, Kem>(
-        &OpModeS::Base,
-        &public,
-        INFO,
-        &plain,
-        &associated_data(order_id, instance_uid),
-    )
-    .map_err(|_| SeedError::Key)?;
+    let (encapsulated_key, ciphertext) = seal_bytes(INFO, &plain, sealing_key, &associated_data(order_id, instance_uid))?;
     Ok(SealedSeed {
         order_id: order_id.to_owned(),
         instance_uid: instance_uid.to_owned(),
         thumbprint: thumbprint.to_owned(),
-        encapsulated_key: encode(&encapped.to_bytes()),
-        ciphertext: encode(&ciphertext),
+        encapsulated_key,
+        ciphertext,
     })
 }
 
@@ -137,21 +155,8 @@ pub fn seal(seed: &Seed, sealing_key: &str, thumbprint: &str, order_id: &str, in
 /// # Errors
 /// [`SeedError::Sealed`] when it was sealed to another key, order or instance.
 pub fn open(sealed: &SealedSeed, key: &SealingKey) -> Result<Seed, SeedError> {
-    use base64::Engine;
-    let encapped = decode::<32>(&sealed.encapsulated_key).ok_or(SeedError::Sealed)?;
-    let encapped = <Kem as hpke::Kem>::EncappedKey::from_bytes(&encapped).map_err(|_| SeedError::Sealed)?;
-    let ciphertext = base64::engine::general_purpose::STANDARD
-        .decode(&sealed.ciphertext)
-        .map_err(|_| SeedError::Sealed)?;
-    let plain = hpke::single_shot_open::<ChaCha20Poly1305, HkdfSha256, Kem>(
-        &OpModeR::Base,
-        &key.0,
-        &encapped,
-        INFO,
-        &ciphertext,
-        &associated_data(&sealed.order_id, &sealed.instance_uid),
-    )
-    .map_err(|_| SeedError::Sealed)?;
+    let data = associated_data(&sealed.order_id, &sealed.instance_uid);
+    let plain = open_bytes(INFO, &sealed.encapsulated_key, &sealed.ciphertext, key, &data)?;
     serde_json::from_slice(&plain).map_err(|e| SeedError::Content(e.to_string()))
 }
 

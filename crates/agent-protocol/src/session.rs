@@ -10,7 +10,7 @@ use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{identity::MacAddress, inventory::Inventory, order::Order, seed::SealedSeed};
+use crate::{bmc_user::SealedBmcUser, identity::MacAddress, inventory::Inventory, order::Order, seed::SealedSeed};
 
 /// Session id (empty while a session is being opened).
 pub const HEADER_SESSION: &str = "kbm-session";
@@ -79,6 +79,9 @@ pub struct OrderResponse {
     /// The sealed seed of an image order that is handed out for the first time, for an agent that asked with [`QUERY_SEED`]. Without it the agent asks at [`PATH_SEED`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<SealedSeed>,
+    /// A user to make in the machine's BMC beside the order, for an agent that asked with [`QUERY_BMC_USER`](crate::bmc_user::QUERY_BMC_USER).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bmc_user: Option<SealedBmcUser>,
 }
 
 /// Body of an error answer.

@@ -75,7 +75,7 @@ fn live(console: &Arc<Console>) -> anyhow::Result<Down> {
         env!("CARGO_PKG_VERSION")
     ));
     let command_line = CommandLine::parse(&fs::read_to_string("/proc/cmdline")?)?;
-    let loader = Arc::new(Loader::open()?);
+    let loader = Loader::open_for_boot()?;
     modules::watch(&loader)?;
     let coldplug = Arc::clone(&loader);
     let coldplug = std::thread::Builder::new()
@@ -157,6 +157,14 @@ fn describe(console: &Console, inventory: &Inventory) {
         inventory.disks.len(),
         inventory.nics.len()
     ));
+    if let Some(bmc) = &inventory.bmc {
+        let address = bmc.address.as_deref().unwrap_or("none");
+        let firmware = bmc.firmware.as_deref().unwrap_or("unknown");
+        console.say(format!("bmc {} address={address} firmware={firmware}", bmc.interface));
+        if let Some(problem) = &bmc.problem {
+            console.say(format!("bmc: {problem}"));
+        }
+    }
     for disk in &inventory.disks {
         console.say(format!(
             "disk {} {} {} MiB {:?}",

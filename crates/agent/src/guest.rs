@@ -2,7 +2,7 @@
 //!
 //! At each start it registers its own key (made at the first one) with the token of its configuration; the server takes a token again only with
 //! the same key. Then it long-polls. An order counts only when the server's guest-order key signed it for this instance **and** this boot.
-//! It reads three files, writes one, opens no port, and runs one program: `systemctl`.
+//! It reads four files, writes two, opens no port, and runs one program: `systemctl`.
 
 use std::{
     fs,
@@ -33,6 +33,10 @@ use crate::{
 
 /// Where configuration and key are.
 pub const FOLDER: &str = "/etc/kube-baremetal";
+/// In that folder: the boot in which this system was told to leave for the agent. It goes with the system, so that only a machine that did not obey is found with it.
+const TOLD: &str = "guest.told";
+/// Where the kernel tells one boot from the next.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Longest configuration.
 const MAX_CONFIG: u64 = 64 << 10;
 /// How long a poll may be held by the server.
@@ -73,6 +77,21 @@ impl Folder {
                 Ok(key)
             }
             Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
+        }
+    }
+
+    /// The boot in which this system was told to leave for the agent.
+    fn told_to_leave(&self) -> Option<String> {
+        let bytes = read_private(&self.0.join(TOLD)).ok()?;
+        let text = String::from_utf8(bytes).ok()?.trim().to_owned();
+        (!text.is_empty() && text.len() <= 64).then_some(text)
+    }
+
+    /// Remembers that this boot was told to leave: if this system comes back, the machine did not obey.
+    fn remember_leaving(&self) {
+        let told = fs::read_to_string(BOOT_ID).and_then(|boot_id| write_private(&self.0.join(TOLD), boot_id.trim().as_bytes()));
+        if let Err(error) = told {
+            eprintln!("that this system was told to leave was not written down: {error}");
         }
     }
 
@@ -120,6 +139,7 @@ pub fn run(folder: &Folder) -> anyhow::Result<()> {
     match action {
         GuestAction::Wait => Ok(()),
         GuestAction::RebootToAgent => {
+            folder.remember_leaving();
             boot_network_next(folder.boot_facts());
             go_down(Down::Restart)
         }
@@ -137,10 +157,7 @@ pub async fn wait_for_order(folder: &Folder) -> anyhow::Result<GuestAction> {
         config.servers.iter().all(|s| crate::cmdline::is_server_url(s)),
         "the configuration names a server that is not https://host:port"
     );
-    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .context("reading the boot id")?
-        .trim()
-        .to_owned();
+    let boot_id = fs::read_to_string(BOOT_ID).context("reading the boot id")?.trim().to_owned();
     let client = Client::new(config.servers.clone(), &config.ca, folder.key()?)?;
     client.set_session(&config.instance_uid);
     // Grows over restarts of this helper; a clock that went back is caught below.
@@ -155,6 +172,8 @@ pub async fn wait_for_order(folder: &Folder) -> anyhow::Result<GuestAction> {
             hostname: clip(rustix::system::uname().nodename().to_string_lossy().as_ref(), 200),
             addresses: addresses().await,
             boot_id: boot_id.clone(),
+            told_to_leave: folder.told_to_leave().filter(|told| *told != boot_id),
+            uptime_seconds: Some(system::uptime().as_secs()),
         };
         let body = serde_json::to_vec(&registration)?;
         match client
@@ -275,6 +294,18 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         fs::write(&path, "nonsense").unwrap();
         assert!(folder.key().unwrap_err().to_string().contains("not a key"));
+    }
+
+    #[test]
+    fn that_it_was_told_to_leave_is_known_to_the_next_boot() {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = Folder::at(temporary.path());
+        assert_eq!(folder.told_to_leave(), None);
+        folder.remember_leaving();
+        let present = fs::read_to_string(BOOT_ID).unwrap();
+        assert_eq!(folder.told_to_leave().as_deref(), Some(present.trim()));
+        fs::write(temporary.path().join(TOLD), "x".repeat(65)).unwrap();
+        assert_eq!(folder.told_to_leave(), None, "no boot id is that long");
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bmc;
 pub mod boot;
 pub mod client;
 pub mod cmdline;

@@ -3,13 +3,17 @@
 //! [`Loader::coldplug`] matches every device in sysfs; [`watch`] listens to the kernel's uevents for those that come later (disks behind a
 //! SCSI controller, USB). What was loaded once is not tried again. The kernel itself asks for more through `/sbin/modprobe`, which is this
 //! program too ([`modprobe`]). Network devices go first: their link needs seconds to come up while disks are being looked for.
+//! Drivers of management controllers are loaded in a thread of their own, for which nobody waits: one that hangs keeps its driver for many seconds.
 
 use std::{
     collections::HashSet,
     fs,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, Sender, channel},
+    },
     time::{Duration, Instant},
 };
 
@@ -22,6 +26,11 @@ use rustix::{
 /// Where the boot media keep the index; paths in it are relative to `/`.
 pub const INDEX: &str = "/lib/modules/index";
 
+/// Drivers of management controllers.
+const BMC_DRIVERS: [&str; 2] = ["ipmi_si", "ipmi_ssif"];
+/// What shows a controller as a device. No device asks for it.
+const BMC_DEVICE: &str = "ipmi_devintf";
+
 /// Loads modules, each once.
 #[derive(Debug)]
 pub struct Loader {
@@ -29,6 +38,8 @@ pub struct Loader {
     root: PathBuf,
     tried: Mutex<HashSet<String>>,
     last_event: Mutex<Instant>,
+    /// Where drivers of controllers go; without it they are loaded like others.
+    aside: Option<Sender<String>>,
 }
 
 impl Loader {
@@ -47,13 +58,41 @@ impl Loader {
             root,
             tried: Mutex::default(),
             last_event: Mutex::new(Instant::now()),
+            aside: None,
+        }
+    }
+
+    /// The same, which loads drivers of management controllers in a thread of their own.
+    ///
+    /// # Errors
+    /// When the index cannot be read or understood, or there is no thread.
+    pub fn open_for_boot() -> anyhow::Result<Arc<Self>> {
+        let (aside, drivers) = channel();
+        let loader = Arc::new(Self {
+            aside: Some(aside),
+            ..Self::open()?
+        });
+        let loads = Arc::clone(&loader);
+        std::thread::Builder::new()
+            .name("bmc-drivers".to_owned())
+            .spawn(move || loads.load_aside(&drivers))?;
+        Ok(loader)
+    }
+
+    fn load_aside(&self, drivers: &Receiver<String>) {
+        while let Ok(driver) = drivers.recv() {
+            self.load(&driver);
+            self.load(BMC_DEVICE);
         }
     }
 
     /// Loads every module that drives `modalias`. Failures are the kernel's to report: a driver that refuses a device is no reason to stop.
     pub fn load_for(&self, modalias: &str) {
         for name in self.index.matching(modalias) {
-            self.load(name);
+            let aside = self.aside.as_ref().filter(|_| BMC_DRIVERS.contains(&name));
+            if aside.is_none_or(|aside| aside.send(name.to_owned()).is_err()) {
+                self.load(name);
+            }
         }
     }
 

@@ -12,6 +12,7 @@ use std::{
 
 use agent_protocol::{
     PROTOCOL_VERSION,
+    bmc_user::QUERY_BMC_USER,
     identity::MacAddress,
     inventory::Inventory,
     order::{Order, OrderKind, OrderResult, Outcome, RebootTarget, Report},
@@ -22,6 +23,7 @@ use ed25519_dalek::SigningKey;
 use reqwest::Method;
 
 use crate::{
+    bmc::Users,
     client::{Backoff, Client, ClientError, PATIENCE, query},
     console::Console,
     runner::{self, Runner},
@@ -63,6 +65,8 @@ pub struct Session {
     results: VecDeque<OrderResult>,
     /// Whether a system with the guest helper was written in this boot.
     fresh_system: bool,
+    /// Users that were wanted in the machine's BMC.
+    bmc_users: Users,
 }
 
 /// A fresh Ed25519 key.
@@ -165,6 +169,7 @@ impl Session {
                         console: Arc::clone(console),
                         results: VecDeque::new(),
                         fresh_system: false,
+                        bmc_users: Users::default(),
                     }));
                 }
                 Err(error) => match ending(&error) {
@@ -185,12 +190,18 @@ impl Session {
         loop {
             let asked = Instant::now();
             let after = seen.as_ref().map(|id| format!("&after={}", query(id))).unwrap_or_default();
-            let path = format!("{PATH_ORDER}?{QUERY_SEED}{after}");
+            let users = query(self.bmc_users.seen());
+            let path = format!("{PATH_ORDER}?{QUERY_SEED}&{QUERY_BMC_USER}{users}{after}");
             let answer = self
                 .client
                 .request::<OrderResponse>(Method::GET, &path, Vec::new(), self.poll + PATIENCE)
                 .await;
-            let OrderResponse { order, note, seed } = match answer {
+            let OrderResponse {
+                order,
+                note,
+                seed,
+                bmc_user,
+            } = match answer {
                 Ok(answer) => answer,
                 Err(error) => {
                     if let Some((wait, what)) = ending(&error) {
@@ -210,6 +221,9 @@ impl Session {
                 self.console.say(format!("note: {note}"));
                 self.console.update(|s| note.clone_into(&mut s.note));
                 last_note = note;
+            }
+            if let Some(sealed) = bmc_user {
+                self.bmc_users.obey(&sealed, &self.sealing, &self.client, &self.console).await;
             }
             let repeated = seen.as_deref() == Some(order.id.as_str());
             seen = Some(order.id.clone());

@@ -26,6 +26,12 @@ pub const ORDER_FAILED: &str = "OrderFailed";
 pub const POWER_CYCLE_NEEDED: &str = "PowerCycleNeeded";
 /// False: the machine is to be switched off while nobody needs it, and why it is not (hardware).
 pub const IDLE_POLICY: &str = "IdlePolicy";
+/// A user for the operator was made in the machine's BMC (hardware).
+pub const BMC_USER: &str = "BmcUser";
+/// Why firmware's boot order is not what `spec.bootOrder` asks for (hardware).
+pub const BOOT_ORDER: &str = "BootOrder";
+/// The machine was told to boot into the agent, and its own system came instead (hardware).
+pub const BOOT_ORDER_IGNORED: &str = "BootOrderIgnored";
 /// A machine was found (instance).
 pub const SCHEDULED: &str = "Scheduled";
 /// Every endpoint has its addresses (instance).

@@ -10,7 +10,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::timeline::BootTimeline;
+use crate::{bmc::BmcUserResult, timeline::BootTimeline};
 
 /// What was seen of one machine.
 ///
@@ -32,6 +32,7 @@ use crate::timeline::BootTimeline;
     printcolumn = r#"{"name":"CPUs","type":"integer","jsonPath":".status.inventory.cpu.threads"}"#,
     printcolumn = r#"{"name":"Memory","type":"integer","format":"int64","jsonPath":".status.inventory.memory.bytes","priority":1}"#,
     printcolumn = r#"{"name":"Firmware","type":"string","jsonPath":".status.inventory.firmware.mode"}"#,
+    printcolumn = r#"{"name":"BMC","type":"string","jsonPath":".status.inventory.bmc.address","priority":1}"#,
     printcolumn = r#"{"name":"Address","type":"string","jsonPath":".status.session.address"}"#,
     printcolumn = r#"{"name":"Order","type":"string","jsonPath":".status.acceptedOrder.kind"}"#,
     printcolumn = r#"{"name":"Result","type":"string","jsonPath":".status.result.outcome"}"#,
@@ -76,6 +77,9 @@ pub struct BareMetalDiscoveryStatus {
     /// The guest helper of the installed system, where it registered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest: Option<GuestReport>,
+    /// What became of the user that the agent was asked to make in the BMC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bmc_user: Option<BmcUserResult>,
     /// `AgentConnected`, `IdentityConflict`, `SessionRefused`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
@@ -187,4 +191,10 @@ pub struct GuestReport {
     pub boot_id: String,
     /// When it registered.
     pub registered_at: Time,
+    /// When this boot of it began, where the helper told for how long it had been running.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub booted_at: Option<Time>,
+    /// Whether the boot before it was told to leave for the agent, and this one came instead.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub came_instead: bool,
 }

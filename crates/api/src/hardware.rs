@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use agent_protocol::{
     disk::{DiskIdentity, DiskKind},
     identity::MacAddress,
-    order::{EraseEvidence, EraseMethod, Order},
+    order::{BootOrder, EraseEvidence, EraseMethod, Order},
 };
 use k8s_openapi::{
     api::core::v1::ObjectReference,
@@ -19,6 +19,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    bmc::{BmcUserStatus, FromBmc},
     boot_loader::{BootLoader, MAX_BOOT_LOADERS},
     boot_network::BootNetwork,
     common::{NetworkRef, Taint},
@@ -84,12 +85,19 @@ pub struct BareMetalHardwareSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_BOOT_LOADERS), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["firmware"]))]
     pub boot_loaders: Vec<BootLoader>,
+    /// Which of its boot entries the machine's firmware tries first once an image was written or its disk erased. The agent sets it under UEFI; under BIOS a person does (condition
+    /// `BootOrder`). Left out: the network first after an image, and nothing is touched after an erase.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_order: Option<BootOrder>,
     /// By what the machine is switched. Left out: its guest helper or a person does it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power: Option<PowerSpec>,
     /// What becomes of the machine while nobody needs it. Left out: what its class says, else it stays in the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_policy: Option<IdlePolicy>,
+    /// Sets `power` up from the BMC that the agent finds, where it is left out: a user is made in the BMC, its password kept in the Secret `bmc-` and this object's name, in the operator's namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power_from_bmc: Option<FromBmc>,
     /// Keeps instances away unless they tolerate it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
@@ -300,6 +308,9 @@ pub struct BareMetalHardwareStatus {
     /// That it was switched off because nobody needed it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle: Option<IdleStatus>,
+    /// The user that the agent is asked to make in the BMC; only until `spec.power` is set from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bmc_user: Option<BmcUserStatus>,
     /// UIDs of the claims released last, newest last. A released claim is never taken up again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]

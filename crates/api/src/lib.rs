@@ -17,6 +17,7 @@
 //! This crate holds types, defaults, CEL rules and names. It decides nothing (`lifecycle` does) and talks to nobody.
 
 pub mod address;
+pub mod bmc;
 pub mod boot_loader;
 pub mod boot_network;
 pub mod common;

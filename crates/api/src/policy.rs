@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    bmc::PolicyPower,
     boot_network::BootNetwork,
     common::{NetworkRef, Taint},
     gate::Gate,
@@ -62,6 +63,9 @@ pub struct BareMetalDiscoveryPolicySpec {
     /// How the agent goes on after the machine's firmware, from its next boot on, for the BareMetalHardware.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_network: Option<BootNetwork>,
+    /// How the machine is switched, for the BareMetalHardware.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power: Option<PolicyPower>,
     /// Gates for the BareMetalHardware.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["conditionType"]))]

@@ -276,7 +276,9 @@ impl Fault {
 }
 
 impl Which {
-    fn fit(&self, index: usize, name: &str) -> bool {
+    /// Whether a controller of this number and name is meant.
+    #[must_use]
+    pub fn fit(&self, index: usize, name: &str) -> bool {
         self.from.is_none_or(|from| index >= from)
             && self.to.is_none_or(|to| index <= to)
             && (self.names.is_empty() || self.names.contains(name))

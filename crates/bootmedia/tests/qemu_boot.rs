@@ -1,7 +1,8 @@
-//! Boots the built media in QEMU (TCG, 512 MiB, no KVM) against a server of its own: session, whole inventory, an erase with evidence, power off.
+//! Boots the built media in QEMU (TCG, 512 MiB, no KVM) against a server of its own: session, whole inventory with the machine's BMC, an erase with evidence, power off.
 //!
 //! `KBM_BOOTMEDIA` names the folder of built media; without it the test fails, and says so: `make test-boot` sets it.
 
+mod controller;
 #[path = "../../agent/tests/it/support/mod.rs"]
 mod support;
 
@@ -13,6 +14,8 @@ use std::{
 };
 
 use agent_protocol::{
+    bmc::AddressSource,
+    bmc_user::{BmcPrivilege, BmcUser},
     disk::ContentsState,
     inventory::FirmwareMode,
     order::{DiskTarget, EraseMethod, EraseParameters, ExpectedContents, Order, OrderKind, Outcome},
@@ -47,7 +50,7 @@ impl Drop for Machine {
 
 impl Machine {
     /// With `second_nic`, the NIC that it booted from gets an address and reaches nobody; the server is behind the other one.
-    fn start(folder: &Path, media: &Path, server: &MachineServer, second_nic: bool) -> Self {
+    fn start(folder: &Path, media: &Path, server: &MachineServer, second_nic: bool, bmc: &[String]) -> Self {
         let disk = folder.join("disk.raw");
         fs::File::create(&disk).unwrap().set_len(256 << 20).unwrap();
         let line = format!(
@@ -84,6 +87,7 @@ impl Machine {
             .arg("-drive")
             .arg(format!("file={},if=none,id=d0,format=raw", disk.display()));
         command.args(["-device", "virtio-blk-pci,drive=d0,serial=KBMTEST1"]);
+        command.args(bmc);
         command.arg("-serial").arg(format!("file:{}", folder.join("serial.log").display()));
         command.arg("-kernel").arg(media.join("amd64").join(bootmedia::KERNEL));
         command.arg("-initrd").arg(media.join("amd64").join(bootmedia::INITRAMFS));
@@ -138,7 +142,14 @@ fn a_machine_boots_reports_itself_obeys_and_goes() {
     let folder = tempfile::tempdir().unwrap();
     let server = MachineServer::start(Seen::default(), orders);
     let started = Instant::now();
-    let mut machine = Machine::start(folder.path(), &media, &server, false);
+    // QEMU's own controller: an identity and no network.
+    let bmc = [
+        "-device".to_owned(),
+        format!("ipmi-bmc-sim,id=bmc0,mfg_id=10876,product_id=2387,fwrev1=3,fwrev2=18,guid={UUID}"),
+        "-device".to_owned(),
+        "isa-ipmi-kcs,bmc=bmc0".to_owned(),
+    ];
+    let mut machine = Machine::start(folder.path(), &media, &server, false, &bmc);
     let serial = || String::from_utf8_lossy(&fs::read(folder.path().join("serial.log")).unwrap_or_default()).into_owned();
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let inventory = server.wait("a session", CEILING, |seen| seen.session.as_ref().map(|s| s.inventory.clone()));
@@ -162,6 +173,20 @@ fn a_machine_boots_reports_itself_obeys_and_goes() {
             (nic.mac.to_string().as_str(), nic.driver.as_deref(), nic.boot, nic.link),
             (MAC, Some("e1000"), true, true)
         );
+        let bmc = inventory.bmc.as_ref().expect("a BMC");
+        assert_eq!(
+            (bmc.interface.as_str(), bmc.system_interface.as_deref()),
+            ("ipmi", Some("KCS")),
+            "{bmc:?}"
+        );
+        assert_eq!((bmc.manufacturer_id, bmc.product_id), (Some(10876), Some(2387)), "{bmc:?}");
+        assert_eq!(
+            (bmc.firmware.as_deref(), bmc.ipmi_version.as_deref()),
+            (Some("3.12"), Some("2.0")),
+            "{bmc:?}"
+        );
+        assert_eq!((bmc.guid.as_deref(), bmc.problem.as_deref()), (Some(UUID), None), "{bmc:?}");
+        assert!(bmc.channels.is_empty() && bmc.address.is_none(), "{bmc:?}");
         let result = server.wait("the erase's result", CEILING, |seen| seen.results.first().cloned());
         assert_eq!(result.outcome, Outcome::Succeeded, "{:?}", result.fault);
         assert_eq!(result.erase.as_ref().map(|e| e.order_id.as_str()), Some("erase-1"));
@@ -190,16 +215,46 @@ fn a_machine_boots_reports_itself_obeys_and_goes() {
 fn a_machine_whose_boot_nic_leads_nowhere_takes_another() {
     let media = media();
     let folder = tempfile::tempdir().unwrap();
-    let server = MachineServer::start(Seen::default(), orders);
-    let _machine = Machine::start(folder.path(), &media, &server, true);
+    let user = BmcUser {
+        name: "kube-baremetal".to_owned(),
+        password: "Made4ThisMachine".to_owned(),
+        privilege: BmcPrivilege::Operator,
+        channel: 1,
+    };
+    let seen = Seen {
+        bmc_user: Some(user.clone()),
+        ..Seen::default()
+    };
+    // An order that ends the boot would come before the user.
+    let server = MachineServer::start(seen, |_| Vec::new());
+    let controller = controller::Controller::start(folder.path());
+    let _machine = Machine::start(folder.path(), &media, &server, true, &controller.arguments());
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        server.wait("a session", CEILING, |seen| seen.session.as_ref().map(|s| s.inventory.clone()))
+        let inventory = server.wait("a session", CEILING, |seen| seen.session.as_ref().map(|s| s.inventory.clone()));
+        let report = server.wait("the BMC's user", CEILING, |seen| seen.bmc_reports.first().cloned());
+        (inventory, report)
     }));
     let serial = String::from_utf8_lossy(&fs::read(folder.path().join("serial.log")).unwrap_or_default()).into_owned();
-    let inventory = outcome.unwrap_or_else(|panic| {
+    let (inventory, report) = outcome.unwrap_or_else(|panic| {
         eprintln!("--- serial console\n{serial}---");
         std::panic::resume_unwind(panic)
     });
+    let bmc = inventory.bmc.as_ref().expect("a BMC");
+    let said = format!("{bmc:?}\n{}", controller.log());
+    assert_eq!((bmc.manufacturer_id, bmc.product_id), (Some(0x1291), Some(0xf02)), "{said}");
+    assert_eq!((bmc.firmware.as_deref(), bmc.problem.as_deref()), (Some("9.08"), None), "{said}");
+    assert_eq!(bmc.address.as_deref(), Some("10.0.8.12"), "{said}");
+    let [channel] = bmc.channels.as_slice() else { panic!("{said}") };
+    assert_eq!((channel.number, channel.address.as_deref()), (1, Some("10.0.8.12/23")), "{said}");
+    assert_eq!((channel.source, channel.vlan), (Some(AddressSource::DHCP), None), "{said}");
+    assert_eq!(channel.gateway.as_deref(), Some("10.0.8.1"), "{said}");
+    assert_eq!(channel.mac.map(|m| m.to_string()).as_deref(), Some("52:54:00:00:08:0c"), "{said}");
+    assert!(channel.cipher_suites.is_empty(), "ipmi_sim lists none over this interface: {said}");
+    assert_eq!((report.id.as_str(), report.fault.as_deref()), ("bmc-1", None), "{said}\n{serial}");
+    // What was set through the machine's own interface is what counts over the network.
+    assert!(controller.lets_in(&user.name, &user.password), "{}", controller.log());
+    assert!(!controller.lets_in(&user.name, "Made4AnotherOne"), "any password would do");
+    assert!(!serial.contains(&user.password), "a password on the console");
     let nic = |mac: &str| inventory.nics.iter().find(|n| n.mac.to_string() == mac).unwrap();
     assert!(
         nic(MAC).boot && !nic(SECOND_MAC).boot,

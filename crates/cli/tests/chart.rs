@@ -8,14 +8,17 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use api::{BareMetalEndpoint, BareMetalHardware, BareMetalImage, BareMetalImageSpec, BareMetalInstance, common::NetworkRef};
+use api::{
+    BareMetalDiscovery, BareMetalEndpoint, BareMetalHardware, BareMetalImage, BareMetalImageSpec, BareMetalInstance, common::NetworkRef,
+};
+use jiff::Timestamp;
 use k8s_openapi::api::{
     authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
     coordination::v1::Lease,
 };
 use kube::{
     Api, ResourceExt,
-    api::{ListParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use lab::swarm::{faults, machine::Timing};
 use rig::{accounts::user_name, audit, helm::Helm};
@@ -361,6 +364,49 @@ async fn replugged(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+/// A machine whose agent found a BMC: the operator makes a Secret for a user in it, in its own namespace.
+async fn bmc_user_is_asked_for(cluster: &Cluster) -> Result<()> {
+    const NAME: &str = "with-bmc";
+    let (_, sealing_key) = agent_protocol::seed::generate_sealing_key()?;
+    let discovery = serde_json::json!({
+        "apiVersion": "kube-baremetal.io/v1alpha1", "kind": "BareMetalDiscovery", "metadata": { "name": NAME }, "spec": {},
+        "status": {
+            "inventory": {
+                "system": {}, "cpu": { "architecture": "amd64", "sockets": 1, "cores": 1, "threads": 1 }, "memory": { "bytes": 1 }, "firmware": { "mode": "BIOS" },
+                "bmc": { "interface": "ipmi", "channels": [{ "number": 1, "address": "192.0.2.9/24" }] }
+            },
+            "session": {
+                "id": "s", "nonce": "s", "tokenIssuedAt": 0, "thumbprint": "t", "signingKey": "", "sealingKey": sealing_key, "bootMac": "52:54:00:ff:ff:01", "address": "192.0.2.8",
+                "replica": "r", "openedAt": Timestamp::now().to_string(), "agentVersion": "0", "proof": "Proven"
+            }
+        }
+    });
+    let discoveries: Api<BareMetalDiscovery> = Api::all(cluster.client.clone());
+    discoveries
+        .create(&PostParams::default(), &serde_json::from_value(discovery)?)
+        .await?;
+    let machines: Api<BareMetalHardware> = Api::all(cluster.client.clone());
+    let limit = Instant::now() + Duration::from_secs(30);
+    while machines.get_opt(NAME).await?.is_none() {
+        ensure!(Instant::now() < limit, "{NAME} was not accepted");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let change = serde_json::json!({ "spec": { "powerFromBmc": {} } });
+    machines.patch(NAME, &PatchParams::default(), &Patch::Merge(change)).await?;
+    loop {
+        let status = machines.get(NAME).await?.status.unwrap_or_default();
+        if status.bmc_user.is_some() {
+            break;
+        }
+        ensure!(Instant::now() < limit, "nothing was asked of its agent: {:?}", status.conditions);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // In this order, so that it is not accepted once more.
+    discoveries.delete(NAME, &DeleteParams::default()).await?;
+    machines.delete(NAME, &DeleteParams::default()).await?;
+    Ok(())
+}
+
 async fn holder(cluster: &Cluster) -> Result<Option<String>> {
     let leases: Api<Lease> = Api::namespaced(cluster.client.clone(), SYSTEM.0);
     let lease = leases.get("kube-baremetal-operator").await?;
@@ -473,6 +519,7 @@ async fn life() -> Result<()> {
     figures_are_there(&fleet).await?;
     images_are_shared(&cluster).await?;
     replugged(&cluster).await?;
+    bmc_user_is_asked_for(&cluster).await?;
 
     // One that stops in order gives the Lease back; from one that dies it is taken when its time is over.
     let first = holder(&cluster).await?.context("nobody leads")?;

@@ -10,9 +10,11 @@
 //! | netboot, boot script | [`boot_network::told`] | hardware, the network that firmware booted from | [`boot_network::Told`]: VLAN, MTU and bond for the agent |
 //! | netboot, session | [`identity::Index::match_inventory`], [`identity::discovery_name`] | [`identity::Identity::of`] an inventory | known, new (name to create), unclear (409, condition, no object) |
 //! | netboot, order poll | [`agent::instruction`] | [`agent::SessionFacts`]: discovery and hardware, freshly read when destructive | [`agent::Instruction`]: order, console note; `accept` = store by compare and swap first |
+//! | netboot, guest registration | [`boot_order::came_instead`] | discovery, what the helper says | whether the machine was told to leave for the agent and booted its own system |
 //! | netboot, guest poll | [`agent::guest_action`] | hardware, instance uid | wait, reboot to agent, power off |
 //! | operator, discoveries | [`policy::evaluate`], [`hardware::accepted`] | policies, inventory | [`policy::Evaluation`]: accept, hold, no match, broken policies; the hardware object to create |
 //! | operator, hardware | [`hardware::decide`] | [`hardware::HardwareFacts`] | [`hardware::HardwareDecision`]: seed, status if changed, else spec change, events, requeue |
+//! | operator, hardware | [`bmc::decide`] | [`bmc::BmcFacts`] | [`bmc::Step`]: what is done about a user of ours in the machine's BMC |
 //! | operator, images and hardware | [`image::way`] | image | [`image::Way`]: from its URL, packed from the store, or why not yet |
 //! | operator, fleet | [`idle::plan`] | the free machines of a class | which of them are on, and which off |
 //! | operator, fleet | [`pacing::Pace`] | machines that are to start | whose turn it is |
@@ -26,8 +28,10 @@
 
 pub mod address;
 pub mod agent;
+pub mod bmc;
 pub mod boot;
 pub mod boot_network;
+pub mod boot_order;
 pub mod config;
 pub mod deadlines;
 pub mod disks;

@@ -6,7 +6,8 @@
 use agent_protocol::{
     disk::ContentsState,
     order::{
-        Claim, DiskTarget, EraseMethod, EraseParameters, ExpectedContents, ImageFormat, ImageParameters, Order, OrderKind, PackedSource,
+        BootOrder, Claim, DiskTarget, EraseMethod, EraseParameters, ExpectedContents, ImageFormat, ImageParameters, Order, OrderKind,
+        PackedSource,
     },
 };
 use api::{
@@ -80,6 +81,7 @@ pub fn erase(
     disk: &SelectedDisk,
     expected: Vec<ExpectedContents>,
     method: EraseMethod,
+    boot_order: Option<BootOrder>,
 ) -> Order {
     Order {
         kind: OrderKind::Erase,
@@ -88,6 +90,7 @@ pub fn erase(
         disk: Some(target(disk, expected)),
         protected: hardware.spec.protected_disks.clone(),
         erase: Some(EraseParameters { method }),
+        boot_order,
         ..Order::wait()
     }
 }
@@ -101,6 +104,7 @@ pub fn image(
     image: &BareMetalImage,
     packed: Option<PackedSource>,
     config_drive: bool,
+    boot_order: Option<BootOrder>,
 ) -> Order {
     Order {
         kind: OrderKind::Image,
@@ -120,6 +124,7 @@ pub fn image(
             config_drive,
             packed,
         }),
+        boot_order,
         ..Order::wait()
     }
 }
@@ -129,6 +134,8 @@ pub fn same_purpose(a: &Order, b: &Order) -> bool {
     let essence = |o: &Order| {
         let mut o = Order {
             id: String::new(),
+            // No reason to begin anew: it is set when all else is done.
+            boot_order: None,
             ..o.clone()
         };
         if let Some(image) = &mut o.image {

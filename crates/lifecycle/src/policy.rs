@@ -8,6 +8,7 @@ use std::{cmp::Reverse, collections::BTreeMap};
 use agent_protocol::inventory::Inventory;
 use api::{
     BareMetalDiscoveryPolicy, BootNetwork,
+    bmc::PolicyPower,
     common::{NetworkRef, Taint},
     gate::Gate,
     policy::PolicyAction,
@@ -29,6 +30,8 @@ pub struct Acceptance {
     pub network_ref: Option<NetworkRef>,
     /// How the agent goes on after the firmware.
     pub boot_network: Option<BootNetwork>,
+    /// How it is switched.
+    pub power: Option<PolicyPower>,
     /// Gates for the hardware.
     pub gates: Vec<Gate>,
     /// Whether what the root disk holds now may be erased.
@@ -149,6 +152,7 @@ pub fn evaluate<'a>(policies: impl IntoIterator<Item = &'a BareMetalDiscoveryPol
                     class: spec.class.clone(),
                     network_ref: spec.network_ref.clone(),
                     boot_network: spec.boot_network.clone(),
+                    power: spec.power.clone(),
                     gates: spec.gates.clone(),
                     erase_foreign_data: spec.erase_foreign_data,
                 })),

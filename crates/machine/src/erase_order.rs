@@ -1,13 +1,13 @@
 //! An order of kind `Erase`, from the target check to the evidence.
 //!
-//! After a successful erase our boot entries are removed from firmware; when firmware refuses, that is logged and changes nothing about the
-//! disk. The evidence carries order and claim, so that it counts for nothing else.
+//! After a successful erase our boot entries are removed from firmware, and the network is put first where the order asks for it; when firmware refuses, that is logged and changes nothing
+//! about the disk. The evidence carries order and claim, so that it counts for nothing else.
 
 use std::sync::atomic::AtomicBool;
 
 use agent_protocol::{
     disk::{Disk, DiskContents, DiskIdentity},
-    order::{EraseEvidence, Order, OrderKind, OrderResult, Progress, Step},
+    order::{BootOrder, EraseEvidence, Order, OrderKind, OrderResult, Progress, Step},
 };
 
 use crate::{
@@ -80,6 +80,13 @@ fn run(job: &EraseJob<'_>, progress: &mut dyn FnMut(Progress), state: &mut State
         && let Err(error) = efi::remove_ours(variables)
     {
         tracing::warn!(%error, "boot entries of the erased system stay in firmware");
+    }
+    if let Some(variables) = job.efi.filter(|_| order.boot_order == Some(BootOrder::NetworkFirst)) {
+        match efi::network_first(variables) {
+            Ok(true) => {}
+            Ok(false) => tracing::warn!("firmware did not put the network first"),
+            Err(error) => tracing::warn!(%error, "the network was not put first"),
+        }
     }
     Ok(OrderResult {
         erase: Some(EraseEvidence {

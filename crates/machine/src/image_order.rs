@@ -18,7 +18,7 @@ use std::{
 use agent_protocol::{
     disk::{Disk, DiskContents, DiskIdentity},
     inventory::FirmwareMode,
-    order::{ImageEvidence, ImageFormat, ImageParameters, Order, OrderKind, OrderResult, OwnPart, OwnRange, Progress, Step},
+    order::{BootOrder, ImageEvidence, ImageFormat, ImageParameters, Order, OrderKind, OrderResult, OwnPart, OwnRange, Progress, Step},
     seed::Seed,
 };
 use image::{
@@ -129,7 +129,7 @@ fn run(job: ImageJob<'_>, progress: &mut dyn FnMut(Progress), state: &mut State)
     state.contents = Some(found.clone());
     let evidence = written?;
     progress(Progress::begin(Step::Configuring));
-    let boot_entry = job.efi.and_then(|variables| boot_entry(variables, device));
+    let boot_entry = job.efi.and_then(|variables| boot_entry(variables, device, order.boot_order));
     let drive = evidence.config_drive.map(|place| {
         format!(
             "partition {} at byte {}, {} MiB ({})",
@@ -223,8 +223,8 @@ fn boot_facts(efi: Option<&EfiVariables>) -> Vec<u8> {
     serde_json::to_vec(&facts).unwrap_or_default()
 }
 
-fn boot_entry(variables: &EfiVariables, device: &dyn image::BlockDevice) -> Option<String> {
-    match efi::install(variables, device) {
+fn boot_entry(variables: &EfiVariables, device: &dyn image::BlockDevice, order: Option<BootOrder>) -> Option<String> {
+    match efi::install(variables, device, order.unwrap_or(BootOrder::NetworkFirst)) {
         Ok(entry) => entry.map(|e| crate::text::clip(&e.to_string(), agent_protocol::limits::MAX_STRING).to_owned()),
         Err(error) => {
             tracing::warn!(%error, "no EFI boot entry was set; the machine reaches its disk through the network's answer");

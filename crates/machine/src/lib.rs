@@ -3,6 +3,7 @@
 //! Everything here is synchronous and talks to the kernel only (sysfs, procfs, efivarfs, block devices): no network, no console, no clock
 //! beyond durations. The `agent` wires it to both; the guest helper uses [`efi`] alone.
 //!
+//! * [`bmc`]: the machine's own BMC through the kernel: who and where it is, and a user of ours in it.
 //! * [`inventory`]: [`inventory::collect`]`(&Options) -> Inventory`. Never fails: what cannot be read is left out, what is odd is cleaned
 //!   and clipped to `agent_protocol::limits`, so that no firmware string can make a server refuse the session.
 //! * [`contents`]: [`contents::probe`]`(device) -> DiskContents`. Bounded reads, no panics on any bytes.
@@ -37,6 +38,7 @@
 //! Invariants: a disk is opened exclusively, its contents are probed again right before the first write, and nothing is written unless the
 //! order names the disk *and* what was found on it. Nothing read from a disk is ever executed.
 
+pub mod bmc;
 pub mod config_drive;
 pub mod contents;
 pub mod devices;

@@ -17,8 +17,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{Request, StatusCode, request::Parts};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use lifecycle::boot_order;
 use tokio::time::timeout_at;
 
 use crate::{
@@ -91,6 +92,11 @@ async fn redeem(shared: &Shared, peer: Peer, request: Request<Body>) -> Reply<()
             let mut new = current.clone();
             let status = new.status.get_or_insert_default();
             let now = Time(Timestamp::now());
+            let came_instead = boot_order::came_instead(status, registration.told_to_leave.as_deref(), &registration.boot_id);
+            let running = registration
+                .uptime_seconds
+                .and_then(|s| i64::try_from(s).ok())
+                .map(SignedDuration::from_secs);
             boot::remember_system(status, &claims.instance_uid, now.clone());
             status.guest = Some(GuestReport {
                 instance_uid: claims.instance_uid.clone(),
@@ -99,7 +105,9 @@ async fn redeem(shared: &Shared, peer: Peer, request: Request<Body>) -> Reply<()
                 hostname: registration.hostname.clone(),
                 addresses: registration.addresses.clone(),
                 boot_id: registration.boot_id.clone(),
+                booted_at: running.and_then(|running| now.0.checked_sub(running).ok()).map(Time),
                 registered_at: now,
+                came_instead,
             });
             Ok(Change::Write(Box::new(new), ()))
         })

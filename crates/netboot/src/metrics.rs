@@ -25,6 +25,8 @@ pub enum Route {
     Order,
     /// Report.
     Report,
+    /// Answer about a BMC user.
+    BmcUser,
     /// Seed.
     Seed,
     /// Sharing.

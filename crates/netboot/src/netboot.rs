@@ -7,6 +7,7 @@ use std::{
 };
 
 use agent_protocol::{
+    bmc_user::PATH_BMC_USER,
     guest::{PATH_GUEST_ORDER, PATH_GUEST_REGISTER},
     session::{PATH_ORDER, PATH_REPORTS, PATH_SEED, PATH_SESSIONS},
     share::PATH_SHARE,
@@ -104,6 +105,7 @@ pub fn routes() -> Vec<Route> {
         route("POST", PATH_SESSIONS, true, false),
         route("GET", PATH_ORDER, true, false),
         route("POST", PATH_REPORTS, true, false),
+        route("POST", PATH_BMC_USER, true, false),
         route("GET", PATH_SEED, true, false),
         route("POST", PATH_SHARE, true, false),
         route("POST", PATH_GUEST_REGISTER, true, false),
@@ -152,6 +154,7 @@ fn tls_router(shared: &Arc<Shared>, packs: &Packs, keeper: Option<Arc<Keeper>>) 
         .route(PATH_SESSIONS, post(agent_api::sessions::open))
         .route(PATH_ORDER, get(agent_api::orders::order))
         .route(PATH_REPORTS, post(agent_api::reports::report))
+        .route(PATH_BMC_USER, post(agent_api::bmc_user::report))
         .route(PATH_SEED, get(agent_api::seed::seed))
         .route(PATH_SHARE, post(agent_api::share::share))
         .route(PATH_GUEST_REGISTER, post(guest_api::register))

@@ -176,7 +176,8 @@ fn sessions_and_orders() {
         json!(OrderResponse {
             order,
             note: "Provisioning".to_owned(),
-            seed: None
+            seed: None,
+            bmc_user: None,
         })
     });
     assert_eq!(same::<OrderResponse>(&v).order.kind, OrderKind::Image);

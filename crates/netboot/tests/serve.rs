@@ -7,10 +7,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ::api::{
+    bmc::BmcUserStatus,
+    power::{CipherSuite, IpmiPrivilege},
+};
 use agent_protocol::{
+    bmc_user::{self, BmcPrivilege, BmcUser, BmcUserReport, PATH_BMC_USER, QUERY_BMC_USER},
     guest::{GuestAction, GuestOrder, GuestRegistration, PATH_GUEST_ORDER, PATH_GUEST_REGISTER},
     order::{OrderKind, Progress, Step},
-    session::ErrorCode,
+    session::{ErrorCode, OrderResponse, PATH_ORDER},
     token::{GuestClaims, TokenKey},
 };
 use api::discovery::BootAnswer;
@@ -283,6 +288,8 @@ async fn a_guest_registers_once_and_obeys_a_signed_order_of_its_own() {
             hostname: "web".to_owned(),
             addresses: vec!["10.0.0.5/24".to_owned()],
             boot_id: boot.to_owned(),
+            told_to_leave: None,
+            uptime_seconds: None,
         })
         .unwrap()
     };
@@ -332,6 +339,89 @@ async fn a_guest_registers_once_and_obeys_a_signed_order_of_its_own() {
     assert!(told.is_for(&order_key, "uid-guest", "boot-2") && !told.is_for(&order_key, "uid-guest", "boot-1"));
     // And the next boot leads to the agent.
     assert!(machine.boot().await.is_some());
+    // But its own system comes instead, as it says itself.
+    let body = serde_json::to_vec(&GuestRegistration {
+        token: token("uid-guest", "n"),
+        signing_key: agent_protocol::session::encode(guest.key.verifying_key().as_bytes()),
+        hostname: "web".to_owned(),
+        addresses: Vec::new(),
+        boot_id: "boot-3".to_owned(),
+        told_to_leave: Some("boot-2".to_owned()),
+        uptime_seconds: Some(40),
+    })
+    .unwrap();
+    guest
+        .call::<serde_json::Value>(Method::POST, PATH_GUEST_REGISTER, body)
+        .await
+        .expect("registered");
+    let report = rig.discovery(&name).await.status.unwrap().guest.unwrap();
+    assert!(report.came_instead);
+    let running = report.registered_at.0.duration_since(report.booted_at.unwrap().0);
+    assert!((39..=41).contains(&running.as_secs()), "{running}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bmc_user_goes_to_the_session_it_is_sealed_for_and_its_answer_is_stored() {
+    let rig = Rig::start().await;
+    let mut machine = rig.machine(HONEST);
+    let name = machine.power_on().await.unwrap().discovery;
+    rig.accept(&name, None, None).await;
+    let session = rig.discovery(&name).await.status.unwrap().session.unwrap();
+    let user = BmcUser {
+        name: "kube-baremetal".to_owned(),
+        password: SECRET_TEXT.chars().filter(char::is_ascii_alphanumeric).take(16).collect(),
+        privilege: BmcPrivilege::Operator,
+        channel: 1,
+    };
+    let asked = BmcUserStatus {
+        sealed: bmc_user::seal(&user, "bmc-1", &session.thumbprint, &session.sealing_key).unwrap(),
+        host: "10.0.8.12".to_owned(),
+        secret: "bmc-machine".to_owned(),
+        cipher_suite: CipherSuite::Suite17,
+        privilege: IpmiPrivilege::Operator,
+    };
+    let report = |id: &str| {
+        serde_json::to_vec(&BmcUserReport {
+            id: id.to_owned(),
+            fault: None,
+        })
+        .unwrap()
+    };
+    let path = |seen: &str| format!("{PATH_ORDER}?{QUERY_BMC_USER}{seen}");
+    // Nothing was asked.
+    let refused = machine
+        .call::<serde_json::Value>(Method::POST, PATH_BMC_USER, report("bmc-1"))
+        .await;
+    assert_eq!(refused.unwrap_err().1, ErrorCode::StaleOrder);
+    let ask = path("");
+    let (told, ()) = tokio::join!(machine.call::<OrderResponse>(Method::GET, &ask, Vec::new()), async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        rig.change(&name, |h| h.status.get_or_insert_default().bmc_user = Some(asked.clone()))
+            .await;
+    });
+    let told = told.unwrap();
+    assert_eq!(told.order.kind, OrderKind::Wait);
+    assert_eq!(bmc_user::open(&told.bmc_user.expect("a user"), &machine.sealing).unwrap(), user);
+    // An agent that makes none, and one that has seen to it, wait as ever.
+    assert_eq!(machine.order("").await.unwrap().bmc_user, None);
+    let seen: OrderResponse = machine.call(Method::GET, &path("bmc-1"), Vec::new()).await.unwrap();
+    assert_eq!(seen.bmc_user, None);
+    let refused = machine
+        .call::<serde_json::Value>(Method::POST, PATH_BMC_USER, report("bmc-2"))
+        .await;
+    assert_eq!(refused.unwrap_err().1, ErrorCode::StaleOrder);
+    for _ in 0..2 {
+        machine
+            .call::<serde_json::Value>(Method::POST, PATH_BMC_USER, report("bmc-1"))
+            .await
+            .expect("stored");
+    }
+    let stored = rig.discovery(&name).await.status.unwrap().bmc_user.unwrap();
+    assert_eq!((stored.id.as_str(), stored.fault.as_str()), ("bmc-1", ""));
+    // Another boot of the machine gets nothing that it could not open.
+    machine.power_on().await.unwrap();
+    let told: OrderResponse = machine.call(Method::GET, &path(""), Vec::new()).await.unwrap();
+    assert_eq!(told.bmc_user, None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -529,6 +619,8 @@ async fn a_guest_of_a_moved_instance_is_known_by_the_uid_that_it_was_installed_u
             hostname: "web".to_owned(),
             addresses: Vec::new(),
             boot_id: "boot".to_owned(),
+            told_to_leave: None,
+            uptime_seconds: None,
         })
         .unwrap()
     };

@@ -39,6 +39,15 @@ pub enum Error {
         #[source]
         source: SeedError,
     },
+    /// A user for a machine's BMC could not be sealed.
+    #[error("could not seal the BMC user of BareMetalHardware {hardware}")]
+    SealBmcUser {
+        /// Name of the machine.
+        hardware: String,
+        /// Why.
+        #[source]
+        source: SeedError,
+    },
     /// An object lacks what every stored object has.
     #[error("{kind} {name} has no {field}: it was not read from an API server")]
     Incomplete {

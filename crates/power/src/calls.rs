@@ -50,8 +50,9 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            at_once: 200,
-            doubted: 50,
+            // Two hundred sockets are promised, and one lingers for a moment behind its call.
+            at_once: 150,
+            doubted: 40,
             attempts: 3,
             attempt: Duration::from_secs(20),
             call: Duration::from_secs(60),

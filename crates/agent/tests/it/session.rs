@@ -11,6 +11,7 @@ use agent::{
     system::Down,
 };
 use agent_protocol::{
+    bmc_user::{BmcPrivilege, BmcUser},
     disk::{ContentsState, Disk, DiskIdentity},
     identity::MacAddress,
     inventory::Inventory,
@@ -125,6 +126,34 @@ fn a_repeated_order_is_answered_and_not_carried_out_again() {
     assert_eq!(first.outcome, Outcome::Succeeded, "{:?}", first.fault);
     assert_eq!(first, second, "the stored result, its duration included");
     assert!(fs::read(folder.path().join("vda")).unwrap().len() as u64 == SIZE);
+}
+
+#[test]
+fn a_bmc_user_is_answered_for_once_and_holds_up_no_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let seen = Seen {
+        bmc_user: Some(BmcUser {
+            name: "kube-baremetal".to_owned(),
+            password: "s3cret-password-".to_owned(),
+            privilege: BmcPrivilege::Operator,
+            channel: 1,
+        }),
+        ..Seen::default()
+    };
+    let server = MachineServer::start(seen, |_: &SessionRequest| vec![erase(ContentsState::Blank), power_off()]);
+    assert_eq!(boot(&server, folder.path()), Down::PowerOff);
+    let seen = server.seen();
+    assert!(seen.problems.is_empty(), "{:?}", seen.problems);
+    assert_eq!(seen.results.len(), 1);
+    // Where these tests run there is no BMC; that one is made is seen in QEMU.
+    let [report] = seen.bmc_reports.as_slice() else {
+        panic!("one answer expected: {:?}", seen.bmc_reports)
+    };
+    let fault = report.fault.as_deref().unwrap_or_default();
+    assert!(
+        report.id == "bmc-1" && fault.contains("/dev/ipmi0") && !fault.contains("s3cret"),
+        "{report:?}"
+    );
 }
 
 #[test]

@@ -390,6 +390,8 @@ impl Machine {
             hostname: "simulated".to_owned(),
             addresses: vec![format!("{}/8", self.body.address)],
             boot_id: run.boot_id.clone(),
+            told_to_leave: None,
+            uptime_seconds: None,
         })
         .ok()
     }

@@ -453,6 +453,7 @@ fn provision(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInstan
         return;
     };
     draft.clear(conditions::FOREIGN_DATA);
+    let boot_order = draft.boot_order(instance.spec.guest_helper && instance.spec.config_drive);
     let wanted = orders::image(
         facts.hardware,
         served(draft, claim, OrderKind::Image),
@@ -461,6 +462,7 @@ fn provision(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInstan
         image,
         packed,
         instance.spec.config_drive,
+        boot_order,
     );
     let standing = draft.put_in_force(wanted);
     draft.new.written = true;
@@ -668,12 +670,14 @@ fn release(draft: &mut Draft<'_>, claim: &ClaimRef, instance: Option<&BareMetalI
         Some(order) => (order.disk.map(|d| d.expected).unwrap_or_default(), false),
         None => release_expects(draft, claim, found.as_ref().filter(|_| fresh)),
     };
+    let boot_order = draft.boot_order(true);
     let wanted = orders::erase(
         facts.hardware,
         Some(served(draft, claim, OrderKind::Erase)),
         &disk,
         expected,
         facts.hardware.spec.erase_method.into(),
+        boot_order,
     );
     let standing = draft.put_in_force(wanted);
     if foreign && let Some(found) = &found {

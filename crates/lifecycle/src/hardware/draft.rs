@@ -2,7 +2,7 @@
 
 use agent_protocol::{
     disk::{ContentsState, DiskContents},
-    order::{FaultReason, Order, OrderResult},
+    order::{BootOrder, FaultReason, Order, OrderResult},
 };
 use api::{
     BareMetalHardwareStatus, HardwarePhase, conditions,
@@ -17,6 +17,7 @@ use k8s_openapi::apimachinery::pkg::{
 
 use super::{EventNote, HardwareDecision, HardwareFacts, SeedAction, SpecChange, gates::GATE_CLOSED, idle};
 use crate::{
+    boot_order::{self, Told},
     deadlines, disks, orders,
     power::{self, Want},
     view,
@@ -70,6 +71,7 @@ impl<'a> Draft<'a> {
         draft.new.observed_retry_token.clone_from(token);
         idle::note_return(&mut draft);
         draft.note_presence();
+        draft.note_boot();
         draft
     }
 
@@ -140,6 +142,45 @@ impl<'a> Draft<'a> {
             Some(lost) => self.set(conditions::AGENT_CONNECTED, false, &lost.reason, &lost.message),
             None => self.clear(conditions::AGENT_CONNECTED),
         }
+    }
+
+    /// A machine that boots something else than it was told is named, until it obeys once.
+    fn note_boot(&mut self) {
+        let discovery = self.facts.discovery;
+        let known = self.old.conditions.iter().find(|c| c.type_ == conditions::BOOT_ORDER_IGNORED);
+        let Some(told) = boot_order::ignored(discovery, self.old.power.as_ref()) else {
+            let guest = view::seen(discovery).and_then(|s| s.guest.as_ref()).map(|g| g.registered_at.0);
+            let obeyed = known.is_some_and(|c| {
+                let since = guest.map_or(c.last_transition_time.0, |at| at.min(c.last_transition_time.0));
+                view::session_since(discovery, since)
+            });
+            if obeyed {
+                self.clear(conditions::BOOT_ORDER_IGNORED);
+            }
+            return;
+        };
+        let by = match told {
+            Told::Helper => "the guest helper of its system",
+            Told::Driver => "its power driver",
+        };
+        let message = format!(
+            "By {by} it was told to boot into the agent, and its own system started instead. Put the network before the disk in the boot order of its firmware's setup, and switch on booting from the network there: {}",
+            self.describe()
+        );
+        if known.is_none() {
+            self.event(true, "BootOrderIgnored", message.clone());
+        }
+        self.set(conditions::BOOT_ORDER_IGNORED, true, "OwnSystemStarted", &message);
+    }
+
+    /// What an order says of firmware's boot order. Where that is not what the spec asks for, it is said.
+    pub fn boot_order(&mut self, guest_helper: bool) -> Option<BootOrder> {
+        let asked = boot_order::asked(self.facts.hardware.spec.boot_order, self.facts.discovery, guest_helper);
+        match asked.problem {
+            Some((reason, message)) => self.set(conditions::BOOT_ORDER, false, reason, message),
+            None => self.clear(conditions::BOOT_ORDER),
+        }
+        asked.order
     }
 
     pub fn session(&self) -> Option<&'a AgentSession> {

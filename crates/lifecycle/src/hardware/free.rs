@@ -108,6 +108,8 @@ fn unfinished_erase(draft: &Draft<'_>, disk: &SelectedDisk, found: Option<&DiskC
 
 fn become_ready(draft: &mut Draft<'_>) {
     draft.clear(conditions::FOREIGN_DATA);
+    // What stands in the way of the spec's wish is said while there is time to change it.
+    draft.boot_order(true);
     draft.phase(HardwarePhase::Ready);
     if draft.old.phase != HardwarePhase::Ready && draft.old.released_claims.is_empty() {
         draft.event(false, "Ready", "The machine is free");
@@ -230,7 +232,8 @@ fn clean(draft: &mut Draft<'_>, disk: &SelectedDisk, found: &DiskContents) {
         ContentsState::Blank | ContentsState::Unreadable => {}
     }
     let method = facts.hardware.spec.erase_method.into();
-    let wanted = orders::erase(facts.hardware, None, disk, expected, method);
+    let boot_order = draft.boot_order(true);
+    let wanted = orders::erase(facts.hardware, None, disk, expected, method, boot_order);
     match draft.put_in_force(wanted) {
         Standing::InForce => match draft.order_fault() {
             Some((reason, message)) => draft.wait(HardwarePhase::Cleaning, &reason, message),

@@ -195,6 +195,7 @@ pub fn accepted(discovery_name: &str, inventory: &Inventory, acceptance: &Accept
             taints: acceptance.taints.clone(),
             class: acceptance.class.clone(),
             boot_network: acceptance.boot_network.clone(),
+            power_from_bmc: acceptance.power.as_ref().map(|p| p.from_bmc.clone()),
             gates: acceptance.gates.clone(),
             ..BareMetalHardwareSpec::default()
         },

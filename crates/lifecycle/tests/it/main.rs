@@ -1,7 +1,9 @@
 //! Tests of the decisions through the crate's public functions.
 
 mod address;
+mod bmc;
 mod boot;
+mod boot_order;
 mod disks;
 mod faults;
 mod gates;

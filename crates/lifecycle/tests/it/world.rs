@@ -395,6 +395,8 @@ impl World {
             addresses: vec!["192.0.2.9/24".to_owned()],
             boot_id: "b".to_owned(),
             registered_at: now,
+            booted_at: None,
+            came_instead: false,
         });
     }
 

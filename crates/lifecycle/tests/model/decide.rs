@@ -587,7 +587,7 @@ fn ask_poll(mutant: Planted, m: usize, session: u8, disc: Option<Id>, hw: Option
             lifecycle::orders::blank(),
             lifecycle::orders::foreign(&objects::foreign().fingerprint),
         ];
-        let order = lifecycle::orders::erase(&made, None, &disk, expected, agent_protocol::order::EraseMethod::Quick);
+        let order = lifecycle::orders::erase(&made, None, &disk, expected, agent_protocol::order::EraseMethod::Quick, None);
         made.status.get_or_insert_default().order = Some(Order {
             id: lifecycle::orders::id(&machine_name(m), 1, u64::from(INVENTED)),
             ..order

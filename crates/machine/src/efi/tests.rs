@@ -82,12 +82,13 @@ fn network_stays_first_and_our_new_entry_comes_second_without_the_stale_one() {
     store.order(&[2, 0, 1, 3]);
     store.put("BootCurrent", &1u16.to_le_bytes());
     let device = disk(&["EFI/BOOT/BOOTX64.EFI", "EFI/debian/grubx64.efi", "EFI/debian/shimx64.efi"]);
-    let entry = install(&store.variables, &device).unwrap().unwrap();
+    let entry = install(&store.variables, &device, BootOrder::NetworkFirst).unwrap().unwrap();
     assert_eq!(
         (entry.number, entry.path.as_str(), entry.boot_current),
         (2, "\\EFI\\debian\\shimx64.efi", Some(1))
     );
     assert_eq!(store.variables.boot_order().unwrap(), [1, 2, 0, 3]);
+    assert!(!entry.is_first && !entry.to_string().ends_with("first"));
     let option = LoadOption::parse(&store.variables.read("Boot0002").unwrap().unwrap()).unwrap();
     assert_eq!(option.description, "kube-baremetal: debian");
     let partition = option.partition.unwrap();
@@ -99,6 +100,37 @@ fn network_stays_first_and_our_new_entry_comes_second_without_the_stale_one() {
     assert_eq!(remove_ours(&store.variables).unwrap(), 1);
     assert_eq!(store.variables.boot_order().unwrap(), [1, 0, 3]);
     assert!(store.variables.read("Boot0002").unwrap().is_none());
+}
+
+#[test]
+fn the_disk_comes_first_where_it_is_asked_for_and_the_network_stays_behind_it() {
+    let store = Store::new();
+    store.entry(1, "UEFI PXEv4 (MAC:525400123456)");
+    store.entry(2, "UEFI shell");
+    store.order(&[2, 1]);
+    store.put("BootCurrent", &1u16.to_le_bytes());
+    let device = disk(&["EFI/BOOT/BOOTX64.EFI"]);
+    let entry = install(&store.variables, &device, BootOrder::DiskFirst).unwrap().unwrap();
+    assert_eq!(store.variables.boot_order().unwrap(), [0, 1, 2]);
+    assert_eq!(entry.to_string(), "Boot0000 \\EFI\\BOOT\\BOOTX64.EFI, first");
+    // The next image may be asked for otherwise.
+    let entry = install(&store.variables, &device, BootOrder::NetworkFirst).unwrap().unwrap();
+    assert_eq!((entry.is_first, store.variables.boot_order().unwrap()), (false, vec![1, 0, 2]));
+}
+
+#[test]
+fn after_an_erase_the_network_can_be_put_first() {
+    let store = Store::new();
+    store.entry(1, "UEFI PXEv4 (MAC:525400123456)");
+    store.order(&[2, 1, 0]);
+    assert!(
+        !network_first(&store.variables).unwrap(),
+        "firmware does not say what led to the agent"
+    );
+    assert_eq!(store.variables.boot_order().unwrap(), [2, 1, 0]);
+    store.put("BootCurrent", &1u16.to_le_bytes());
+    assert!(network_first(&store.variables).unwrap());
+    assert_eq!(store.variables.boot_order().unwrap(), [1, 2, 0]);
 }
 
 #[test]
@@ -136,16 +168,17 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn the_order_keeps_every_entry_once(order in proptest::collection::vec(0u16..20, 0..20), network in proptest::option::of(0u16..20), ours in 0u16..20) {
+    fn the_order_keeps_every_entry_once(order in proptest::collection::vec(0u16..20, 0..20), network in proptest::option::of(0u16..20), ours in 0u16..20, disk_first: bool) {
         // A new entry has a number that no other has.
         prop_assume!(network != Some(ours));
-        let new = order_with(&order, network, ours);
+        let wanted = if disk_first { BootOrder::DiskFirst } else { BootOrder::NetworkFirst };
+        let new = order_with(&order, network, ours, wanted);
         for number in order.iter().chain([&ours]) {
             prop_assert_eq!(new.iter().filter(|n| *n == number).count(), 1);
         }
         prop_assert!(new.iter().position(|n| *n == ours).unwrap() <= 1);
         if let Some(network) = network {
-            prop_assert_eq!(new[0], network);
+            prop_assert_eq!((new[usize::from(disk_first)], new[usize::from(!disk_first)]), (network, ours));
         }
     }
 

@@ -1,8 +1,8 @@
-//! How firmware started the machine, its TPM, and its BMC.
+//! How firmware started the machine, and its TPM.
 
-use agent_protocol::inventory::{Bmc, Firmware, FirmwareMode, Tpm};
+use agent_protocol::inventory::{Firmware, FirmwareMode, Tpm};
 
-use super::{smbios::Tables, tree::Tree};
+use super::tree::Tree;
 use crate::efi::EfiVariables;
 
 pub(super) fn read(tree: &Tree) -> Firmware {
@@ -32,18 +32,5 @@ pub(super) fn tpm(tree: &Tree) -> Option<Tpm> {
     };
     Some(Tpm {
         version: version.to_owned(),
-    })
-}
-
-pub(super) fn bmc(tree: &Tree, tables: &Tables) -> Option<Bmc> {
-    let ipmi = tables.has_ipmi || !tree.list("sys/class/ipmi").is_empty() || tree.exists("dev/ipmi0");
-    let interface = match (ipmi, &tables.redfish_host_interface) {
-        (true, _) => "ipmi",
-        (false, Some(_)) => "redfish-host-interface",
-        (false, None) => return None,
-    };
-    Some(Bmc {
-        interface: interface.to_owned(),
-        address: tables.redfish_host_interface.clone().flatten(),
     })
 }

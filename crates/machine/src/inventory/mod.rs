@@ -5,10 +5,12 @@
 //! [`Options::root`], so that a recorded tree is as good as a machine.
 //! What it does not do: load modules, wait for devices, configure networks, or judge (a bogus UUID is told as it is).
 
+mod bmc;
 mod by_path;
 mod cpu;
 mod disks;
 mod firmware;
+mod management;
 mod nics;
 mod pci;
 mod smbios;
@@ -33,7 +35,7 @@ pub struct Options {
     pub addresses: BTreeMap<String, Vec<String>>,
     /// Switch and port by interface name, where LLDP was heard.
     pub switch_ports: BTreeMap<String, String>,
-    /// Whether to ask the kernel beyond its files (permanent MAC by ioctl). Off for recorded trees.
+    /// Whether to ask the kernel beyond its files (permanent MAC, BMC). Off for recorded trees.
     pub ask_kernel: bool,
 }
 
@@ -59,11 +61,13 @@ impl Options {
     }
 }
 
-/// Looks at everything. Disks are probed side by side; it takes as long as the slowest.
+/// Looks at everything. Disks are probed side by side; it takes as long as the slowest, and at most three seconds where that is a BMC.
 pub fn collect(options: &Options) -> Inventory {
     let tree = Tree::at(&options.root);
     let tables = smbios::read(&tree);
     let seen_by_kernel = memory_of_kernel(&tree);
+    // It is asked while everything else is looked at.
+    let bmc = bmc::begin(&tree, &tables, options);
     Inventory {
         cpu: cpu::read(&tree, &tables),
         memory: memory(seen_by_kernel, &tables),
@@ -74,7 +78,7 @@ pub fn collect(options: &Options) -> Inventory {
         gpus: pci::gpus(&tree),
         firmware: firmware::read(&tree),
         tpm: firmware::tpm(&tree),
-        bmc: firmware::bmc(&tree, &tables),
+        bmc: bmc.and_then(bmc::Asked::end),
         system: tables.system,
     }
 }

@@ -5,12 +5,16 @@
 //! ("To Be Filled By O.E.M.") are left out.
 
 use agent_protocol::{
+    bmc::RedfishHostInterface,
     identity::SystemUuid,
     inventory::{Dimm, SystemIdentity},
     limits::MAX_LIST,
 };
 
-use super::tree::Tree;
+use super::{
+    management::{self, SystemInterface},
+    tree::Tree,
+};
 use crate::text::{clean, clean_bytes};
 
 const MOST_STRUCTURES: usize = 4096;
@@ -24,9 +28,8 @@ pub(super) struct Tables {
     pub(super) processor: Option<String>,
     pub(super) populated_sockets: usize,
     pub(super) dimms: Vec<Dimm>,
-    pub(super) has_ipmi: bool,
-    /// Whether there is a Redfish host interface, and at which address.
-    pub(super) redfish_host_interface: Option<Option<String>>,
+    pub(super) ipmi: Option<SystemInterface>,
+    pub(super) redfish: Option<RedfishHostInterface>,
 }
 
 /// Reads the tables, else what the kernel makes of them.
@@ -55,14 +58,14 @@ fn version(entry: &[u8]) -> (u8, u8) {
 }
 
 /// One structure: its formatted part and its strings.
-struct Structure<'a> {
+pub(super) struct Structure<'a> {
     kind: u8,
-    body: &'a [u8],
+    pub(super) body: &'a [u8],
     strings: &'a [u8],
 }
 
 impl Structure<'_> {
-    fn byte(&self, at: usize) -> Option<u8> {
+    pub(super) fn byte(&self, at: usize) -> Option<u8> {
         self.body.get(at).copied()
     }
 
@@ -125,11 +128,8 @@ pub(super) fn parse(table: &[u8], version: (u8, u8)) -> Tables {
                 tables.processor = tables.processor.take().or_else(|| s.string(0x10));
             }
             17 => tables.dimms.extend(dimm(&s).filter(|_| tables.dimms.len() < MAX_LIST)),
-            38 => tables.has_ipmi = true,
-            42 => {
-                let found = redfish(&s);
-                tables.redfish_host_interface = tables.redfish_host_interface.take().or(found);
-            }
+            38 => tables.ipmi = tables.ipmi.take().or_else(|| management::ipmi(&s)),
+            42 => tables.redfish = tables.redfish.take().or_else(|| management::redfish(&s)),
             127 => break,
             _ => {}
         }
@@ -190,38 +190,6 @@ fn memory_type(code: u8) -> Option<&'static str> {
         0x24 => "HBM3",
         _ => return None,
     })
-}
-
-/// A network host interface (0x40) with a Redfish over IP record (4), and the service's address in it (DSP0270).
-fn redfish(s: &Structure<'_>) -> Option<Option<String>> {
-    if s.byte(4)? != 0x40 {
-        return None;
-    }
-    let (count, mut records) = s.body.get(6 + usize::from(s.byte(5)?)..)?.split_first()?;
-    for _ in 0..*count {
-        let [kind, length, ..] = *records else { return None };
-        let data = records.get(2..2 + usize::from(length))?;
-        if kind == 4 {
-            return Some(service_address(data));
-        }
-        records = &records[2 + usize::from(length)..];
-    }
-    None
-}
-
-fn service_address(data: &[u8]) -> Option<String> {
-    let address = data.get(52..68)?;
-    match data[51] {
-        1 => {
-            let v4: [u8; 4] = address[..4].try_into().ok()?;
-            (v4 != [0; 4]).then(|| std::net::Ipv4Addr::from(v4).to_string())
-        }
-        2 => {
-            let v6: [u8; 16] = address.try_into().ok()?;
-            (v6 != [0; 16]).then(|| std::net::Ipv6Addr::from(v6).to_string())
-        }
-        _ => None,
-    }
 }
 
 fn from_kernel(tree: &Tree) -> SystemIdentity {

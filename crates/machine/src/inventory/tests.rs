@@ -116,7 +116,14 @@ fn a_large_server_with_everything() {
     );
     assert_eq!(i.system.board_serial.as_deref(), Some("CN7475162B0123"));
     let bmc = i.bmc.unwrap();
-    assert_eq!((bmc.interface.as_str(), bmc.address.as_deref()), ("ipmi", Some("169.254.0.17")));
+    assert_eq!(
+        (bmc.interface.as_str(), bmc.address.as_deref()),
+        ("ipmi", None),
+        "nothing is asked of a recording"
+    );
+    assert_eq!(bmc.system_interface.as_deref(), Some("KCS"));
+    let redfish = bmc.redfish.unwrap();
+    assert_eq!(redfish.address.as_deref(), Some("169.254.0.17"), "nobody else reaches it there");
     let names: Vec<&str> = i.nics.iter().map(|n| n.name.as_str()).collect();
     assert_eq!(names, ["eno1", "eno2", "eno3", "eno4"], "neither the virtual function nor the bond");
     assert_eq!(i.nics.iter().filter(|n| n.boot).count(), 1);

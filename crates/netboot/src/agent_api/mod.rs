@@ -4,6 +4,7 @@
 //! is told is always the same, whatever exists.
 
 pub(crate) mod auth;
+pub(crate) mod bmc_user;
 pub(crate) mod orders;
 pub(crate) mod redeem;
 pub(crate) mod reports;

@@ -9,6 +9,7 @@
 use std::{sync::Arc, time::Duration};
 
 use agent_protocol::{
+    bmc_user::QUERY_BMC_USER,
     order::{Order, OrderKind, RebootTarget},
     seed::SealedSeed,
     session::{OrderResponse, QUERY_SEED},
@@ -64,6 +65,8 @@ struct Asked<'a> {
     after: &'a str,
     /// It takes the seed with the order.
     seed: bool,
+    /// It makes users in its machine's BMC, and has seen to this one last.
+    bmc_user: Option<&'a str>,
 }
 
 impl<'a> Asked<'a> {
@@ -72,6 +75,7 @@ impl<'a> Asked<'a> {
         Self {
             after: pairs().find_map(|pair| pair.strip_prefix("after=")).unwrap_or_default(),
             seed: pairs().any(|pair| pair == QUERY_SEED),
+            bmc_user: pairs().find_map(|pair| pair.strip_prefix(QUERY_BMC_USER)),
         }
     }
 }
@@ -120,6 +124,7 @@ async fn wait_for_order(shared: &Arc<Shared>, caller: Caller, asked: Asked<'_>) 
                     order: told.order,
                     note,
                     seed: None,
+                    bmc_user: None,
                 });
             }
             // The seed was sealed before the order was written; its watch brings it within moments.
@@ -142,6 +147,7 @@ async fn wait_for_order(shared: &Arc<Shared>, caller: Caller, asked: Asked<'_>) 
                         order: fresh.order,
                         note: fresh.note,
                         seed: seed.map(Arc::unwrap_or_clone),
+                        bmc_user: None,
                     });
                 }
                 other => {
@@ -152,12 +158,17 @@ async fn wait_for_order(shared: &Arc<Shared>, caller: Caller, asked: Asked<'_>) 
                 }
             }
         }
+        let bmc_user = asked
+            .bmc_user
+            .and_then(|seen| super::bmc_user::wanted(hardware.as_deref(), &caller.session, seen));
+        let is_wanted = bmc_user.is_some();
         let wait = OrderResponse {
             order: Order::wait(),
             note,
             seed: None,
+            bmc_user,
         };
-        if stale_reads > 3 || timeout_at(deadline, news).await.is_err() {
+        if is_wanted || stale_reads > 3 || timeout_at(deadline, news).await.is_err() {
             return Ok(wait);
         }
         if stale_reads > 0 {

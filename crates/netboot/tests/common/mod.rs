@@ -235,6 +235,7 @@ pub fn image_order(machine: &Machine, hardware: &str, claim: &str) -> Order {
         protected: Vec::new(),
         erase: None,
         reboot: None,
+        boot_order: None,
     }
 }
 

@@ -1,8 +1,9 @@
 //! Accepted machines: gather what is known of one, let `lifecycle::hardware` decide, carry it out.
 //!
 //! The decision's parts are carried out in its order (seed, addresses, status, spec, events), each write on the version it was decided on. Being
-//! interrupted between any two leaves a state from which the next decision goes on.
+//! interrupted between any two leaves a state from which the next decision goes on. What is done about its BMC comes before all of it, in writes of its own.
 
+pub(crate) mod bmc;
 pub(crate) mod render;
 pub(crate) mod seed;
 
@@ -42,6 +43,10 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
         return Ok(Next::Rest);
     }
     let discovery = world.discoveries.by_name(&hardware.spec.discovery_name);
+    if bmc::step(&world, &hardware, discovery.as_deref()).await? {
+        // It is looked at anew as it was written.
+        return Ok(Next::Rest);
+    }
     let claimant = claimant(&world, &hardware);
     let image = claimant.as_ref().and_then(|i| world.images.by_name(&i.spec.image));
     let sealed = seed::state(&world, &hardware).await?.map(|s| s.into_facts());

@@ -12,7 +12,7 @@ use api::{BareMetalHardware, BareMetalHardwareSpec, HardwarePhase, power::PowerS
 use bmc_simulator::{
     Options, Simulator,
     faults::{Fault, Operation, What, Which},
-    machine::Command,
+    host::Command,
 };
 use kube::{Api, ResourceExt, api::ListParams};
 use serde_json::json;
@@ -70,11 +70,18 @@ async fn all_are(bench: &Bench, names: &HashSet<String>, wanted: PowerState, lim
     let began = Instant::now();
     loop {
         let there = states(bench).await;
-        let missing = there.iter().filter(|(name, state)| names.contains(name) && *state != wanted).count();
+        let missing = there
+            .iter()
+            .filter(|(name, state)| names.contains(name) && *state != wanted)
+            .count();
         if missing == 0 {
             return began.elapsed();
         }
-        assert!(began.elapsed() < limit, "{missing} of {} are not known to be {wanted:?} within {limit:?}", names.len());
+        assert!(
+            began.elapsed() < limit,
+            "{missing} of {} are not known to be {wanted:?} within {limit:?}",
+            names.len()
+        );
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
@@ -112,9 +119,14 @@ async fn world(faults: Vec<Fault>) -> Seen {
     }
     let is_dead = |index: usize| {
         let listed = simulator.fleet().faults().list();
-        listed.iter().any(|listed| listed.fault.machines.strikes(index, &format!("bmc-{index}")))
+        listed
+            .iter()
+            .any(|listed| listed.fault.machines.fit(index, &format!("bmc-{index}")))
     };
-    let alive: HashSet<String> = (0..controllers()).filter(|index| !is_dead(*index)).map(|index| format!("m-{index}")).collect();
+    let alive: HashSet<String> = (0..controllers())
+        .filter(|index| !is_dead(*index))
+        .map(|index| format!("m-{index}"))
+        .collect();
     let bench = bench_with(|config| config.power_check = CHECK).await;
     credentials(&bench, "simulated-Pass-1").await;
     let api: Api<BareMetalHardware> = Api::all(bench.client.clone());
@@ -130,7 +142,11 @@ async fn world(faults: Vec<Fault>) -> Seen {
         create(&api, &BareMetalHardware::new(&format!("m-{index}"), spec(index, Some(redfish)))).await;
     }
     for index in 0..OTHERS {
-        create(&api, &BareMetalHardware::new(&format!("other-{index}"), spec(1_000_000 + index, None))).await;
+        create(
+            &api,
+            &BareMetalHardware::new(&format!("other-{index}"), spec(1_000_000 + index, None)),
+        )
+        .await;
     }
     all_are(&bench, &alive, PowerState::Off, Duration::from_secs(120)).await;
     let known = began.elapsed();

@@ -8,6 +8,7 @@ use std::{
 };
 
 use agent_protocol::{
+    bmc_user::{self, BmcUser, BmcUserReport, PATH_BMC_USER, QUERY_BMC_USER, SealedBmcUser},
     limits,
     order::{Order, OrderResult, ProgressSource, Report},
     seed::{Seed, seal},
@@ -41,6 +42,10 @@ pub struct Seen {
     pub sharing: Option<Box<Answer>>,
     /// What was said about sharing.
     pub shared: Vec<ShareRequest>,
+    /// The user that it is asked to make in its BMC, under the id `bmc-1`.
+    pub bmc_user: Option<BmcUser>,
+    /// What became of it.
+    pub bmc_reports: Vec<BmcUserReport>,
     /// Where the machine said that its image comes from, as often as it said so.
     pub sources: Vec<ProgressSource>,
 }
@@ -107,6 +112,14 @@ fn json(value: &impl serde::Serialize) -> Result<(u16, String), String> {
     Ok((200, serde_json::to_string(value).map_err(|e| e.to_string())?))
 }
 
+/// The user that is wanted, sealed, unless the machine has seen to it.
+fn wanted_user(seen: &Seen, signing: &str, sealing: &str, path: &str) -> Result<Option<SealedBmcUser>, String> {
+    let asks = path.split(['?', '&']).any(|pair| pair == QUERY_BMC_USER);
+    let wanted = seen.bmc_user.as_ref().filter(|_| asks);
+    let sealed = wanted.map(|user| bmc_user::seal(user, "bmc-1", &thumbprint(signing, sealing), sealing));
+    sealed.transpose().map_err(|e| e.to_string())
+}
+
 fn answer(seen: &mut Seen, orders: Orders<'_>, request: &Request) -> Result<(u16, String), String> {
     if request.path == "/agent/v1/sessions" {
         let said: SessionRequest = limits::parse(&request.body).map_err(|e| e.to_string())?;
@@ -143,6 +156,7 @@ fn answer(seen: &mut Seen, orders: Orders<'_>, request: &Request) -> Result<(u16
             let sealed = with_order.map(|seed| seal(seed, &sealing, &thumbprint(&signing, &sealing), &order.id, claim));
             json(&OrderResponse {
                 seed: sealed.transpose().map_err(|e| e.to_string())?,
+                bmc_user: wanted_user(seen, &signing, &sealing, &request.path)?,
                 order,
                 note: "a note for the console".to_owned(),
             })
@@ -172,6 +186,10 @@ fn answer(seen: &mut Seen, orders: Orders<'_>, request: &Request) -> Result<(u16
                     seen.sources.extend(report.progress.and_then(|progress| progress.source));
                 }
             }
+            Ok((200, "{}".to_owned()))
+        }
+        Some(PATH_BMC_USER) => {
+            seen.bmc_reports.push(limits::parse(&request.body).map_err(|e| e.to_string())?);
             Ok((200, "{}".to_owned()))
         }
         Some("/agent/v1/share") => {

@@ -5,6 +5,8 @@
 use std::{collections::VecDeque, time::Duration};
 
 use agent_protocol::{
+    bmc::Bmc,
+    bmc_user::{self, BmcUser},
     disk::{ContentsState, Disk, DiskContents, DiskIdentity, DiskMarker, Signature},
     guest::GuestAction,
     identity::MacAddress,
@@ -14,6 +16,7 @@ use agent_protocol::{
 };
 use api::{
     BareMetalDiscovery, BareMetalDiscoveryStatus, BareMetalHardware,
+    bmc::BmcUserResult,
     discovery::{AgentSession, BootAnswer, BootRecord, GuestReport, IdentityProof},
 };
 use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::Time};
@@ -54,6 +57,8 @@ pub struct Machine {
     /// Writes of its Discovery.
     pub writes: u32,
     pub proof: IdentityProof,
+    /// Its BMC.
+    pub bmc: Option<Bmc>,
     /// Pause after a look that found nothing to do.
     pub idle: Duration,
     client: Client,
@@ -99,6 +104,7 @@ impl Machine {
             seed: None,
             writes: 0,
             proof: IdentityProof::Asserted,
+            bmc: None,
             idle: Duration::from_millis(25),
             client: client.clone(),
             config: lifecycle::config::Config {
@@ -148,6 +154,7 @@ impl Machine {
                 switch_port: Some("switch1 port 14".to_owned()),
                 ..Nic::default()
             }],
+            bmc: self.bmc.clone(),
             ..Inventory::default()
         }
     }
@@ -222,12 +229,37 @@ impl Machine {
                             addresses: Vec::new(),
                             boot_id: "b".to_owned(),
                             registered_at: now(),
+                            booted_at: None,
+                            came_instead: false,
                         });
                     })
                     .await;
                 }
             }
         }
+    }
+
+    /// The user that this session is asked to make in its BMC.
+    pub async fn bmc_user(&self) -> Option<BmcUser> {
+        let asked = self.hardware().await?.status?.bmc_user?.sealed;
+        (asked.thumbprint == format!("t-{}", self.session)).then(|| bmc_user::open(&asked, self.key.as_ref().unwrap()).unwrap())
+    }
+
+    /// What became of it.
+    pub async fn answer_about_bmc_user(&mut self, fault: &str) {
+        let asked = self
+            .hardware()
+            .await
+            .and_then(|h| h.status?.bmc_user)
+            .expect("something is asked for");
+        self.note(|s| {
+            s.bmc_user = Some(BmcUserResult {
+                id: asked.sealed.id,
+                at: now(),
+                fault: fault.to_owned(),
+            });
+        })
+        .await;
     }
 
     pub async fn open_session(&mut self) {
