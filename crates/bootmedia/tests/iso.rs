@@ -36,7 +36,11 @@ fn parts(folder: &Path, age: u64) -> IsoOptions {
 fn run(program: &str, words: &[&str]) -> Vec<u8> {
     let done = Command::new(program).args(words).env("MTOOLS_SKIP_CHECK", "1").output();
     let done = done.unwrap_or_else(|error| panic!("{program}: {error}: scripts/setup installs it"));
-    assert!(done.status.success(), "{program} {words:?}: {}", String::from_utf8_lossy(&done.stderr));
+    assert!(
+        done.status.success(),
+        "{program} {words:?}: {}",
+        String::from_utf8_lossy(&done.stderr)
+    );
     done.stdout
 }
 
@@ -69,13 +73,18 @@ fn a_medium_has_what_firmware_grub_and_the_server_look_for() {
     let boot = folder.path().join("boot");
     run(
         "xorriso",
-        &["-no_rc", "-osirrox", "on", "-indev", text(&image), "-extract_boot_images", text(&boot)],
+        &[
+            "-no_rc",
+            "-osirrox",
+            "on",
+            "-indev",
+            text(&image),
+            "-extract_boot_images",
+            text(&boot),
+        ],
     );
     let esp = boot.join("eltorito_img1_uefi.img");
-    for (name, content) in [
-        ("BOOTX64.EFI", &b"this is shim"[..]),
-        ("grubx64.efi", &b"this is GRUB"[..]),
-    ] {
+    for (name, content) in [("BOOTX64.EFI", &b"this is shim"[..]), ("grubx64.efi", &b"this is GRUB"[..])] {
         let read = run("mtype", &["-i", text(&esp), &format!("::/EFI/BOOT/{name}")]);
         assert_eq!(read, content, "{name}");
     }

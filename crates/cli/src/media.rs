@@ -81,7 +81,11 @@ fn run_iso(command: Iso) -> Result<()> {
         loaders: command.loaders,
     };
     let file = iso(&options).context("building the boot medium")?;
-    println!("{} in {}:", options.architecture, options.media.join(options.architecture.name()).display());
+    println!(
+        "{} in {}:",
+        options.architecture,
+        options.media.join(options.architecture.name()).display()
+    );
     tell(&file);
     Ok(())
 }

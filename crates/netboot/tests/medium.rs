@@ -113,17 +113,35 @@ async fn a_machine_has_its_own_words_on_the_one_image_whoever_asks_whichever_rep
     assert_eq!((code, whole.len()), (StatusCode::OK, image.len()));
     assert_eq!(headers["cache-control"], "no-store");
     let end = SLOT_AT + SLOT_BYTES;
-    assert!(whole[..SLOT_AT] == image[..SLOT_AT] && whole[end..] == image[end..], "all but the slot is as it was built");
+    assert!(
+        whole[..SLOT_AT] == image[..SLOT_AT] && whole[end..] == image[end..],
+        "all but the slot is as it was built"
+    );
     let slot = String::from_utf8(whole[SLOT_AT..end].to_vec()).unwrap();
-    assert!(slot.contains("'kbm.server=https://10.77.0.2:8443,https://192.0.2.8:8443'"), "{slot}");
-    assert!(slot.contains("'BOOTIF=01-02-00-00-00-00-09'") && slot.contains("'kbm.address=10.77.0.50/24' 'kbm.gateway=10.77.0.1'"), "{slot}");
+    assert!(
+        slot.contains("'kbm.server=https://10.77.0.2:8443,https://192.0.2.8:8443'"),
+        "{slot}"
+    );
+    assert!(
+        slot.contains("'BOOTIF=01-02-00-00-00-00-09'") && slot.contains("'kbm.address=10.77.0.50/24' 'kbm.gateway=10.77.0.1'"),
+        "{slot}"
+    );
 
     let (code, same, rest) = fetch(&other, Method::GET, &path("1-0a"), "").await;
     assert!(code == StatusCode::OK && rest == whole, "another replica answers the same");
     assert_eq!(same["etag"], headers["etag"]);
     let (code, head, body) = fetch(&rig, Method::HEAD, &path("1-0a"), "").await;
-    assert_eq!((code, body.len(), head["content-length"].to_str().unwrap()), (StatusCode::OK, 0, whole.len().to_string().as_str()));
-    for (first, last) in [(0, 0), (SLOT_AT - 5, SLOT_AT + 5), (SLOT_AT + 10, SLOT_AT + 20), (end - 1, end), (SLOT_AT - 9, whole.len() - 1)] {
+    assert_eq!(
+        (code, body.len(), head["content-length"].to_str().unwrap()),
+        (StatusCode::OK, 0, whole.len().to_string().as_str())
+    );
+    for (first, last) in [
+        (0, 0),
+        (SLOT_AT - 5, SLOT_AT + 5),
+        (SLOT_AT + 10, SLOT_AT + 20),
+        (end - 1, end),
+        (SLOT_AT - 9, whole.len() - 1),
+    ] {
         let (code, _, part) = fetch(&other, Method::GET, &path("1-0a"), &format!("bytes={first}-{last}")).await;
         assert_eq!(code, StatusCode::PARTIAL_CONTENT);
         assert!(part == whole[first..=last], "{first}-{last}");
@@ -132,9 +150,15 @@ async fn a_machine_has_its_own_words_on_the_one_image_whoever_asks_whichever_rep
     // The token is the act's, and names everything that it is bound to.
     let token = read_script(&slot.replace('\'', "")).unwrap().token;
     let claims = token_key(&rig).await.check_medium(&token).unwrap();
-    assert_eq!((claims.hardware.as_str(), claims.act.as_str(), claims.boot.mac), (NAME, "1-0a", mac));
+    assert_eq!(
+        (claims.hardware.as_str(), claims.act.as_str(), claims.boot.mac),
+        (NAME, "1-0a", mac)
+    );
     assert_eq!(claims.boot.address, "10.77.0.50".parse::<IpAddr>().unwrap());
-    assert_eq!(claims.boot.issued_at, "2026-01-02T03:04:05Z".parse::<Timestamp>().unwrap().as_millisecond());
+    assert_eq!(
+        claims.boot.issued_at,
+        "2026-01-02T03:04:05Z".parse::<Timestamp>().unwrap().as_millisecond()
+    );
     // A medium that was built anew is looked into anew.
     std::fs::write(folder.path().join("amd64/boot.iso"), b"something else").unwrap();
     assert_eq!(status(&rig, &path("1-0a")).await, StatusCode::NOT_FOUND);
@@ -157,7 +181,10 @@ async fn there_is_a_medium_for_the_act_that_boots_from_it_and_for_nothing_else()
         assert_eq!(status(&rig, &wrong).await, StatusCode::NOT_FOUND, "{wrong}");
     }
     let power = async |change: fn(&mut PowerStatus)| {
-        rig.change(NAME, |hardware| change(hardware.status.get_or_insert_default().power.get_or_insert_default())).await;
+        rig.change(NAME, |hardware| {
+            change(hardware.status.get_or_insert_default().power.get_or_insert_default())
+        })
+        .await;
     };
     power(|power| {
         power.done = power.act.take();
@@ -167,7 +194,10 @@ async fn there_is_a_medium_for_the_act_that_boots_from_it_and_for_nothing_else()
     assert_eq!(status(&rig, &path("1-0a")).await, StatusCode::OK, "it boots");
     // What another act makes of it is known a moment later, by the watch.
     let gone = async |id: &'static str| {
-        until("the medium is gone", || async { status(&rig, &path(id)).await == StatusCode::NOT_FOUND }).await;
+        until("the medium is gone", || async {
+            status(&rig, &path(id)).await == StatusCode::NOT_FOUND
+        })
+        .await;
     };
     power(|power| power.act = Some(act("2-0b", PowerActKind::Off))).await;
     gone("1-0a").await;
@@ -223,9 +253,17 @@ async fn who_boots_from_a_medium_is_the_machine_that_it_was_made_for() {
     assert!(rig.discovery(DISCOVERY).await.status.unwrap().inventory.is_some());
     machine.session.clear();
     machine.sequence = 0;
-    assert_eq!(machine.open(&told).await.unwrap().session, opened.session, "its answer was lost: it asks again");
+    assert_eq!(
+        machine.open(&told).await.unwrap().session,
+        opened.session,
+        "its answer was lost: it asks again"
+    );
     machine.reboot();
-    assert_eq!(machine.open(&told).await.unwrap_err().1, ErrorCode::TokenRefused, "another boot from the same medium");
+    assert_eq!(
+        machine.open(&told).await.unwrap_err().1,
+        ErrorCode::TokenRefused,
+        "another boot from the same medium"
+    );
 
     // The next act is a new boot of the machine, by another token.
     rig.change(NAME, |hardware| {
@@ -237,7 +275,11 @@ async fn who_boots_from_a_medium_is_the_machine_that_it_was_made_for() {
     .await;
     machine.reboot();
     let mut again = booted(&rig, &machine, "2-0b").await;
-    assert_eq!(machine.open(&again).await.unwrap_err().1, ErrorCode::TokenRefused, "made before the session that there is");
+    assert_eq!(
+        machine.open(&again).await.unwrap_err().1,
+        ErrorCode::TokenRefused,
+        "made before the session that there is"
+    );
     machine.reboot();
     again.token = later(&rig, &machine).await;
     assert_eq!(machine.open(&again).await.unwrap().discovery, DISCOVERY);
@@ -270,10 +312,17 @@ async fn a_token_ends_with_its_act_and_some_minutes_after_it_was_carried_out() {
     done(11).await;
     assert_eq!(machine.open(&told).await.unwrap_err().1, ErrorCode::TokenRefused);
     let never = booted(&rig, &machine, "9-0f").await;
-    assert_eq!(machine.open(&never).await.unwrap_err().1, ErrorCode::TokenRefused, "there was no such act");
+    assert_eq!(
+        machine.open(&never).await.unwrap_err().1,
+        ErrorCode::TokenRefused,
+        "there was no such act"
+    );
     done(5).await;
     machine.reboot();
-    assert!(machine.open(&told).await.is_ok(), "an act that waited for its turn for months is as good as any");
+    assert!(
+        machine.open(&told).await.is_ok(),
+        "an act that waited for its turn for months is as good as any"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

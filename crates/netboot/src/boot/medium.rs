@@ -103,7 +103,9 @@ impl Images {
             return Ok(known);
         }
         let shown = path.display().to_string();
-        let image = tokio::task::spawn_blocking(move || look_into(&path)).await.map_err(io::Error::other)??;
+        let image = tokio::task::spawn_blocking(move || look_into(&path))
+            .await
+            .map_err(io::Error::other)??;
         tracing::info!(path = shown, bytes = image.size, "boot medium");
         let image = Arc::new(image);
         lock().insert(architecture, image.clone());
@@ -173,7 +175,14 @@ pub(crate) async fn serve(
 
 async fn answer(shared: &Shared, source: IpAddr, hardware: &str, act: &str, method: &Method, headers: &HeaderMap) -> Option<Response> {
     let standing = standing(shared, source, hardware, act).await?;
-    let tell = |problem: String| tracing::warn!(hardware, act, problem, "there is no boot medium for a machine that is to boot from one");
+    let tell = |problem: String| {
+        tracing::warn!(
+            hardware,
+            act,
+            problem,
+            "there is no boot medium for a machine that is to boot from one"
+        )
+    };
     let media = standing.hardware.spec.power.as_ref()?.virtual_media()?;
     let architecture = architecture(shared, &standing.hardware);
     let Some(path) = shared.media.medium(architecture).await else {
@@ -211,7 +220,11 @@ async fn answer(shared: &Shared, source: IpAddr, hardware: &str, act: &str, meth
     };
     // A token must not come out of anybody's cache.
     let response = response.header(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Some(response.body(body).unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response()))
+    Some(
+        response
+            .body(body)
+            .unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response()),
+    )
 }
 
 fn pieces(image: Arc<Image>, slot: Arc<[u8]>, start: u64, length: u64) -> Body {
@@ -262,7 +275,8 @@ fn stands(hardware: Arc<BareMetalHardware>, act: &str) -> Option<Standing> {
 
 /// Whether such an act stands. What the cache does not know yet is read past it, a few times for each source: the operator tells a BMC of an act a moment after it wrote it down.
 async fn standing(shared: &Shared, source: IpAddr, hardware: &str, act: &str) -> Option<Standing> {
-    let is_name = |text: &str| !text.is_empty() && text.len() <= 253 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b));
+    let is_name =
+        |text: &str| !text.is_empty() && text.len() <= 253 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b));
     if !is_name(hardware) || !is_name(act) {
         return None;
     }
@@ -287,7 +301,10 @@ fn architecture(shared: &Shared, hardware: &BareMetalHardware) -> Architecture {
 fn words(shared: &Shared, standing: &Standing, media: &VirtualMedia, architecture: Architecture) -> Result<Vec<u8>, String> {
     let keys = shared.keys().ok_or("there are no keys yet")?;
     let fixed = media.fixed().map_err(|error| error.to_string())?;
-    let server = media.server.parse::<Uri>().map_err(|error| format!("virtualMedia.server: {error}"))?;
+    let server = media
+        .server
+        .parse::<Uri>()
+        .map_err(|error| format!("virtualMedia.server: {error}"))?;
     let host = server.host().and_then(Host::parse).ok_or("virtualMedia.server names no host")?;
     let told = super::told(shared, Some(standing.hardware.spec.discovery_name.as_str()), fixed.address);
     let request = BootRequest {
@@ -330,7 +347,8 @@ fn words(shared: &Shared, standing: &Standing, media: &VirtualMedia, architectur
         link: &told.link,
         arguments: &shared.config.kernel_arguments,
     };
-    slot(&boot, &fixed.words()).ok_or_else(|| format!("its words are longer than {SLOT_BYTES} bytes: give netboot fewer servers or kernel arguments"))
+    slot(&boot, &fixed.words())
+        .ok_or_else(|| format!("its words are longer than {SLOT_BYTES} bytes: give netboot fewer servers or kernel arguments"))
 }
 
 /// Which BareMetalDiscovery the token of a medium stands for, if its act still does.
@@ -338,11 +356,11 @@ fn words(shared: &Shared, standing: &Standing, media: &VirtualMedia, architectur
 /// # Errors
 /// That it does not, by the one answer for every token.
 pub(crate) async fn judge(shared: &Shared, source: IpAddr, claims: &MediumClaims) -> Reply<String> {
-    let standing = standing(shared, source, &claims.hardware, &claims.act).await.ok_or_else(Refusal::token)?;
+    let standing = standing(shared, source, &claims.hardware, &claims.act)
+        .await
+        .ok_or_else(Refusal::token)?;
     let life = SignedDuration::try_from(shared.config.token_life).unwrap_or(SignedDuration::MAX);
-    let over = standing
-        .done_at
-        .is_some_and(|at| Timestamp::now().duration_since(at) > life);
+    let over = standing.done_at.is_some_and(|at| Timestamp::now().duration_since(at) > life);
     if over {
         return Err(Refusal::token());
     }
@@ -351,7 +369,10 @@ pub(crate) async fn judge(shared: &Shared, source: IpAddr, claims: &MediumClaims
 
 /// Refuses a machine that booted from a medium which was made for another one: its BMC is another machine's than somebody wrote down.
 pub(crate) fn other_machine(hardware: &str, discovery: &str, found: Option<&str>) -> Refusal {
-    let is = found.map_or_else(|| "another machine than before".to_owned(), |found| format!("the machine of BareMetalDiscovery {found}"));
+    let is = found.map_or_else(
+        || "another machine than before".to_owned(),
+        |found| format!("the machine of BareMetalDiscovery {found}"),
+    );
     let text = format!(
         "the power driver of BareMetalHardware {hardware} booted {is}, and that object is for BareMetalDiscovery {discovery}: correct spec.power, or delete the object and create one with the right discoveryName"
     );

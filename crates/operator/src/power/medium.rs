@@ -49,14 +49,22 @@ pub(super) async fn take_out(world: &World, hardware: &BareMetalHardware, wired:
             world.power.with(&name, |known| known.detached = Some(act));
         }
         // It is tried again with the next look at the machine, and is in nobody's way: its token was used.
-        Err(error) => tracing::warn!(hardware = name, act, error = problem(world, hardware, &error), "medium not taken out"),
+        Err(error) => tracing::warn!(
+            hardware = name,
+            act,
+            error = problem(world, hardware, &error),
+            "medium not taken out"
+        ),
     }
 }
 
 /// The act that booted the machine into its present session, where it was the last one.
 fn finished(world: &World, hardware: &BareMetalHardware) -> Option<String> {
     let power = hardware.status.as_ref()?.power.as_ref()?;
-    let done = power.done.as_ref().filter(|done| done.kind == PowerActKind::BootAgent && power.act.is_none())?;
+    let done = power
+        .done
+        .as_ref()
+        .filter(|done| done.kind == PowerActKind::BootAgent && power.act.is_none())?;
     let discovery = world.discoveries.by_name(&hardware.spec.discovery_name)?;
     let session = discovery.status.as_ref()?.session.as_ref()?;
     (session.opened_at.0 > done.since.0).then(|| done.id.clone())
