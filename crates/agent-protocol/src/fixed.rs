@@ -76,7 +76,9 @@ impl FixedAddress {
     pub fn parse<'a, E: From<LinkError>>(value: impl Fn(&'static str) -> Result<Option<&'a str>, E>) -> Result<Option<Self>, E> {
         let (gateway, dns) = (value(GATEWAY)?, value(DNS)?);
         let Some(address) = value(ADDRESS)? else {
-            let alone = [(GATEWAY, gateway), (DNS, dns)].into_iter().find_map(|(name, text)| Some((name, text?)));
+            let alone = [(GATEWAY, gateway), (DNS, dns)]
+                .into_iter()
+                .find_map(|(name, text)| Some((name, text?)));
             return match alone {
                 Some((name, text)) => Err(wrong(name, text, "nothing without kbm.address").into()),
                 None => Ok(None),

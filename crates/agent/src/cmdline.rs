@@ -176,7 +176,10 @@ mod tests {
         let plain = line("https://a", "").unwrap();
         assert_eq!((plain.boot_mac, plain.link), (None, Link::default()));
         assert_eq!(line("https://a", "kbm.vlan=42 kbm.mtu=9000").unwrap().link.vlan, Some(42));
-        let fixed = line("https://a", "BOOTIF=01-52-54-00-12-34-56 kbm.address=10.77.0.50/24 kbm.gateway=10.77.0.1");
+        let fixed = line(
+            "https://a",
+            "BOOTIF=01-52-54-00-12-34-56 kbm.address=10.77.0.50/24 kbm.gateway=10.77.0.1",
+        );
         assert_eq!(fixed.unwrap().fixed.unwrap().prefix, 24);
     }
 
@@ -209,7 +212,10 @@ mod tests {
         assert_eq!(nobody, Err(CommandLineError::Missing("BOOTIF")), "nothing says whose address it is");
         let twice = "BOOTIF=01-52-54-00-12-34-56 kbm.address=10.77.0.50/24 kbm.address=10.77.0.51/24";
         assert_eq!(line("https://a", twice), Err(CommandLineError::Repeated("kbm.address")));
-        let outside = line("https://a", "BOOTIF=01-52-54-00-12-34-56 kbm.address=10.77.0.50/24 kbm.gateway=10.78.0.1");
+        let outside = line(
+            "https://a",
+            "BOOTIF=01-52-54-00-12-34-56 kbm.address=10.77.0.50/24 kbm.gateway=10.78.0.1",
+        );
         assert!(outside.unwrap_err().to_string().contains("kbm.gateway"));
         assert!(line("https://a", "BOOTIF=eth0").unwrap_err().to_string().contains("BOOTIF"));
         assert_eq!(CommandLine::parse("quiet"), Err(CommandLineError::Missing("kbm.server")));

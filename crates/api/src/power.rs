@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 mod ways;
 
 pub use ways::{
-    CipherSuite, HomeAssistantPower, IpmiPower, IpmiPrivilege, ManualPower, PlugLoad, RedfishPower, ShellyPower, VirtualMedia, WakeOnLanPower,
-    WebhookCall, WebhookPower,
+    CipherSuite, HomeAssistantPower, IpmiPower, IpmiPrivilege, ManualPower, PlugLoad, RedfishPower, ShellyPower, VirtualMedia,
+    WakeOnLanPower, WebhookCall, WebhookPower,
 };
 
 /// By what a machine is switched: exactly one way. Without any, its guest helper or a person does it.

@@ -173,7 +173,11 @@ mod tests {
                 let mut image = vec![7; before * sector];
                 image.extend(empty_slot());
                 image.extend(vec![9; after * sector + 5]);
-                assert_eq!(find_slot(image.as_slice()).unwrap(), Some((before * sector) as u64), "{before} {after}");
+                assert_eq!(
+                    find_slot(image.as_slice()).unwrap(),
+                    Some((before * sector) as u64),
+                    "{before} {after}"
+                );
                 image.truncate(before * sector + SLOT_BYTES - 1);
                 assert_eq!(find_slot(image.as_slice()).unwrap(), None, "the end of it is missing");
             }
@@ -182,7 +186,11 @@ mod tests {
         assert_eq!(find_slot(twice.as_slice()).unwrap(), None);
         let between_sectors = [vec![0; 512], empty_slot()].concat();
         assert_eq!(find_slot(between_sectors.as_slice()).unwrap(), None);
-        assert_eq!(find_slot(with("", &[]).unwrap().as_slice()).unwrap(), None, "one that is a machine's already");
+        assert_eq!(
+            find_slot(with("", &[]).unwrap().as_slice()).unwrap(),
+            None,
+            "one that is a machine's already"
+        );
     }
 
     proptest! {

@@ -143,7 +143,11 @@ fn partition(image: &Path, files: &[(&PathBuf, &str)]) -> Result<(), Error> {
         .and_then(|file| file.set_len(kib * KIB))
         .map_err(at("writing", image))?;
     let sectors = (kib * 2).to_string();
-    run("mformat", [OsStr::new("-i"), image.as_os_str()], &["-T", &sectors, "-h", "2", "-s", "32", "-N", SERIAL, "-v", LABEL, "::"])?;
+    run(
+        "mformat",
+        [OsStr::new("-i"), image.as_os_str()],
+        &["-T", &sectors, "-h", "2", "-s", "32", "-N", SERIAL, "-v", LABEL, "::"],
+    )?;
     let folders = ["::/EFI", "::/EFI/BOOT", "::/boot", "::/boot/grub"];
     run("mmd", [OsStr::new("-i"), image.as_os_str()], &folders)?;
     for (from, to) in files {
@@ -176,7 +180,13 @@ fn write_image(tree: &Path, esp: &Path, output: &Path) -> Result<(), Error> {
     let first = ["-as", "mkisofs"].map(OsStr::new);
     let paths = [esp.as_os_str(), OsStr::new("-o"), output.as_os_str(), tree.as_os_str()];
     // No configuration of whoever builds it either.
-    let all: Vec<&OsStr> = ["-no_rc"].map(OsStr::new).into_iter().chain(first).chain(words.map(OsStr::new)).chain(paths).collect();
+    let all: Vec<&OsStr> = ["-no_rc"]
+        .map(OsStr::new)
+        .into_iter()
+        .chain(first)
+        .chain(words.map(OsStr::new))
+        .chain(paths)
+        .collect();
     run("xorriso", all, &[])
 }
 

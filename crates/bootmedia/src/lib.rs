@@ -69,7 +69,9 @@ pub const FIRMWARE_LIST: &str = include_str!("../../../bootmedia/firmware.list")
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A program is missing.
-    #[error("cannot run {program}: the boot media are built on Debian or Ubuntu (`scripts/setup` installs what is needed), or from package files with --kernel-package")]
+    #[error(
+        "cannot run {program}: the boot media are built on Debian or Ubuntu (`scripts/setup` installs what is needed), or from package files with --kernel-package"
+    )]
     Run {
         /// Which program.
         program: String,

@@ -199,7 +199,8 @@ impl Search<'_> {
                     // Nothing says of another NIC what it is plugged into: a fixed address stays where it belongs.
                     let alone = waiting.is_empty() && self.fixed.is_none();
                     let groups = plan::groups(&way.link, self.boot_mac, &present, started.elapsed(), alone);
-                    let belongs = |nics: &Vec<Interface>| self.fixed.is_none() || nics.first().is_some_and(|nic| Some(nic.mac) == self.boot_mac);
+                    let belongs =
+                        |nics: &Vec<Interface>| self.fixed.is_none() || nics.first().is_some_and(|nic| Some(nic.mac) == self.boot_mac);
                     groups.into_iter().filter(belongs).collect()
                 }
             };
@@ -241,7 +242,10 @@ impl Search<'_> {
                     });
                 }
             }
-            let missing = self.fixed.and(self.boot_mac).filter(|mac| present.iter().all(|nic| nic.interface.mac != *mac));
+            let missing = self
+                .fixed
+                .and(self.boot_mac)
+                .filter(|mac| present.iter().all(|nic| nic.interface.mac != *mac));
             if (present.is_empty() || missing.is_some()) && !told && started.elapsed() > NO_NIC {
                 told = true;
                 match missing.filter(|_| !present.is_empty()) {
