@@ -37,6 +37,7 @@ async fn every_route_refuses_those_who_show_nothing() {
             .path
             .replace("{architecture}", "amd64")
             .replace("{name}", "no-such-file")
+            .replace("{hardware}/{file}", "no-such-machine/1-00000000.iso")
             .replace("{digest}/{part}", "00/chunks");
         for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE"] {
             let mut connection = if route.tls {

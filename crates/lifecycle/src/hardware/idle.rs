@@ -94,13 +94,15 @@ pub(super) fn decide(draft: &mut Draft<'_>) {
             "Nobody needs the machine: it is switched off, and on again when an instance needs it",
         );
     }
-    let asked = draft.new.idle.clone().is_some_and(|idle| match draft.new.phase {
+    // Of one that was not switched off, who is asked for what is settled already.
+    let Some(idle) = draft.new.idle.clone() else { return };
+    let asked = match draft.new.phase {
         // A person works on it.
         HardwarePhase::Maintenance | HardwarePhase::Quarantined => false,
         HardwarePhase::Ready if idle.asleep && facts.idle.wanted != Wanted::On => stay_off(draft, &idle),
         // What has to be done with it is done in the agent.
         _ => come(draft, &idle),
-    });
+    };
     if !asked {
         draft.clear(conditions::POWER_CYCLE_NEEDED);
     }

@@ -173,14 +173,16 @@ async fn world(faults: Vec<Fault>) -> Seen {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dead_bmcs_delay_nobody_else() {
     let healthy = world(Vec::new()).await;
-    println!("all alive: {healthy:?}");
     let struck = world(vec![
         share("silent", 0.1, 1, What::Silent),
         share("closed", 0.05, 2, What::Closed),
         share("slow", 0.06, 3, What::Latency { ms: 4_000 }),
     ])
     .await;
-    println!("a fifth dead or slow: {struck:?}");
+    for (what, seen) in [("all alive", &healthy), ("a fifth dead or slow", &struck)] {
+        let Seen { known, noticed, half, p99, dead, most_open } = seen;
+        println!("{what}: {dead} dead or slow, all others known after {known:?}, buttons noticed after {noticed:?}; a decision about another machine {half:?}, 99 of 100 {p99:?}; at most {most_open} sockets");
+    }
     assert!(struck.dead * 8 > controllers(), "{struck:?}");
     for seen in [&healthy, &struck] {
         assert!(seen.most_open <= SOCKETS, "{seen:?}");
