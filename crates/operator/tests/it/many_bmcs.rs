@@ -180,8 +180,17 @@ async fn dead_bmcs_delay_nobody_else() {
     ])
     .await;
     for (what, seen) in [("all alive", &healthy), ("a fifth dead or slow", &struck)] {
-        let Seen { known, noticed, half, p99, dead, most_open } = seen;
-        println!("{what}: {dead} dead or slow, all others known after {known:?}, buttons noticed after {noticed:?}; a decision about another machine {half:?}, 99 of 100 {p99:?}; at most {most_open} sockets");
+        let Seen {
+            known,
+            noticed,
+            half,
+            p99,
+            dead,
+            most_open,
+        } = seen;
+        println!(
+            "{what}: {dead} dead or slow, all others known after {known:?}, buttons noticed after {noticed:?}; a decision about another machine {half:?}, 99 of 100 {p99:?}; at most {most_open} sockets"
+        );
     }
     assert!(struck.dead * 8 > controllers(), "{struck:?}");
     for seen in [&healthy, &struck] {
