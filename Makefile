@@ -148,10 +148,10 @@ test-dhcp: ## Give real DHCP clients their addresses, with a relay, a rogue serv
 .PHONY: test-power
 test-power: ## Try the power drivers against ipmi_sim, ipmitool, wakeonlan, sushy-tools, snmpsim and libvirtd (part of `make test`)
 	@scripts/setup --power
-	$(CARGO) test --workspace --test ipmi --test redfish --test wake --test webhook --test plug --test pdu --test amt --test domains --test proxmox -- --nocapture
+	$(CARGO) test --workspace --test ipmi --test redfish --test wake --test webhook --test plug --test pdu --test amt --test domains --test proxmox --test simulated --test calls --test table -- --nocapture
 
 .PHONY: test-power-life
-test-power-life: loaders image ## Let ipmi_sim, sushy-tools over libvirt, and Wake-on-LAN frames switch QEMU machines through their whole life, in namespaces (20 minutes; needs `make bootmedia`)
+test-power-life: loaders image bootmedia-iso ## Let ipmi_sim, sushy-tools over libvirt, and Wake-on-LAN frames switch QEMU machines through their whole life, in namespaces (20 minutes)
 	@scripts/setup --power
 	$(CARGO) build --workspace --bin kube-baremetal
 	scripts/namespaces python3 tests/power --program $(KBM) --media $(MEDIA) --image $(IMAGE) --loaders $(LOADERS)/usr/lib

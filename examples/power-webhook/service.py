@@ -53,17 +53,24 @@ class Signatures:
     def check(self, headers, body):
         identity, stamp, signatures = (headers.get(f"webhook-{name}", "") for name in ("id", "timestamp", "signature"))
         now = time.time()
-        if not stamp.isdigit() or abs(now - int(stamp)) > TOLERANCE:
+        if not (stamp.isascii() and stamp.isdigit()) or abs(now - int(stamp)) > TOLERANCE:
             raise Refused(401, "the request is too old, or the clocks differ by more than five minutes")
         signed = f"{identity}.{stamp}.".encode() + body
         wanted = "v1," + base64.b64encode(hmac.digest(self.key, signed, hashlib.sha256)).decode()
-        if not any(hmac.compare_digest(wanted, given) for given in signatures.split()):
+        if not any(hmac.compare_digest(wanted.encode(), given.encode()) for given in signatures.split()):
             raise Refused(401, "the signature is wrong: both sides need the same key")
         with self.lock:
             self.seen = {seen: until for seen, until in self.seen.items() if until > now}
             if identity in self.seen:
                 raise Refused(401, "this request was here before")
             self.seen[identity] = now + 2 * TOLERANCE
+
+
+def replaced(word, values):
+    """Only what has a name here: a command may have braces of its own."""
+    for name, value in values.items():
+        word = word.replace("{" + name + "}", value)
+    return word
 
 
 def run(machines, request):
@@ -77,11 +84,11 @@ def run(machines, request):
     if words is None:
         raise Refused(501, f"{request.get('call')!r} is not set up for this machine")
     with_it = {name: str(request.get(name, "")).lower() if name != "url" else str(request.get(name, "")) for name in ("soft", "device", "firmware", "url")}
-    command = [word.format_map(with_it) for word in words]
+    command = [replaced(word, with_it) for word in words]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE)
-    except FileNotFoundError:
-        raise Refused(500, f"{command[0]} is not installed here") from None
+    except OSError as error:
+        raise Refused(500, f"{command[0]} does not run here: {error.strerror}") from None
     except subprocess.TimeoutExpired:
         raise Refused(500, f"{command[0]} took longer than {PATIENCE} s") from None
     if done.returncode != 0:
@@ -96,7 +103,7 @@ def handler(signatures, machines):
         def do_POST(self):
             try:
                 length = self.headers.get("content-length", "")
-                if not length.isdigit() or int(length) > LARGEST:
+                if not (length.isascii() and length.isdigit()) or int(length) > LARGEST:
                     raise Refused(413, "a body of at most 64 KiB is expected, with its length")
                 body = self.rfile.read(int(length))
                 signatures.check(self.headers, body)
@@ -104,6 +111,8 @@ def handler(signatures, machines):
                     request = json.loads(body)
                 except ValueError:
                     raise Refused(400, "the body is no JSON") from None
+                if not isinstance(request, dict):
+                    raise Refused(400, "the body is no object")
                 status, answer = 200, run(machines, request)
                 print(f"{request['machine']}: {request['call']}", flush=True)
             except Refused as refused:

@@ -168,7 +168,7 @@ def main():
         raise SystemExit("power: needs root, for network namespaces: scripts/namespaces python3 tests/power ...")
     for path in (arguments.program, arguments.media, arguments.image, arguments.loaders, arguments.ovmf, arguments.power_peers):
         if not path.exists():
-            raise SystemExit(f"power: {path} is missing; `make build bootmedia image loaders` and `scripts/setup --power-life` make programs, boot media, image, loaders and peers")
+            raise SystemExit(f"power: {path} is missing; `make build bootmedia image loaders` and `scripts/setup --power` make programs, boot media, image, loaders and peers")
     return play_all("power", arguments.only or CELLS, partial(cell, arguments), arguments.keep)
 
 

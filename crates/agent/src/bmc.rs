@@ -1,6 +1,6 @@
 //! The user that the operator wants in this machine's controller: opened, made, and answered for.
 //!
-//! Each wish is carried out once in a boot, in a thread of its own and within [`PATIENCE`]; its answer is kept until the server has stored it. Nothing of it delays an order: it is done between two.
+//! Each wish is carried out once in a boot, in a thread of its own and within [`PATIENCE`]; its answer is kept until the server has stored it. It is done between two orders, the next of which waits for it: at most twice [`PATIENCE`].
 
 use std::{
     sync::Arc,
@@ -26,11 +26,16 @@ use crate::{
 /// How long it may take in all. A controller has up to 63 places for users, and is slow.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Before an answer that was not stored is told again.
+const RETELL: Duration = Duration::from_secs(5);
+
 /// What was wanted in this boot.
 #[derive(Debug, Default)]
 pub struct Users {
     /// The latest wish, with its answer.
     latest: Option<BmcUserReport>,
+    /// One that was carried out and whose answer is not stored yet.
+    untold: Option<BmcUserReport>,
 }
 
 impl Users {
@@ -44,16 +49,13 @@ impl Users {
         if self.seen() == sealed.id {
             return;
         }
-        let fault = match open(sealed, key) {
-            Ok(user) => make(user, console).await.err(),
-            Err(error) => Some(error.to_string()),
-        };
-        if let Some(fault) = &fault {
-            console.say(format!("bmc user: {fault}"));
-        }
-        let report = BmcUserReport {
-            id: sealed.id.clone(),
-            fault: fault.map(|fault| clip(&fault, MAX_MESSAGE / 4)),
+        let report = match self.untold.take().filter(|report| report.id == sealed.id) {
+            Some(report) => {
+                // The server asks at once and over again while it cannot store the answer.
+                tokio::time::sleep(RETELL).await;
+                report
+            }
+            None => carry_out(sealed, key, console).await,
         };
         let told = match serde_json::to_vec(&report) {
             Ok(body) => client.request::<serde_json::Value>(Method::POST, PATH_BMC_USER, body, ANSWER).await,
@@ -61,9 +63,26 @@ impl Users {
         };
         match told {
             Ok(_) => self.latest = Some(report),
-            // It is asked for again, and done again: that changes nothing.
-            Err(error) => console.say(format!("bmc user: not stored yet: {error}")),
+            // It is asked for again, and told again; controllers' memory wears out by writing.
+            Err(error) => {
+                console.say(format!("bmc user: not stored yet: {error}"));
+                self.untold = Some(report);
+            }
         }
+    }
+}
+
+async fn carry_out(sealed: &SealedBmcUser, key: &SealingKey, console: &Arc<Console>) -> BmcUserReport {
+    let fault = match open(sealed, key) {
+        Ok(user) => make(user, console).await.err(),
+        Err(error) => Some(error.to_string()),
+    };
+    if let Some(fault) = &fault {
+        console.say(format!("bmc user: {fault}"));
+    }
+    BmcUserReport {
+        id: sealed.id.clone(),
+        fault: fault.map(|fault| clip(&fault, MAX_MESSAGE / 4)),
     }
 }
 

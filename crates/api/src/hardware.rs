@@ -55,7 +55,7 @@ use crate::{
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.idlePolicy) || self.idlePolicy != 'PowerOff' || has(self.power) && !has(self.power.manual)").message("idlePolicy PowerOff needs a driver that switches the machine on again: name it in spec.power (manual is a person)"))]
+#[x_kube(validation = Rule::new("!has(self.idlePolicy) || self.idlePolicy != 'PowerOff' || has(self.powerFromBmc) || has(self.power) && !has(self.power.manual)").message("idlePolicy PowerOff needs a driver that switches the machine on again: name it in spec.power (manual is a person)"))]
 pub struct BareMetalHardwareSpec {
     /// Name of the BareMetalDiscovery of this machine.
     #[schemars(length(min = 1, max = 253))]
@@ -95,7 +95,7 @@ pub struct BareMetalHardwareSpec {
     /// What becomes of the machine while nobody needs it. Left out: what its class says, else it stays in the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_policy: Option<IdlePolicy>,
-    /// Sets `power` up from the BMC that the agent finds, where it is left out: a user is made in the BMC, its password kept in the Secret `bmc-` and this object's name, in the operator's namespace.
+    /// Sets `power` up from the BMC that the agent finds, where it is left out: a user is made in the BMC, its password kept in a Secret of the operator's namespace that `spec.power` names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power_from_bmc: Option<FromBmc>,
     /// Keeps instances away unless they tolerate it.

@@ -94,6 +94,7 @@ pub struct PowerAct {
     pub since: Time,
     /// The interfaces that wake the machine, where it has Wake-on-LAN: once this is what was done last, each netboot replica sends a frame to each of them into the segments it serves.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(regex(pattern = "^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$")))]
     pub macs: Vec<String>,
 }
 
@@ -128,6 +129,9 @@ pub struct PowerStatus {
     /// For whom that waits, where machines are switched on one after another. It is no failure, however long it takes.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub turn: String,
+    /// Since when a machine that was to be off is to run, of which nothing was heard since. Only where the driver does not tell whether it is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starting: Option<Time>,
     /// Grows with each act; part of its id.
     #[serde(default)]
     pub sequence: u64,

@@ -113,6 +113,10 @@ pub fn decide(facts: &BmcFacts<'_>) -> Step {
                 from.user, answer.fault
             ),
         ),
+        (_, _, None) if view::live_session(facts.discovery).is_some() => wait(
+            "IdentityNotProven",
+            "The machine's identity is only asserted, and who it says it is would be told a password: set spec.power by hand, or allow asserted identities",
+        ),
         (_, _, None) => wait(
             "AgentNotConnected",
             "Waiting for the machine to boot into the agent, which makes the user in its BMC",

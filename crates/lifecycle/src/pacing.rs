@@ -93,6 +93,9 @@ struct Bucket {
     at: Timestamp,
 }
 
+/// Up to so many that wait each is told how many come before it.
+const COUNTED: usize = 200;
+
 /// A minute in milliseconds: with a rate of `n` a minute, `n` flow in each millisecond.
 const TOKEN: i64 = 60_000;
 
@@ -242,6 +245,10 @@ impl Pace {
 
     /// For whom a machine waits: those before it that need the same bucket, of the bucket that is the longest to wait for.
     fn told(&self, name: &str, limits: &Limits) -> String {
+        if self.waiting.len() > COUNTED {
+            // Nobody reads ten thousand numbers, each of which changes with every start.
+            return format!("waits for its turn: more than {COUNTED} machines do");
+        }
         let Some(own) = self.waiting.get(name) else { return String::new() };
         let place = |n: &str, s: &Start| (!s.urgent, s.since, n.to_owned());
         let mine = place(name, own);

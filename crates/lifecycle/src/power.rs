@@ -86,8 +86,14 @@ pub struct Runs {
 }
 
 impl Want {
-    /// What is to be done first. `act` is in force, `done` was done since it is wanted.
-    fn first_act(self, facts: &PowerFacts, act: Option<PowerActKind>, done: Option<(PowerActKind, Timestamp)>) -> Option<PowerActKind> {
+    /// What is to be done first. `act` is in force, `done` was done since it is wanted; `starting`: the system was to be off, and nothing was heard of it since.
+    fn first_act(
+        self,
+        facts: &PowerFacts,
+        act: Option<PowerActKind>,
+        done: Option<(PowerActKind, Timestamp)>,
+        starting: bool,
+    ) -> Option<PowerActKind> {
         match self {
             Self::Nothing => None,
             Self::Agent(_) | Self::Wake(_) if facts.can.boot_agent => Some(PowerActKind::BootAgent),
@@ -104,15 +110,12 @@ impl Want {
             Self::Wake(_) => facts.can.on.then_some(PowerActKind::On),
             Self::On(_) if !facts.can.on || facts.state == PowerState::On => None,
             Self::On(_) if facts.state == PowerState::Off => Some(PowerActKind::On),
-            Self::On(runs) => match act {
-                Some(PowerActKind::Off | PowerActKind::On) => act,
+            Self::On(_) => starting.then(|| match (act, done.map(|(kind, _)| kind)) {
+                (Some(act @ (PowerActKind::Off | PowerActKind::On)), _) => act,
                 // Whoever takes the power away can give it back; a plug that is on would give nothing.
-                _ if runs.was_off && facts.can.off => Some(PowerActKind::Off),
-                _ if runs.was_off => Some(PowerActKind::On),
-                _ => done
-                    .filter(|(kind, at)| *kind == PowerActKind::On && runs.heard.is_none_or(|heard| heard < *at))
-                    .map(|(kind, _)| kind),
-            },
+                (_, None) if facts.can.off => PowerActKind::Off,
+                _ => PowerActKind::On,
+            }),
             Self::Off if facts.state == PowerState::Off => None,
             Self::Off if facts.can.shut_down => Some(PowerActKind::ShutDown),
             Self::Off => facts.can.off.then_some(PowerActKind::Off),
@@ -208,11 +211,14 @@ enum Next {
 }
 
 fn next(new: &mut PowerStatus, facts: &PowerFacts, want: Want, config: &Config, now: Timestamp) -> Next {
-    let counts = |at: Timestamp| want.since().is_none_or(|since| at >= since);
+    new.starting = starting(new, facts, want, now);
+    let since = want.since().or(new.starting.as_ref().map(|since| since.0));
+    let starting = new.starting.is_some();
+    let counts = |at: Timestamp| since.is_none_or(|since| at >= since);
     let done = new.done.as_ref().zip(new.done_at.as_ref()).filter(|(_, at)| counts(at.0));
     let done = done.map(|(done, at)| (done.kind, at.0));
     let in_force = new.act.as_ref().map(|act| act.kind);
-    let Some(first) = want.first_act(facts, in_force, done) else {
+    let Some(first) = want.first_act(facts, in_force, done, starting) else {
         return Next::Nothing;
     };
     if let Some(act) = &new.act {
@@ -245,7 +251,17 @@ fn next(new: &mut PowerStatus, facts: &PowerFacts, want: Want, config: &Config, 
     }
     new.failures += 1;
     // What was done and did not help is no reason to leave out a part of it now.
-    Next::Act(want.first_act(facts, None, None).unwrap_or(first))
+    Next::Act(want.first_act(facts, None, None, starting).unwrap_or(first))
+}
+
+/// Since when a machine whose driver does not tell whether it is on is being started.
+fn starting(new: &PowerStatus, facts: &PowerFacts, want: Want, now: Timestamp) -> Option<Time> {
+    let Want::On(runs) = want else { return None };
+    if facts.state != PowerState::Unknown {
+        return None;
+    }
+    let began = new.starting.clone().or_else(|| runs.was_off.then_some(Time(now)))?;
+    runs.heard.is_none_or(|heard| heard < began.0).then_some(began)
 }
 
 /// Whether an act that was done serves what another one is for.

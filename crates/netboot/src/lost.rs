@@ -103,17 +103,25 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             tokio::time::sleep(PACE).await;
         }
         for (name, session) in shared.presence.newly_lost(after, Instant::now()) {
-            // Its driver switched it off before it had asked: that is no loss.
-            let is_off = |h: Arc<BareMetalHardware>| h.status.as_ref().is_some_and(|s| s.idle.is_some());
-            if shared.cache.hardware_of(&name).is_some_and(is_off) {
-                shared.presence.forget(&name);
-                continue;
-            }
-            shared.metrics.lost.inc();
             let Some(discovery) = shared.cache.discovery(&name) else {
                 shared.presence.forget(&name);
                 continue;
             };
+            // It was switched off, which is no loss. It is written down all the same: whoever loses the machine's status must not take its last session for one that lives.
+            let live = lifecycle::view::live_session(Some(&discovery));
+            let sleeps = |h: Arc<BareMetalHardware>| {
+                h.status
+                    .as_ref()
+                    .zip(live)
+                    .is_some_and(|(status, session)| status.idle.is_some() && !lifecycle::view::session_counts(status, session))
+            };
+            if shared.cache.hardware_of(&name).is_some_and(sleeps) {
+                let message = "Switched off because nobody needs it";
+                write(&shared, discovery.clone(), &session, false, "PoweredOff", message).await;
+                shared.presence.forget(&name);
+                continue;
+            }
+            shared.metrics.lost.inc();
             tracing::warn!(discovery = %name, "the agent fell silent");
             let message = format!("Nothing was heard from the agent for {} s", after.as_secs());
             write(&shared, discovery, &session, false, "Silent", &message).await;

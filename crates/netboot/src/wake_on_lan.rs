@@ -72,7 +72,19 @@ impl WakeOnLan {
         }
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let before = seen.insert(hardware.name_any(), act.id.clone());
-        if before.as_ref() == Some(&act.id) || now.duration_since(at.0) > YOUNG {
+        if before.as_ref() == Some(&act.id) {
+            return;
+        }
+        let age = now.duration_since(at.0);
+        if age > YOUNG {
+            // After a start nothing was seen before, and most of it is long ago.
+            if before.is_some() {
+                tracing::warn!(
+                    hardware = hardware.name_any(),
+                    seconds = age.as_secs(),
+                    "the machine is not woken: it was to be long ago; compare the clocks of operator and netboot"
+                );
+            }
             return;
         }
         // The definition refuses what is no address.

@@ -129,7 +129,9 @@ const SHOWN: usize = 300;
 pub(crate) fn quoted(text: &str, secrets: &[&str]) -> String {
     let mut text = text.to_owned();
     for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
-        text = text.replace(secret, "***");
+        for form in [(*secret).to_owned(), escaped(secret), percent(secret)] {
+            text = text.replace(&form, "***");
+        }
     }
     let plain = |c: char| if c.is_control() { ' ' } else { c };
     let mut short: String = text.chars().take(SHOWN).map(plain).collect();
@@ -137,6 +139,21 @@ pub(crate) fn quoted(text: &str, secrets: &[&str]) -> String {
         short.push('…');
     }
     short
+}
+
+/// As JSON has it in a string.
+fn escaped(secret: &str) -> String {
+    let text = serde_json::Value::from(secret).to_string();
+    text[1..text.len() - 1].to_owned()
+}
+
+/// As a URL has it.
+fn percent(secret: &str) -> String {
+    let byte = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    secret.bytes().map(byte).collect()
 }
 
 #[cfg(test)]
@@ -178,5 +195,11 @@ mod tests {
             error.to_string(),
             "m-1: cannot power-cycle it through 192.0.2.7:623: the controller refuses the credentials (no such user): correct user and password in the Secret"
         );
+    }
+
+    #[test]
+    fn a_secret_is_found_in_every_form() {
+        let said = quoted(r#"a"b\c, {"p": "a\"b\\c"}, ?p=a%22b%5Cc"#, &[r#"a"b\c"#]);
+        assert_eq!(said, r#"***, {"p": "***"}, ?p=***"#);
     }
 }

@@ -225,8 +225,13 @@ impl Proxmox {
                 problem: format!("{} has no machine {} ({detail})", self.node, self.machine),
             };
         }
-        if said.contains("is locked") || said.contains("got timeout") {
+        // It waited for the lock of the machine's configuration in vain: nothing was done.
+        if said.contains("is locked") || said.contains("can't lock file") {
             return Fault::Busy { detail, after: None };
+        }
+        // Of QEMU's monitor: the command was there.
+        if said.contains("got timeout") {
+            return Fault::Unanswered(detail);
         }
         Fault::Refused(detail)
     }

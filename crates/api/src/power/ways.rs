@@ -290,8 +290,9 @@ pub struct AmtPower {
 }
 
 /// A plug or relay with Tasmota's firmware. It takes its password in the URL of each command: keep it in a network of its own.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.credentials) || self.address.startsWith('https://') || self.insecure").message("tasmota.address must begin with https:// where there is a password: over plain HTTP it is readable by everybody on the way (insecure: true allows it)"))]
 pub struct TasmotaPower {
     /// Scheme, host and, where it is not the usual one, port.
     #[schemars(length(min = 8, max = 253), regex(pattern = r"^https?://[A-Za-z0-9._\-\[\]:]+/?$"))]
@@ -303,6 +304,9 @@ pub struct TasmotaPower {
     /// `password`, in a Secret of the operator's namespace. Left out: the device wants none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<LocalSecretName>,
+    /// Allows a password over plain HTTP.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub insecure: bool,
     /// What is behind it.
     #[serde(default)]
     pub load: PlugLoad,

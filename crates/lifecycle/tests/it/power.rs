@@ -232,6 +232,46 @@ fn a_driver_that_cannot_tell_switches_a_stopped_instance_on_until_something_is_h
 }
 
 #[test]
+fn a_stopped_instance_is_started_also_where_the_first_attempt_fails_or_the_power_has_to_go_first() {
+    let only_on = Can {
+        on: true,
+        ..Can::default()
+    };
+    let on_and_off = Can { off: true, ..only_on };
+    for can in [only_on, on_and_off] {
+        let mut world = with(can, World::running());
+        world.power.as_mut().unwrap().state = PowerState::Unknown;
+        world.pass(60);
+        world.instances[0].spec.running = false;
+        world.settle();
+        if can.off {
+            assert_eq!(ends(&mut world, None), PowerActKind::Off);
+            world.power.as_mut().unwrap().state = PowerState::Unknown;
+        }
+        world.pass(60);
+        world.instances[0].spec.running = true;
+        world.settle();
+        if can.off {
+            assert_eq!(ends(&mut world, None), PowerActKind::Off);
+            world.power.as_mut().unwrap().state = PowerState::Unknown;
+            world.settle();
+        }
+        assert_eq!(ends(&mut world, Some("the Secret is not there")), PowerActKind::On);
+        assert!(world.status().power.unwrap().fault.contains("Secret"));
+        world.pass(10 * 60);
+        world.settle();
+        assert_eq!(ends(&mut world, None), PowerActKind::On, "{can:?}");
+        world.power.as_mut().unwrap().state = PowerState::Unknown;
+        world.pass(2);
+        let now = Time(world.now);
+        world.seen().guest.as_mut().expect("a guest helper").registered_at = now;
+        world.settle();
+        let power = world.status().power.unwrap();
+        assert_eq!((power.act, power.starting, power.failures), (None, None, 0), "it runs");
+    }
+}
+
+#[test]
 fn a_machine_in_use_that_lost_power_is_switched_on_unless_a_person_works_on_it() {
     let mut world = with(ALL, World::running());
     world.hardware.spec.maintenance = true;

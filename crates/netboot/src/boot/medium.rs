@@ -85,6 +85,8 @@ struct Stamp {
 #[derive(Default)]
 pub(crate) struct Images {
     known: Mutex<HashMap<Architecture, Arc<Image>>>,
+    /// Whose turn it is to look into one: a rack's controllers come at once, and an image is read as a whole.
+    looking: tokio::sync::Mutex<()>,
 }
 
 impl std::fmt::Debug for Images {
@@ -98,8 +100,12 @@ impl Images {
     async fn of(&self, architecture: Architecture, path: PathBuf) -> io::Result<Arc<Image>> {
         let now = stamp(&tokio::fs::symlink_metadata(&path).await?);
         let lock = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = lock().get(&architecture).cloned();
-        if let Some(known) = known.filter(|known| known.stamp == now) {
+        let known = || lock().get(&architecture).cloned().filter(|known| known.stamp == now);
+        if let Some(known) = known() {
+            return Ok(known);
+        }
+        let _turn = self.looking.lock().await;
+        if let Some(known) = known() {
             return Ok(known);
         }
         let shown = path.display().to_string();

@@ -1,7 +1,7 @@
 //! A user of ours in a machine's BMC: its Secret, the sealed wish for the agent, and `spec.power` when it is there (`lifecycle::bmc` decides).
 //!
-//! The Secret `bmc-<hardware>` stands in the operator's own namespace and holds the name and a random password. It is made before anything is asked, and used again for every later wish, so that
-//! whatever is lost, the BMC and the Secret agree in the end. The password leaves this process sealed to one session only, and is in no log, event or status.
+//! Each wish has a password of its own, in a Secret `bmc-<hardware>-<wish>` of the operator's namespace, made before anything is asked. A session that was another machine's, who only said that it is this one, learns a
+//! password that is of use in no BMC but the one in which it makes the user. The password leaves this process sealed to one session only, and is in no log, event or status.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -23,7 +23,6 @@ use serde_json::json;
 use crate::{
     error::{Error, Result},
     events::Notice,
-    secrets,
     world::{World, reference},
 };
 
@@ -73,11 +72,13 @@ pub(crate) async fn step(world: &World, hardware: &Arc<BareMetalHardware>, disco
     }
 }
 
-/// Has the Secret, seals what is in it, and stores that for the agent.
+/// Makes the Secret, seals what is in it, and stores that for the agent.
 async fn ask(world: &World, hardware: &Arc<BareMetalHardware>, wish: &Wish) -> Result<bool> {
-    let secret = format!("bmc-{}", hardware.name_any());
-    let password = match password(world, hardware, &secret, &wish.from.user).await? {
+    let id = format!("bmc-{:016x}", rand::random::<u64>());
+    let secret = secret_name(&hardware.name_any(), &id);
+    let password = match password(world, hardware, &secret, &wish.from.user).await {
         Ok(password) => password,
+        // The machine's life goes on without.
         Err(message) => return wait(world, hardware, "SecretUnusable", &message).await,
     };
     let user = BmcUser {
@@ -89,7 +90,6 @@ async fn ask(world: &World, hardware: &Arc<BareMetalHardware>, wish: &Wish) -> R
         },
         channel: wish.channel,
     };
-    let id = format!("bmc-{:016x}", rand::random::<u64>());
     let sealed = bmc_user::seal(&user, &id, &wish.thumbprint, &wish.sealing_key).map_err(|source| Error::SealBmcUser {
         hardware: hardware.name_any(),
         source,
@@ -115,22 +115,16 @@ fn random() -> String {
         .collect()
 }
 
-/// The password in the Secret, which is made where it is not there. What is wrong with one that is there is for people.
-async fn password(world: &World, hardware: &BareMetalHardware, name: &str, user: &str) -> Result<std::result::Result<String, String>> {
+/// Of the Secret of one wish. Names have 253 letters at most.
+fn secret_name(hardware: &str, wish: &str) -> String {
+    let hardware: String = hardware.chars().take(200).collect();
+    let wish = wish.trim_start_matches("bmc-");
+    format!("bmc-{}-{wish}", hardware.trim_end_matches(['.', '-']))
+}
+
+/// A new password, kept in a new Secret. Why it could not be kept is for people.
+async fn password(world: &World, hardware: &BareMetalHardware, name: &str, user: &str) -> std::result::Result<String, String> {
     let namespace = &world.config.operator_namespace;
-    let found = secrets::read(world.client(), namespace, name).await;
-    world.metrics.requested("Secret", "get", if found.is_ok() { "ok" } else { "error" });
-    if let Some(contents) = found? {
-        let text = |key| contents.get(key).and_then(|v| std::str::from_utf8(v).ok()).unwrap_or_default();
-        let fits = |password: &str| (1..=PASSWORD).contains(&password.len()) && password.bytes().all(|b| b.is_ascii_graphic());
-        return Ok(if text("username") == user && fits(text("password")) {
-            Ok(text("password").to_owned())
-        } else {
-            Err(format!(
-                "The Secret {namespace}/{name} is there and is not of the BMC user {user} with a password of at most {PASSWORD} characters: delete it, or name it in spec.power"
-            ))
-        });
-    }
     let password = random();
     let bytes = |text: &str| ByteString(text.as_bytes().to_vec());
     let secret = Secret {
@@ -152,13 +146,10 @@ async fn password(world: &World, hardware: &BareMetalHardware, name: &str, user:
     world
         .metrics
         .requested("Secret", "create", if made.is_ok() { "ok" } else { "error" });
-    made.map_err(|source| Error::Api {
-        verb: "create",
-        kind: "Secret".to_owned(),
-        name: format!("{namespace}/{name}"),
-        source: Box::new(source),
+    made.map_err(|error| {
+        format!("The Secret {namespace}/{name} for the BMC's user cannot be made ({error}): give the operator the right to create Secrets there (deploy/rbac/operator.yaml)")
     })?;
-    Ok(Ok(password))
+    Ok(password)
 }
 
 fn say(status: &mut BareMetalHardwareStatus, done: bool, reason: &str, message: &str) {

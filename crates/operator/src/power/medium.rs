@@ -37,6 +37,10 @@ pub(super) async fn boot(world: &World, hardware: &BareMetalHardware, wired: &Wi
 /// Takes the medium of the last act out, once it has done its part.
 pub(super) async fn take_out(world: &World, hardware: &BareMetalHardware, wired: &Wired) {
     let name = hardware.name_any();
+    if hardware.spec.maintenance {
+        // A person may have put one of their own in.
+        return;
+    }
     let Some(act) = finished(world, hardware).filter(|_| wired.spec.virtual_media().is_some()) else {
         return;
     };

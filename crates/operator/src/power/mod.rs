@@ -50,6 +50,8 @@ const SOON_FOR: Duration = Duration::from_secs(30);
 /// One that waits for its turn for longer says so, and says anew for whom after as long again as this.
 const WAITS: Duration = Duration::from_secs(2);
 const WAITS_AGAIN: Duration = Duration::from_secs(60);
+/// So many interfaces of a machine are woken at most.
+const MACS: usize = 8;
 /// A Secret that is older than that here is read again.
 const FRESH: Duration = Duration::from_secs(600);
 /// Reconciles at once: more than calls at once, of which most wait for a controller.
@@ -367,7 +369,7 @@ fn interfaces(spec: &PowerSpec, discovery: Option<&BareMetalDiscovery>) -> Vec<S
         return wake.macs.clone();
     }
     let inventory = discovery.and_then(|d| d.status.as_ref()?.inventory.as_ref());
-    let found = inventory.map(|i| i.nics.iter().map(|nic| nic.mac.to_string()).collect());
+    let found = inventory.map(|i| i.nics.iter().take(MACS).map(|nic| nic.mac.to_string()).collect());
     found.unwrap_or_default()
 }
 

@@ -324,6 +324,10 @@ async fn a_spec_that_cannot_work_is_refused_at_the_door_with_its_field() {
             "spec.power.tasmota.relay",
         ),
         (
+            json!({"tasmota": {"address": "http://192.0.2.7", "credentials": kept}}),
+            "tasmota.address must begin with https://",
+        ),
+        (
             json!({"proxmox": {"address": "https://pve:8006", "node": "pve", "machine": 7, "token": "u@pve!t", "credentials": kept}}),
             "spec.power.proxmox.machine",
         ),

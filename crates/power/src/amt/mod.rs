@@ -188,11 +188,16 @@ impl Amt {
                 .header(header::CONTENT_TYPE, "application/soap+xml;charset=UTF-8")
                 .body(body.clone())
         };
-        // The first is never carried out: it brings the challenge.
-        let mut response = post().send().await.map_err(|error| web::lost(&Method::GET, error))?;
+        // The first brings the challenge. Somebody in between who lets us in without one has carried it out.
+        let mut response = post().send().await.map_err(|error| web::lost(&kind, error))?;
         if response.status() == StatusCode::UNAUTHORIZED {
-            let mut challenges = response.headers().get_all(header::WWW_AUTHENTICATE).iter();
-            let challenge = challenges.find_map(|value| Challenge::parse(value.to_str().ok()?, &[Algorithm::Sha256, Algorithm::Md5]));
+            let challenges = response.headers().get_all(header::WWW_AUTHENTICATE);
+            let of = |algorithm| {
+                challenges
+                    .iter()
+                    .find_map(|value| Challenge::parse(value.to_str().ok()?, &[algorithm]))
+            };
+            let challenge = of(Algorithm::Sha256).or_else(|| of(Algorithm::Md5));
             let challenge =
                 challenge.ok_or_else(|| Fault::Garbled("it asks for a password in a way that is not AMT's (digest)".to_owned()))?;
             let own_nonce = hex::encode(rand::random::<[u8; 16]>());
@@ -209,7 +214,8 @@ impl Amt {
         match (status, said) {
             (StatusCode::UNAUTHORIZED, _) => Err(Fault::Credentials(format!("{name}: {status}"))),
             (_, Some(Said::Fault { code, reason })) => {
-                let detail = format!("{name}: {code}, {}", quoted(&reason, &[self.password.expose_secret()]));
+                let secrets = [self.password.expose_secret()];
+                let detail = format!("{name}: {}, {}", quoted(&code, &secrets), quoted(&reason, &secrets));
                 Err(match code.as_str() {
                     "AccessDenied" => Fault::Privilege(detail),
                     "Concurrency" | "QuotaLimit" => Fault::Busy { detail, after: None },

@@ -167,9 +167,16 @@ fn local(code: &str) -> String {
     code.rsplit(':').next().unwrap_or_default().to_owned()
 }
 
+/// The largest answer in bytes; those to what is asked here are below 8 KiB.
+const LARGEST: usize = 32 << 10;
+
 /// Reads an answer. None: it is no envelope, or has nothing of that in it.
 #[must_use]
 pub fn parse(answer: &[u8]) -> Option<Said> {
+    // The parser compares the attributes of an element with each other: a large one full of them would take minutes.
+    if answer.len() > LARGEST {
+        return None;
+    }
     let options = ParsingOptions {
         allow_dtd: false,
         nodes_limit: MOST,

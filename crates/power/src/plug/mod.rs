@@ -193,7 +193,11 @@ impl Plug {
             (false, _) => self.set(true).await,
             (true, PowerState::On) => Ok(()),
             // It shut itself down: only mains that goes and comes starts it.
-            (true, PowerState::Off) => self.off_and_on().await,
+            // A call to switch on may be repeated, but not what is done here: it would take the power away from a machine that begins to boot.
+            (true, PowerState::Off) => self.off_and_on().await.map_err(|fault| match fault {
+                Fault::Unanswered(detail) | Fault::NotTaken(detail) => Fault::Refused(format!("nobody knows whether its mains went and came: {detail}")),
+                other => other,
+            }),
             (true, PowerState::Unknown) => Err(Fault::Refused(
                 "the plug is on already and does not tell whether the machine runs: cycle it, or say from how many watts on it does (runningWatts)".to_owned(),
             )),

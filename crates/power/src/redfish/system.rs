@@ -190,6 +190,8 @@ pub fn overrides(target: &str, firmware: Firmware, shown: &Boot, quirk: &Quirk) 
     let without = json!({"Boot": {"BootSourceOverrideEnabled": "Once", "BootSourceOverrideTarget": target}});
     match quirk.mode {
         Mode::Never => vec![without],
+        // Without the mode it goes back to the default, unseen; only one that knows no mode is told without.
+        Mode::Always if shown.mode.is_some() => vec![with],
         Mode::Always => vec![with, without],
         Mode::WhereShown if shown.mode.is_some() => vec![with, without],
         Mode::WhereShown => vec![without],
