@@ -386,13 +386,12 @@ async fn bmc_user_is_asked_for(cluster: &Cluster) -> Result<()> {
         .create(&PostParams::default(), &serde_json::from_value(discovery)?)
         .await?;
     let machines: Api<BareMetalHardware> = Api::all(cluster.client.clone());
+    let accepted = serde_json::json!({
+        "apiVersion": "kube-baremetal.io/v1alpha1", "kind": "BareMetalHardware", "metadata": { "name": NAME },
+        "spec": { "discoveryName": NAME, "powerFromBmc": {} }
+    });
+    machines.create(&PostParams::default(), &serde_json::from_value(accepted)?).await?;
     let limit = Instant::now() + Duration::from_secs(30);
-    while machines.get_opt(NAME).await?.is_none() {
-        ensure!(Instant::now() < limit, "{NAME} was not accepted");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    let change = serde_json::json!({ "spec": { "powerFromBmc": {} } });
-    machines.patch(NAME, &PatchParams::default(), &Patch::Merge(change)).await?;
     loop {
         let status = machines.get(NAME).await?.status.unwrap_or_default();
         if status.bmc_user.is_some() {

@@ -116,6 +116,11 @@ fn pass(world: &World, now: Timestamp) -> (Vec<Key>, Option<Timestamp>) {
 
 /// Passes until `stop`.
 pub(crate) async fn run(world: &Arc<World>, stop: CancellationToken) {
+    // Without its class a machine that sleeps would look as if it were to stay on.
+    tokio::select! {
+        () = stop.cancelled() => return,
+        () = world.classes.wait_ready() => {}
+    }
     let mut after = Duration::ZERO;
     loop {
         tokio::select! {

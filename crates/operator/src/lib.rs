@@ -364,7 +364,18 @@ async fn work(world: &Arc<World>, stop: CancellationToken) -> Result<()> {
         endpoint::reconcile,
     );
     spawn(&mut parts, world, "BareMetalAddress", (address, usual), &stop, address::reconcile);
-    spawn(&mut parts, world, "Power", (switches, power::AT_ONCE), &stop, power::reconcile);
+    // A BMC may take a minute to answer nothing. An act that is cut off is in force, and is carried out by who comes next.
+    let ends = stop.clone();
+    let switch = move |world, key| {
+        let ends = ends.clone();
+        async move {
+            tokio::select! {
+                done = power::reconcile(world, key) => done,
+                () = ends.cancelled() => Ok(Next::Rest),
+            }
+        }
+    };
+    spawn(&mut parts, world, "Power", (switches, power::AT_ONCE), &stop, switch);
     {
         let (world, stop) = (Arc::clone(world), stop.clone());
         parts.spawn(async move {

@@ -344,14 +344,14 @@ pub(crate) fn watches(world: &Arc<World>) -> Vec<(&'static str, BoxFuture<'stati
     ]
 }
 
-/// Waits until every cache holds a complete list. Nothing is decided before: half a list of hardware would make used machines look unknown.
+/// Waits until every cache holds a complete list. Nothing is decided before: half a list of hardware would make used machines look unknown. Classes are not waited for: definitions of before do not have
+/// them, and what needs them waits by itself.
 pub(crate) async fn wait_ready(world: &World) {
     let started = tokio::time::Instant::now();
     let all = async {
         world.discoveries.wait_ready().await;
         world.policies.wait_ready().await;
         world.hardware.wait_ready().await;
-        world.classes.wait_ready().await;
         world.instances.wait_ready().await;
         world.images.wait_ready().await;
         world.networks.wait_ready().await;

@@ -151,7 +151,7 @@ fn without_an_address_or_a_session_to_trust_nothing_is_asked() {
 
     let mut world = with(vec![channel("10.0.8.12/24", &[])]);
     world.config.allow_asserted_identity = false;
-    assert_eq!(reason(&world), "AgentNotConnected");
+    assert_eq!(reason(&world), "IdentityNotProven");
     world.seen().session = None;
     world.config.allow_asserted_identity = true;
     assert_eq!(reason(&world), "AgentNotConnected");

@@ -43,7 +43,8 @@ fn ends(world: &mut World, fault: Option<&str>) -> PowerActKind {
         at,
         fault: fault.map(str::to_owned),
     });
-    if fault.is_none() {
+    // One that never tells does not tell now.
+    if fault.is_none() && power.state != PowerState::Unknown {
         match act.kind {
             PowerActKind::On | PowerActKind::BootAgent => power.state = PowerState::On,
             PowerActKind::Off => power.state = PowerState::Off,

@@ -102,6 +102,8 @@ impl Controller {
             // Suites 3 and 17, one of a manufacturer, and a record that reaches over two answers.
             (6, 0x54, [1, 0, 0x80]) => ok(&[1, 0xc0, 3, 1, 0x41, 0x81, 0xc0, 17, 3, 0x44, 0x81, 0xc1, 0x30, 1, 2, 3, 1]),
             (6, 0x54, [1, 0, 0x81]) => ok(&[1, 0x41, 0x81, 0xc0, 0, 0, 0x40, 0x80]),
+            // No more than its own number.
+            (6, 0x54, [8, 0, 0x80]) => ok(&[8]),
             (6, 0x44, [channel, number]) => {
                 let (highest, fixed) = (self.highest, self.fixed);
                 let user = self.user(*number);
