@@ -66,7 +66,7 @@ impl Controller {
             .map(|level| format!("    allowed_auths_{level} none md2 md5 straight\n"))
             .concat();
         let configuration = format!(
-            "name \"tests\"\nset_working_mc 0x20\n  startlan 1\n    addr 127.0.0.1 {port}\n    priv_limit admin\n{allowed}    lan_config_program \"{} 1\"\n  endlan\n  \
+            "name \"tests\"\nset_working_mc 0x20\n  startlan 1\n    addr 127.0.0.1 {port}\n    priv_limit admin\n{allowed}    guid a123456789abcdefa123456789abcdef\n    lan_config_program \"{} 1\"\n  endlan\n  \
              serial kcs 127.0.0.1 {interface} codec VM ipmb 0x20\n  user 2 true \"admin\" \"s3cret-Pass\" admin 10\n",
             lan.display()
         );
