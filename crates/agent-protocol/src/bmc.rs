@@ -129,6 +129,9 @@ pub struct RedfishHostInterface {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What is too much, and the field that is named.
+    type Field = (fn(&mut Bmc), &'static str);
     use crate::{
         inventory::Inventory,
         limits::{Bounded, LimitError},
@@ -170,7 +173,7 @@ mod tests {
             with(|b| b.channels.push(BmcChannel::default())).as_deref(),
             Some("inventory.bmc.channels")
         );
-        let fields: [(fn(&mut Bmc), &str); 5] = [
+        let fields: [Field; 5] = [
             (
                 |b| b.channels[3].ipv6 = vec![String::new(); MAX_IPV6 + 1],
                 "inventory.bmc.channels[3].ipv6",

@@ -104,7 +104,6 @@ pub fn image(
     image: &BareMetalImage,
     packed: Option<PackedSource>,
     config_drive: bool,
-    boot_order: Option<BootOrder>,
 ) -> Order {
     Order {
         kind: OrderKind::Image,
@@ -124,7 +123,6 @@ pub fn image(
             config_drive,
             packed,
         }),
-        boot_order,
         ..Order::wait()
     }
 }

@@ -2,7 +2,7 @@
 
 use agent_protocol::{
     disk::{ContentsState, DiskContents, DiskMarker},
-    order::{Claim, ExpectedContents, FaultReason, OrderKind, PackedSource},
+    order::{Claim, ExpectedContents, FaultReason, Order, OrderKind, PackedSource},
 };
 use api::{
     BareMetalImage, BareMetalInstance, HardwarePhase, InstancePhase, conditions,
@@ -462,8 +462,8 @@ fn provision(draft: &mut Draft<'_>, claim: &ClaimRef, instance: &BareMetalInstan
         image,
         packed,
         instance.spec.config_drive,
-        boot_order,
     );
+    let wanted = Order { boot_order, ..wanted };
     let standing = draft.put_in_force(wanted);
     draft.new.written = true;
     draft.seed_wanted = standing == Standing::InForce;

@@ -31,6 +31,7 @@
 //!
 //! A counterexample is printed step by step.
 
+mod answers;
 mod decide;
 mod mutants;
 mod objects;

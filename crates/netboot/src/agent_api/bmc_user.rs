@@ -9,13 +9,8 @@ use agent_protocol::{
     limits,
 };
 use api::{BareMetalHardware, bmc::BmcUserResult, discovery::AgentSession};
-use axum::{
-    Extension,
-    body::Body,
-    extract::State,
-    response::{IntoResponse, Response},
-};
-use http::{Request, StatusCode};
+use axum::{Extension, body::Body, extract::State, response::Response};
+use http::Request;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -44,12 +39,7 @@ pub(crate) async fn report(State(shared): State<Arc<Shared>>, Extension(peer): E
         take(&shared, &caller, report).await
     }
     .await;
-    let response = match taken {
-        Ok(()) => (StatusCode::OK, [(http::header::CONTENT_TYPE, "application/json")], "{}").into_response(),
-        Err(refusal) => refusal.into_response(),
-    };
-    shared.metrics.count(Route::BmcUser, response.status());
-    response
+    super::reports::answer(&shared, Route::BmcUser, taken)
 }
 
 async fn take(shared: &Shared, caller: &Caller, report: BmcUserReport) -> Reply<()> {

@@ -37,11 +37,16 @@ pub(crate) async fn report(State(shared): State<Arc<Shared>>, Extension(peer): E
         take(&shared, &caller, report).await
     }
     .await;
+    answer(&shared, Route::Report, taken)
+}
+
+/// What a machine is told whose report was stored, or not taken.
+pub(super) fn answer(shared: &Shared, route: Route, taken: Reply<()>) -> Response {
     let response = match taken {
         Ok(()) => (StatusCode::OK, [(http::header::CONTENT_TYPE, "application/json")], "{}").into_response(),
         Err(refusal) => refusal.into_response(),
     };
-    shared.metrics.count(Route::Report, response.status());
+    shared.metrics.count(route, response.status());
     response
 }
 

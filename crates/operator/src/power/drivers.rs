@@ -536,7 +536,8 @@ mod tests {
             made.push(name);
         }
         let mut kinds: Vec<_> = power::KINDS.iter().map(|kind| kind.name).collect();
-        (kinds.sort_unstable(), made.sort_unstable());
+        kinds.sort_unstable();
+        made.sort_unstable();
         assert_eq!(made, kinds, "every driver can be named");
         let fault = driver(
             &spec(serde_json::json!({"wakeOnLan": {"to": ["nowhere"]}})),

@@ -232,7 +232,8 @@ async fn what_is_not_there_or_may_not_be_is_told() {
 #[tokio::test]
 async fn nonsense_comes_to_an_end() {
     // Noise, what was sent, what was sent cut off, and with each of its bytes changed.
-    let nonsense: [fn(&[u8]) -> Vec<u8>; 5] = [
+    type Says = fn(&[u8]) -> Vec<u8>;
+    let nonsense: [Says; 5] = [
         |_| vec![0xff; 1400],
         |asked| asked.to_vec(),
         |asked| asked[..asked.len() / 2].to_vec(),
