@@ -78,7 +78,8 @@ impl Scenario {
     /// Images that are made durable in several steps, and a packed one of which the disk holds a part already.
     fn in_steps() -> Vec<Self> {
         let mut steps = request(true);
-        steps.tuning.segment_bytes = Some(512 << 10);
+        // Less than any chunk writes, so that each has its own flush, in whatever order several connections bring them: the operations are counted.
+        steps.tuning.segment_bytes = Some(256 << 10);
         let over = |old, name, packed| Self::over(old, name, gpt_image(2 * MIB), steps.clone(), packed);
         let streamed = over(used_disk(4 * MIB), "GPT with config drive, in steps", false);
         let packed = over(used_disk(4 * MIB), "GPT with config drive, in steps", true);
