@@ -239,7 +239,7 @@ static: setup ## Build the static kube-baremetal command for the container image
 	@ln -sf x86_64-unknown-linux-gnu/$(if $(filter dev,$(STATIC_PROFILE)),debug,$(STATIC_PROFILE))/kube-baremetal $(STATIC)/kube-baremetal-amd64
 
 .PHONY: oci-image
-oci-image: static bootmedia ## Write the container image as an OCI archive (needs no container engine)
+oci-image: static bootmedia-iso ## Write the container image as an OCI archive (needs no container engine)
 	@$(MAKE) --no-print-directory oci-archive
 
 .PHONY: oci-archive

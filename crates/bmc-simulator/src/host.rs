@@ -296,6 +296,11 @@ impl Host {
     }
 
     /// What is in the drive that it would boot from.
+    pub fn image(&self) -> Option<String> {
+        self.lock().image.clone()
+    }
+
+    /// Puts an image into the drive, or takes it out.
     pub fn set_image(&self, image: Option<String>) {
         let mut state = self.lock();
         state.image = image;

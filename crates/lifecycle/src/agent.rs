@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::{
-    boot,
+    boot, boot_order,
     config::{Config, UnacceptedPolicy},
     view,
 };
@@ -255,8 +255,21 @@ fn reason_not_to_hand_out(
     None
 }
 
-/// What the guest helper of an instance is told. `instance_uid` is the one that its token names: it may be an earlier one of the instance.
-pub fn guest_action(hardware: Option<&BareMetalHardware>, discovery: Option<&BareMetalDiscovery>, instance_uid: &str) -> GuestAction {
+/// What the guest helper of an instance is told. `instance_uid` is the one that its token names: it may be an earlier one of the instance. A system that came instead of the agent
+/// is not sent away again at once: firmware that does not keep to its boot order would start it over and over.
+pub fn guest_action(
+    hardware: Option<&BareMetalHardware>,
+    discovery: Option<&BareMetalDiscovery>,
+    instance_uid: &str,
+    now: Timestamp,
+) -> GuestAction {
+    match wanted_of_guest(hardware, discovery, instance_uid) {
+        GuestAction::RebootToAgent if boot_order::is_to_rest(discovery, now) => GuestAction::Wait,
+        action => action,
+    }
+}
+
+fn wanted_of_guest(hardware: Option<&BareMetalHardware>, discovery: Option<&BareMetalDiscovery>, instance_uid: &str) -> GuestAction {
     let Some(hardware) = hardware.filter(|h| !h.spec.paused) else {
         return GuestAction::Wait;
     };

@@ -11,8 +11,12 @@ use api::{
     BareMetalDiscovery, BareMetalDiscoveryStatus,
     power::{PowerActKind, PowerStatus},
 };
+use jiff::{SignedDuration, Timestamp};
 
 use crate::view;
+
+/// How long a system runs that came instead of the agent, before it is told to leave again: time for a person to log in, and for the machine not to start over and over.
+const REST: SignedDuration = SignedDuration::from_mins(10);
 
 /// What an order says, and why it is not what the spec asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +67,12 @@ pub fn came_instead(seen: &BareMetalDiscoveryStatus, told: Option<&str>, boot_id
     let remembered = told == Some(before.boot_id.as_str()) && boot_id != before.boot_id;
     // The same boot registers again when its addresses change.
     !obeyed && (remembered || before.came_instead && boot_id == before.boot_id)
+}
+
+/// Whether the system that came instead of the agent is left alone for now.
+pub fn is_to_rest(discovery: Option<&BareMetalDiscovery>, now: Timestamp) -> bool {
+    let guest = view::seen(discovery).and_then(|seen| seen.guest.as_ref());
+    guest.is_some_and(|guest| guest.came_instead && now < guest.registered_at.0.saturating_add(REST).unwrap_or(Timestamp::MAX))
 }
 
 /// By whom a machine was told to boot into the agent.

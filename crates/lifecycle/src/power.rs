@@ -240,8 +240,16 @@ fn next(new: &mut PowerStatus, facts: &PowerFacts, want: Want, config: &Config, 
         PowerActKind::On | PowerActKind::Off => config.power_state_within,
         PowerActKind::ShutDown => config.power_shut_down_within,
     };
+    // A frame may reach a machine that is still going down, and is lost then. Once it must be off it gets another one.
+    let off_by = match want {
+        Want::Wake(since) if done == PowerActKind::On && facts.state == PowerState::Unknown => {
+            since.saturating_add(config.power_shut_down_within).ok()
+        }
+        _ => None,
+    };
+    let early = off_by.filter(|off_by| at < *off_by);
     // One that never comes is told less and less often.
-    let until = at.saturating_add(patience.max(config.backoff(new.failures))).unwrap_or(at);
+    let until = early.unwrap_or_else(|| at.saturating_add(patience.max(config.backoff(new.failures))).unwrap_or(at));
     if now < until {
         return Next::Wait(Some(until));
     }
@@ -249,7 +257,7 @@ fn next(new: &mut PowerStatus, facts: &PowerFacts, want: Want, config: &Config, 
         // It did not listen.
         return Next::Act(PowerActKind::Off);
     }
-    new.failures += 1;
+    new.failures += u32::from(early.is_none());
     // What was done and did not help is no reason to leave out a part of it now.
     Next::Act(want.first_act(facts, None, None, starting).unwrap_or(first))
 }

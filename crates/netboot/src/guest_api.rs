@@ -182,7 +182,12 @@ async fn wait_for_order(shared: &Arc<Shared>, peer: Peer, parts: &Parts, body: B
     loop {
         let news = waiter.next();
         let hardware = shared.cache.hardware_of(&name);
-        let action = lifecycle::agent::guest_action(hardware.as_deref(), shared.cache.discovery(&name).as_deref(), &guest.instance_uid);
+        let action = lifecycle::agent::guest_action(
+            hardware.as_deref(),
+            shared.cache.discovery(&name).as_deref(),
+            &guest.instance_uid,
+            Timestamp::now(),
+        );
         let done = action != GuestAction::Wait || timeout_at(deadline, news).await.is_err();
         if done {
             return Ok(GuestOrder::sign(keys.guest(), &guest.instance_uid, action, boot));

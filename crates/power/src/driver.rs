@@ -276,8 +276,8 @@ pub trait Driver: Send + Sync + fmt::Debug {
         incapable(Operation::Attach)
     }
 
-    /// Empties the machine's virtual drive.
-    fn detach(&self) -> Act<'_, ()> {
+    /// Takes this medium out of the machine's virtual drive. One that is known to be another, somebody else's, stays.
+    fn detach<'a>(&'a self, _media: &'a Media) -> Act<'a, ()> {
         incapable(Operation::Detach)
     }
 

@@ -97,7 +97,7 @@ enum Call<'a> {
     State,
     BootOnce { device: &'static str, firmware: &'static str },
     Attach { url: &'a str },
-    Detach,
+    Detach { url: &'a str },
 }
 
 #[derive(Debug, Serialize)]
@@ -278,8 +278,8 @@ impl Driver for Webhook {
         Box::pin(self.tell(Operation::Attach, Call::Attach { url: &media.url }))
     }
 
-    fn detach(&self) -> Act<'_, ()> {
-        Box::pin(self.tell(Operation::Detach, Call::Detach))
+    fn detach<'a>(&'a self, media: &'a Media) -> Act<'a, ()> {
+        Box::pin(self.tell(Operation::Detach, Call::Detach { url: &media.url }))
     }
 }
 

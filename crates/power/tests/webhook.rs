@@ -104,7 +104,7 @@ async fn every_call_goes_out_as_the_contract_says() {
         url: "http://192.0.2.1/agent.iso".to_owned(),
     };
     driver.attach(&media).await.expect("attached");
-    driver.detach().await.expect("detached");
+    driver.detach(&media).await.expect("detached");
     let with = |members: Value| {
         let mut call = json!({"apiVersion": "power.kube-baremetal.io/v1", "machine": "rack-3/7"});
         for (name, value) in members.as_object().expect("an object") {
@@ -120,7 +120,7 @@ async fn every_call_goes_out_as_the_contract_says() {
         json!({"call": "cycle"}),
         json!({"call": "bootOnce", "device": "network", "firmware": "uefi"}),
         json!({"call": "attach", "url": "http://192.0.2.1/agent.iso"}),
-        json!({"call": "detach"}),
+        json!({"call": "detach", "url": "http://192.0.2.1/agent.iso"}),
     ];
     assert_eq!(hook.calls(), wanted.map(with));
 }

@@ -1,8 +1,8 @@
-//! The real Kubernetes control plane, for tests: etcd, kube-apiserver, controllers and kubectl as `make control-plane` builds them.
+//! Real peers, for tests: the Kubernetes control plane (etcd, kube-apiserver, controllers and kubectl as `make control-plane` builds them), and a libvirt ([`libvirtd`]).
 //!
 //! Invariants:
-//! * A test that needs the control plane fails without it; nothing here skips.
-//! * Whatever ends the test, the control plane ends too: it runs until its standard input closes.
+//! * A test that needs a peer fails without it; nothing here skips.
+//! * Whatever ends the test, the peers end too: the control plane runs until its standard input closes.
 //!
 //! It runs no pods, and it is no part of the product. Instead of pods, tests start the product's own programs ([`roles`]) with tokens of the service accounts that the pods would have
 //! ([`accounts`]); [`helm`] installs charts; [`audit`] says what was asked of the API, and whether the roles fit.
@@ -10,6 +10,7 @@
 pub mod accounts;
 pub mod audit;
 pub mod helm;
+pub mod libvirtd;
 pub mod roles;
 
 use std::{

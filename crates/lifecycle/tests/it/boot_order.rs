@@ -1,6 +1,7 @@
 //! Firmware's boot order: what an order asks for, and machines that boot something else than they were told.
 
 use agent_protocol::{
+    guest::GuestAction,
     inventory::FirmwareMode,
     order::{BootOrder, OrderKind},
 };
@@ -8,6 +9,7 @@ use api::{conditions, power::PowerState};
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use lifecycle::{
+    agent::guest_action,
     boot_order::{self, Told},
     power::{Can, Ended, PowerFacts},
 };
@@ -129,6 +131,21 @@ fn a_system_that_comes_back_after_it_was_told_to_leave_is_noticed_until_the_mach
     world.agent_boots();
     world.settle();
     assert_eq!(ignored(&world), None, "it obeyed once");
+}
+
+#[test]
+fn a_system_that_came_instead_is_not_rebooted_over_and_over() {
+    let mut world = released();
+    let told = |world: &World| guest_action(Some(&world.hardware), Some(&world.discovery), "uid-1", world.now);
+    assert_eq!(told(&world), GuestAction::RebootToAgent);
+    registers(&mut world, "second", Some("first"));
+    assert_eq!(told(&world), GuestAction::Wait, "firmware would start it again");
+    world.pass(9 * 60);
+    world.settle();
+    assert_eq!(told(&world), GuestAction::Wait);
+    world.pass(2 * 60);
+    world.settle();
+    assert_eq!(told(&world), GuestAction::RebootToAgent, "somebody may have set it by now");
 }
 
 #[test]

@@ -274,6 +274,32 @@ fn a_magic_packet_wakes_it_and_is_sent_again() {
 }
 
 #[test]
+fn a_packet_that_came_while_it_was_going_off_is_sent_again_when_it_is_off() {
+    let mut world = asleep(PACKET, PowerState::Unknown);
+    world.pass(30);
+    world.instances.push(instance("web", "uid-1"));
+    world.settle();
+    assert_eq!(done(&mut world, PowerState::Unknown), PowerActKind::On);
+    world.pass(2 * 60);
+    world.settle();
+    assert_eq!(act(&world), None, "it may be on its way down");
+    world.pass(60);
+    world.settle();
+    assert_eq!(done(&mut world, PowerState::Unknown), PowerActKind::On, "by now it is off");
+    assert_eq!(
+        world.status().power.map(|power| power.failures),
+        Some(0),
+        "the first one was early, which is nobody's failure"
+    );
+    world.pass(9 * 60);
+    world.settle();
+    assert_eq!(act(&world), None, "now it has time to boot");
+    world.pass(2 * 60);
+    world.settle();
+    assert_eq!(act(&world), Some(PowerActKind::On));
+}
+
+#[test]
 fn behind_a_plug_that_is_on_it_is_switched_off_and_on() {
     let mut world = asleep(PLUG, PowerState::On);
     world.instances.push(instance("web", "uid-1"));

@@ -408,13 +408,13 @@ fn a_stopped_instance_is_told_to_switch_off_and_its_release_still_works() {
     world.settle();
     assert_eq!(world.instance_phase(0), InstancePhase::Stopped);
     assert_eq!(
-        lifecycle::agent::guest_action(Some(&world.hardware), Some(&world.discovery), "uid-1"),
+        lifecycle::agent::guest_action(Some(&world.hardware), Some(&world.discovery), "uid-1", world.now),
         agent_protocol::guest::GuestAction::PowerOff
     );
     world.delete(0);
     world.settle();
     assert_eq!(
-        lifecycle::agent::guest_action(Some(&world.hardware), Some(&world.discovery), "uid-1"),
+        lifecycle::agent::guest_action(Some(&world.hardware), Some(&world.discovery), "uid-1", world.now),
         agent_protocol::guest::GuestAction::RebootToAgent
     );
 }

@@ -59,16 +59,16 @@ fn a_moved_instance_runs_on_and_its_helper_is_heard_and_obeyed_under_its_old_uid
         ("uid-2", GuestAction::Wait),
         ("uid-3", GuestAction::Wait),
     ] {
-        assert_eq!(guest_action(Some(&world.hardware), Some(&world.discovery), uid), action);
+        assert_eq!(guest_action(Some(&world.hardware), Some(&world.discovery), uid, world.now), action);
     }
     world.instances[0].spec.running = false;
     world.settle();
     assert_eq!(
-        guest_action(Some(&world.hardware), Some(&world.discovery), "uid-1"),
+        guest_action(Some(&world.hardware), Some(&world.discovery), "uid-1", world.now),
         GuestAction::PowerOff
     );
     assert_eq!(
-        guest_action(Some(&world.hardware), Some(&world.discovery), "uid-2"),
+        guest_action(Some(&world.hardware), Some(&world.discovery), "uid-2", world.now),
         GuestAction::Wait,
         "a uid that no system has"
     );
@@ -77,7 +77,7 @@ fn a_moved_instance_runs_on_and_its_helper_is_heard_and_obeyed_under_its_old_uid
     world.delete(0);
     world.settle();
     assert_eq!(
-        guest_action(Some(&world.hardware), Some(&world.discovery), "uid-1"),
+        guest_action(Some(&world.hardware), Some(&world.discovery), "uid-1", world.now),
         GuestAction::RebootToAgent
     );
     let order = world.status().order.expect("an erase");
@@ -92,7 +92,7 @@ fn a_moved_instance_runs_on_and_its_helper_is_heard_and_obeyed_under_its_old_uid
     assert_eq!((world.phase(), world.instances.len()), (HardwarePhase::Ready, 0));
     assert_eq!(world.status().released_claims, ["uid-1", "uid-3"], "released under both");
     assert_eq!(
-        guest_action(Some(&world.hardware), Some(&world.discovery), "uid-1"),
+        guest_action(Some(&world.hardware), Some(&world.discovery), "uid-1", world.now),
         GuestAction::RebootToAgent
     );
 }
@@ -185,7 +185,7 @@ fn a_running_helper_re_identifies_its_restored_instance_without_a_reboot() {
     world.delete(0);
     world.settle();
     assert_eq!(
-        guest_action(Some(&world.hardware), Some(&world.discovery), "uid-1"),
+        guest_action(Some(&world.hardware), Some(&world.discovery), "uid-1", world.now),
         GuestAction::RebootToAgent
     );
     world.agent_boots();
@@ -249,7 +249,7 @@ fn a_helper_of_another_claim_vouches_for_nothing() {
     assert_eq!(world.status().reason, "ClaimantReplaced");
     assert!(!knows(&world, "uid-0"), "nor would netboot take it");
     assert_eq!(
-        guest_action(Some(&world.hardware), Some(&world.discovery), "uid-0"),
+        guest_action(Some(&world.hardware), Some(&world.discovery), "uid-0", world.now),
         GuestAction::Wait
     );
 }
@@ -260,7 +260,7 @@ fn a_paused_machine_is_told_to_wait_but_boots_what_it_runs() {
     world.hardware.spec.paused = true;
     world.delete(0);
     assert_eq!(
-        guest_action(Some(&world.hardware), Some(&world.discovery), "uid-1"),
+        guest_action(Some(&world.hardware), Some(&world.discovery), "uid-1", world.now),
         GuestAction::Wait
     );
     assert_eq!(world.boot_request(), BootAnswer::LocalDisk);

@@ -23,7 +23,7 @@ fn ask(world: &mut World, token: &str) {
 }
 
 fn action(world: &World) -> GuestAction {
-    guest_action(Some(&world.hardware), Some(&world.discovery), "uid-1")
+    guest_action(Some(&world.hardware), Some(&world.discovery), "uid-1", world.now)
 }
 
 fn installed_by(world: &World) -> String {

@@ -597,7 +597,8 @@ fn ask_boot(mutant: Planted, m: usize, session: u8, disc: Option<Id>, hw: Option
 pub fn wanted_back(hw: Option<Id>, disc: Option<Id>, i: usize) -> bool {
     remembered(&GUESTS, (hw, disc, i), || {
         let (hw, disc) = (hw.map(object::<BareMetalHardware>), disc.map(object::<BareMetalDiscovery>));
-        agent::guest_action(hw.as_deref(), disc.as_deref(), &objects::uid(i)) == GuestAction::RebootToAgent
+        // In the end, that is: whatever it waits for before.
+        agent::guest_action(hw.as_deref(), disc.as_deref(), &objects::uid(i), jiff::Timestamp::MAX) == GuestAction::RebootToAgent
     })
 }
 

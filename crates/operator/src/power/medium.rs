@@ -1,7 +1,8 @@
 //! Machines that boot into the agent from a medium which their BMC attaches: netboot makes it, here its URL is told.
 //!
 //! The medium is made for one act, and is worth nothing once the agent has opened its session. Then it is taken out, so that the machine's own system finds no other boot device before its disk. What was
-//! taken out is remembered in memory: whoever starts anew takes it out once more, which does nothing.
+//! taken out is remembered in memory: whoever starts anew takes it out once more, which does nothing. A medium that a person put in
+//! is left where it is, as far as the BMC tells whose it is.
 
 use api::{
     BareMetalHardware,
@@ -41,13 +42,16 @@ pub(super) async fn take_out(world: &World, hardware: &BareMetalHardware, wired:
         // A person may have put one of their own in.
         return;
     }
-    let Some(act) = finished(world, hardware).filter(|_| wired.spec.virtual_media().is_some()) else {
+    let (Some(media), Some(act)) = (wired.spec.virtual_media(), finished(world, hardware)) else {
         return;
     };
     if world.power.with(&name, |known| known.detached.as_ref() == Some(&act)) {
         return;
     }
-    match world.power.calls.detach(&wired.machine).await {
+    let medium = Media {
+        url: media.url(&name, &act),
+    };
+    match world.power.calls.detach(&wired.machine, &medium).await {
         Ok(()) => {
             tracing::info!(hardware = name, act, "medium taken out");
             world.power.with(&name, |known| known.detached = Some(act));

@@ -85,10 +85,11 @@ async fn connect(address: &Address) -> Result<Box<dyn Stream>, Fault> {
             match stream.read_exact(&mut accepted).await {
                 Ok(_) if accepted == [1] => Ok(Box::new(stream)),
                 Ok(_) => Err(Fault::Garbled("it says nothing of our certificate".to_owned())),
-                Err(error) => Err(Fault::Credentials(format!(
-                    "it does not take our certificate: {}",
-                    quoted(&error.to_string(), &[])
-                ))),
+                // It hangs up, with an alert of TLS or without one; anything else is the network's.
+                Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => Err(Fault::Credentials(
+                    format!("it does not take our certificate: {}", quoted(&error.to_string(), &[])),
+                )),
+                Err(error) => Err(lost(&error)),
             }
         }
     }

@@ -312,21 +312,22 @@ impl Redfish {
         if drives.iter().any(|drive| drive.holds(&media.url)) {
             return Ok(());
         }
-        let mut last = Ok(());
+        let (mut last, began) = (Ok(()), Instant::now());
         for drive in &drives {
             last = insert_into(&talk, drive, &media.url).await;
-            // Not every place that is shown takes every image.
-            if !matches!(last, Err(Fault::Refused(_))) {
+            // Not every place that is shown takes every image. One that said so late has used up the time of the others.
+            if !matches!(last, Err(Fault::Refused(_))) || began.elapsed() >= WATCHED / 2 {
                 break;
             }
         }
         last
     }
 
-    async fn empty(&self) -> Result<(), Fault> {
+    async fn take_out(&self, media: &Media) -> Result<(), Fault> {
         let talk = self.http.converse()?;
         let (system, _) = self.system(&talk).await?;
-        for drive in self.drives(&talk, &system).await?.iter().filter(|drive| drive.inserted) {
+        let drives = self.drives(&talk, &system).await?;
+        for drive in drives.iter().filter(|drive| drive.inserted && !drive.holds_another(&media.url)) {
             eject(&talk, drive).await?;
         }
         Ok(())
@@ -407,8 +408,11 @@ async fn insert_into(talk: &Conversation<'_>, drive: &Drive, url: &str) -> Resul
     };
     let mut last = Ok(());
     for form in &forms {
-        last = carried_out(talk, talk.post(action, form).await).await;
-        if !matches!(last, Err(Fault::Refused(_))) {
+        let reply = talk.post(action, form).await;
+        // A form that was taken is the right one: what its task then fails at is the image, and would be so in any other form.
+        let taken = reply.as_ref().is_ok_and(|reply| reply.accepted);
+        last = carried_out(talk, reply).await;
+        if taken || !matches!(last, Err(Fault::Refused(_))) {
             break;
         }
     }
@@ -504,8 +508,8 @@ impl Driver for Redfish {
         Box::pin(self.insert(media))
     }
 
-    fn detach(&self) -> Act<'_, ()> {
-        Box::pin(self.empty())
+    fn detach<'a>(&'a self, media: &'a Media) -> Act<'a, ()> {
+        Box::pin(self.take_out(media))
     }
 
     fn close(&self) -> Act<'_, ()> {

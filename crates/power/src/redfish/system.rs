@@ -243,7 +243,8 @@ pub struct Drive {
 }
 
 impl Drive {
-    /// Its place among the drives that can be tried: those first that have an action to insert an image.
+    /// Its place among the drives that can be tried: those first that have an action to insert an image. An empty one is not better than one that holds something: of two that
+    /// hold an image, firmware boots whichever it likes.
     #[must_use]
     pub fn rank(&self, quirk: &Quirk) -> (bool, bool) {
         let name = self.link.last_segment();
@@ -254,6 +255,14 @@ impl Drive {
     #[must_use]
     pub fn holds(&self, url: &str) -> bool {
         self.inserted && self.image.as_deref() == Some(url)
+    }
+
+    /// Whether another image than this is in it. A controller that does not tell what it holds, or tells the name alone, is no proof of that.
+    #[must_use]
+    pub fn holds_another(&self, url: &str) -> bool {
+        let file = |path: &str| path.rsplit(['/', '\\']).next().unwrap_or_default().to_owned();
+        let told = self.image.as_deref().filter(|image| !image.is_empty());
+        told.is_some_and(|image| file(image) != file(url))
     }
 
     /// Reads a VirtualMedia document.

@@ -316,9 +316,11 @@ async fn a_medium_is_inserted_replaced_and_ejected() {
         })
         .await
         .expect("from the medium");
-    driver.detach().await.expect("ejected");
+    driver.detach(&media("agent")).await.expect("nothing of ours is there");
+    assert_eq!(shown().await, (Some(true), media("other").url), "somebody else's medium stays");
+    driver.detach(&media("other")).await.expect("ejected");
     assert_eq!(shown().await, (Some(false), String::new()));
-    driver.detach().await.expect("it is empty already");
+    driver.detach(&media("other")).await.expect("it is empty already");
     let secret = Media {
         url: "http://me:secret@192.0.2.1/agent.iso".to_owned(),
     };

@@ -108,8 +108,11 @@ async fn an_attached_medium_is_booted_once() {
             image: Some(IMAGE.to_owned()),
         };
         assert_eq!(bmc.hosts[0].boots(), [booted], "{name}");
-        done("detach", calls.detach(&machine).await);
-        done("detach what is empty", calls.detach(&machine).await);
+        done("detach what is not there", calls.detach(&machine, &other).await);
+        assert_eq!(bmc.hosts[0].image().as_deref(), Some(IMAGE), "{name}: somebody else's medium stays");
+        done("detach", calls.detach(&machine, &media).await);
+        assert_eq!(bmc.hosts[0].image(), None, "{name}");
+        done("detach what is empty", calls.detach(&machine, &media).await);
         // Whatever the override says: nothing is in it.
         done("cycle", calls.cycle(&machine).await);
         until(&format!("{name} has booted twice"), async || boots(bmc, 0).len() == 2).await;

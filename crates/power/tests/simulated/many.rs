@@ -22,8 +22,6 @@ use crate::world::redfish;
 const CONTROLLERS: usize = 2_000;
 /// Sockets at any moment.
 const SOCKETS: u64 = 200;
-/// Calls at the same time. A socket outlives its call for a moment: with 200 calls there were 242 sockets.
-const CALLS: usize = 150;
 /// Within which a background check has asked everybody who is alive.
 const KNOWN: Duration = Duration::from_secs(120);
 
@@ -82,10 +80,7 @@ async fn start() -> (Simulator, Calls, Vec<Machine>) {
         ..Options::default()
     };
     let simulator = Simulator::start(options).await.expect("it starts");
-    let calls = Calls::new(Limits {
-        at_once: CALLS,
-        ..Limits::default()
-    });
+    let calls = Calls::new(Limits::default());
     let machines = (0..CONTROLLERS)
         .map(|index| calls.machine(format!("m-{index}"), Arc::new(redfish(&simulator, index, 0))))
         .collect();

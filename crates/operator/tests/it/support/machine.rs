@@ -320,7 +320,12 @@ impl Machine {
                 if !self.guest {
                     return false;
                 }
-                match guest_action(self.hardware().await.as_ref(), self.discovery().await.as_ref(), &uid) {
+                match guest_action(
+                    self.hardware().await.as_ref(),
+                    self.discovery().await.as_ref(),
+                    &uid,
+                    jiff::Timestamp::now(),
+                ) {
                     GuestAction::Wait => false,
                     GuestAction::RebootToAgent => {
                         self.power_on().await;
