@@ -269,8 +269,8 @@ async fn dead_controllers_do_not_delay_the_others() {
         (began.elapsed(), done)
     });
     assert!(done.iter().all(Result::is_ok));
-    // 1600 calls of 100 ms each through the 110 slots that the dead leave make 1.5 s.
-    assert!(slowest < Duration::from_millis(2000), "{slowest:?}");
+    // 1600 calls of 100 ms each through the 80 slots that the dead leave make 2 s.
+    assert!(slowest < Duration::from_millis(2500), "{slowest:?}");
     let most = load.most.load(Ordering::SeqCst);
     assert!(most <= limits.at_once, "{most} calls at once");
     println!("1600 calls beside 400 dead controllers: {slowest:?}, at most {most} at once");

@@ -2,9 +2,9 @@
 
 use std::{
     fs,
-    io::Write,
+    io::{BufRead, BufReader, Read, Write},
     net::TcpListener,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -154,7 +154,7 @@ impl Host {
         let mut virsh = self
             .virsh_command("test", "default")
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .expect("virsh");
@@ -164,7 +164,11 @@ impl Host {
             .expect("a pipe")
             .write_all(b"list --all\n")
             .expect("it listens");
-        Kept(virsh)
+        // Only when it has answered is its connection there.
+        let mut output = BufReader::new(virsh.stdout.take().expect("a pipe"));
+        let listed = output.by_ref().lines().map_while(Result::ok).any(|line| line.contains("running"));
+        assert!(listed, "virsh ended: {}", self.log());
+        Kept { virsh, _output: output }
     }
 
     pub fn driver(&self, address: Address, uri: &str, domain: &str) -> Libvirt {
@@ -178,11 +182,15 @@ impl Host {
 }
 
 /// A virsh that holds a connection.
-pub struct Kept(Child);
+pub struct Kept {
+    virsh: Child,
+    /// It would end with it.
+    _output: BufReader<ChildStdout>,
+}
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        let _killed = self.0.kill();
-        let _gone = self.0.wait();
+        let _killed = self.virsh.kill();
+        let _gone = self.virsh.wait();
     }
 }
