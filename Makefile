@@ -78,10 +78,13 @@ test-all: test bootmedia-arm64 test-firmware test-power-life test-doctor test-dh
 
 .PHONY: test
 test: setup control-plane helm kubectl-oldest ## Everything set up, all tests that fit into an hour
-	scripts/test-setup
 	@scripts/setup --power
 	$(CARGO) metadata --locked --manifest-path fuzz/Cargo.toml --format-version 1 > /dev/null
-	$(CARGO) build --workspace --bin kube-baremetal
+	@# The set-up in a fresh Debian waits for the network most of the time: beside the compiler.
+	@mkdir -p $(TARGET); log=$(TARGET)/test-setup.log; \
+	echo "scripts/test-setup, beside what follows (log: $$log)"; scripts/test-setup > $$log 2>&1 & fresh=$$!; \
+	$(CARGO) build --workspace --bin kube-baremetal && $(CARGO) test --workspace --no-run; built=$$?; \
+	wait $$fresh; set_up=$$?; cat $(TARGET)/test-setup.log; exit $$((built | set_up))
 	$(CARGO) test --workspace
 	$(MAKE) --no-print-directory bootmedia test-boot test-faults test-firmware-short
 	CI=true $(MAKE) --no-print-directory demo
