@@ -26,6 +26,7 @@ static KIND: Kind = Kind {
         state: true,
         boot_once: BootDevices::of(&[BootDevice::Network]),
         media: false,
+        inventory: true,
     },
     evidence: "",
 };
