@@ -143,9 +143,11 @@ pub fn read_interface(document: &Value, found: &mut Inventory) {
     let Some(mac) = mac.filter(|mac| bare(mac).len() == 12 && bare(mac) != "000000000000") else {
         return;
     };
+    // A network between the machine and its BMC alone.
+    let inside = reader::member(document, "Links").is_some_and(|links| reader::link(links, "HostInterface").is_some());
     // Bonds and VLANs stand beside the interfaces that they are made of.
     let known = found.interfaces.iter().any(|own| bare(&own.mac) == bare(&mac));
-    if known || is_absent(document) || found.interfaces.len() >= MOST_INTERFACES {
+    if known || inside || is_absent(document) || found.interfaces.len() >= MOST_INTERFACES {
         return;
     }
     let link = reader::text(document, "LinkStatus").or_else(|| reader::text(inner, "LinkStatus"));
@@ -304,6 +306,7 @@ mod tests {
             json!({"Id": "vlan10", "MACAddress": "aa-bb-cc-00-00-01"}),
             json!({"Id": "NIC.2", "Ethernet": {"MACAddress": "AABBCC000002"}}),
             json!({"Id": "ib0", "MACAddress": "00:00:10:29:fe:80:00:00:00:00:00:00:00:02:c9:03:00:31:78:f1"}),
+            json!({"Id": "ToManager", "MACAddress": "0a:8f:c3:a5:8a:71", "Links": {"HostInterface": {"@odata.id": "/redfish/v1/Managers/1/HostInterfaces/1"}}}),
             json!({"Id": "NIC.3", "MACAddress": null}),
             json!({"Id": "NIC.4", "MACAddress": "00:00:00:00:00:00"}),
         ] {
