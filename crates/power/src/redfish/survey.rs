@@ -63,7 +63,7 @@ enum Kind {
 enum Step {
     /// Read a collection's page, so many pages after the first.
     Collection(Kind, Link, u8),
-    /// Read a document, which was asked for so often.
+    /// Read a document.
     Document(Kind, Link),
     /// If no interface was found: look where adapters are.
     Adapters(Link),
@@ -144,7 +144,7 @@ impl Walk {
     /// Reads on until the part's time is up. Whether all is read.
     ///
     /// # Errors
-    /// The service does not answer, has no time, or does not know us. What was read is kept.
+    /// The service does not answer, has no time, or does not know us. One that has no time goes on where it was.
     pub async fn part(&mut self, talk: &Conversation<'_>) -> Result<bool, Fault> {
         let began = Instant::now();
         if let Some(link) = self.at.take() {
@@ -196,8 +196,11 @@ impl Walk {
 
     /// A document, if it can be had.
     async fn read(&mut self, talk: &Conversation<'_>, step: &Step, kind: Kind, link: &Link) -> Result<Option<Value>, Fault> {
-        // A drive leads to nothing that is of use, and a storage's drives are most of all requests.
-        let whole = matches!(step, Step::Collection(..) | Step::Adapters(_)) || kind == Kind::Storage;
+        // What is sent along is one level: of a collection its members, and of a storage its drives, which are most of all requests. So the storages themselves are read one by one.
+        let whole = match step {
+            Step::Collection(..) | Step::Adapters(_) => kind != Kind::Storage,
+            Step::Document(..) | Step::OlderDrives(..) => kind == Kind::Storage,
+        };
         if let Some(query) = self.expand.filter(|_| whole) {
             self.requests += 1;
             self.at = Some(link.clone());
