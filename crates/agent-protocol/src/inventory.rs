@@ -202,3 +202,102 @@ pub struct Tpm {
     /// `1.2` or `2.0`.
     pub version: String,
 }
+
+/// Whether a text only holds the place of one, as makers leave it in SMBIOS and in BMCs.
+pub fn is_placeholder(text: &str) -> bool {
+    const WORDS: &[&str] = &[
+        "asset tag",
+        "asset-1234567890",
+        "base board asset tag",
+        "base board serial number",
+        "baseboard serial number",
+        "board asset tag",
+        "board serial number",
+        "chassis asset tag",
+        "chassis serial number",
+        "default string",
+        "default",
+        "empty",
+        "fill by oem",
+        "filled by oem",
+        "invalid",
+        "n/a",
+        "na",
+        "no asset information",
+        "no asset tag",
+        "no dimm",
+        "none",
+        "not applicable",
+        "not available",
+        "not present",
+        "not set",
+        "not settable",
+        "not specified",
+        "null",
+        "o.e.m.",
+        "oem",
+        "oem_serial",
+        "product name",
+        "serial number",
+        "sernum0",
+        "system manufacturer",
+        "system product name",
+        "system serial number",
+        "system version",
+        "tbd",
+        "to be filled",
+        "type1productconfigid",
+        "undefined",
+        "unknow",
+        "unknown",
+        "unspecified",
+    ];
+    let small = text.trim().to_ascii_lowercase();
+    let letters: Vec<u8> = small.bytes().filter(u8::is_ascii_alphanumeric).collect();
+    let repeated = letters
+        .first()
+        .is_none_or(|first| letters.len() > 1 && letters.iter().all(|b| b == first));
+    repeated
+        || WORDS.contains(&small.as_str())
+        || small.starts_with("to be filled")
+        || "01234567890123456789".contains(&small) && small.len() >= 6
+        || "0123456789abcdef".contains(&small) && small.len() >= 8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn placeholders_are_dropped_and_real_values_stay() {
+        for text in [
+            "To Be Filled By O.E.M.",
+            "To be filled by O.E.M.",
+            "Default string",
+            "System Serial Number",
+            "Not Specified",
+            "0000000000",
+            "........",
+            "0",
+            "123456789",
+            "0123456789",
+            "N/A",
+            "XXXXXXX",
+            "  None ",
+            "Asset Tag",
+            "",
+        ] {
+            assert!(is_placeholder(text) || text == "0", "{text:?}");
+        }
+        for text in [
+            "CZJ0420F3Y",
+            "PowerEdge R740",
+            "QEMU",
+            "7",
+            "1234AB",
+            "Standard PC (Q35 + ICH9, 2009)",
+        ] {
+            assert!(!is_placeholder(text), "{text:?}");
+        }
+    }
+}

@@ -28,6 +28,8 @@ pub const POWER_CYCLE_NEEDED: &str = "PowerCycleNeeded";
 pub const IDLE_POLICY: &str = "IdlePolicy";
 /// A user for the operator was made in the machine's BMC (hardware).
 pub const BMC_USER: &str = "BmcUser";
+/// False: the machine's BMC tells of another machine, or of one that is known by another name (hardware).
+pub const BMC_IDENTITY: &str = "BmcIdentity";
 /// Why firmware's boot order is not what `spec.bootOrder` asks for (hardware).
 pub const BOOT_ORDER: &str = "BootOrder";
 /// The machine was told to boot into the agent, and its own system came instead (hardware).

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     bmc::{BmcUserStatus, FromBmc},
+    bmc_inventory::BmcInventory,
     boot_loader::{BootLoader, MAX_BOOT_LOADERS},
     boot_network::BootNetwork,
     common::{NetworkRef, Taint},
@@ -272,7 +273,7 @@ pub struct BareMetalHardwareStatus {
     /// Generation of the spec that this status reflects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `cpu` (threads), `memory`, `disk` (root disk), as an instance can request them.
+    /// `cpu` (threads), `memory`, `disk` (root disk), as an instance can request them. Before the agent has reported: as far as the BMC tells, with its smallest drive for a disk.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub capacity: BTreeMap<String, Quantity>,
     /// The chosen root disk.
@@ -311,6 +312,9 @@ pub struct BareMetalHardwareStatus {
     /// The user that the agent is asked to make in the BMC; only until `spec.power` is set from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bmc_user: Option<BmcUserStatus>,
+    /// What its BMC says that the machine is; only with `spec.power.redfish`. The agent's inventory, in the BareMetalDiscovery, counts once there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bmc_inventory: Option<BmcInventory>,
     /// UIDs of the claims released last, newest last. A released claim is never taken up again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]

@@ -18,6 +18,7 @@
 
 pub mod address;
 pub mod bmc;
+pub mod bmc_inventory;
 pub mod boot_loader;
 pub mod boot_network;
 pub mod common;

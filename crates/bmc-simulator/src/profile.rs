@@ -78,6 +78,8 @@ pub struct Profile {
     /// Its virtual drives. None: it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media: Option<Media>,
+    /// What it says that its machine is.
+    pub inventory: Inventory,
     /// Where values are told, by their path here: `boot` stands for all of `boot` that is not named more closely.
     pub sources: BTreeMap<String, String>,
     /// Paths of values that nobody can be named for.
@@ -373,6 +375,72 @@ pub struct Drive {
     pub answer: u16,
 }
 
+/// Where drives are told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Drives {
+    /// In `Storage`, each with a document.
+    Storage,
+    /// In `SimpleStorage`, as devices of one document.
+    SimpleStorage,
+    /// In HPE's own `SmartStorage`; `Storage` is there, and empty.
+    SmartStorage,
+    /// Nowhere.
+    Nowhere,
+}
+
+/// What is sent along with a collection (`$expand`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Expands {
+    /// Nothing: the query is ignored.
+    Nothing,
+    /// What is below it, of one level.
+    Below,
+    /// So many levels as are asked for.
+    Levels,
+}
+
+/// What a controller says that its machine is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Inventory {
+    /// `Model` of the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// The member that holds the serial number which SMBIOS has too. None: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// Members of `ProcessorSummary` that are told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub summary: Vec<String>,
+    /// Whether processors have documents.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub processors: bool,
+    /// Whether there are `EthernetInterfaces`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub interfaces: bool,
+    /// Whether there are `NetworkInterfaces`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub adapters: bool,
+    /// Where drives are told of.
+    pub drives: Drives,
+    /// How many.
+    #[serde(default = "some_drives", skip_serializing_if = "are_some_drives")]
+    pub drive_count: usize,
+    /// What is sent along.
+    pub expands: Expands,
+}
+
+const fn some_drives() -> usize {
+    6
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's form")]
+const fn are_some_drives(count: &usize) -> bool {
+    *count == some_drives()
+}
+
 /// Something that is told of a controller.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -442,7 +510,7 @@ impl Profile {
         let Ok(serde_json::Value::Object(rooms)) = serde_json::to_value(self) else {
             return Vec::new();
         };
-        for room in ["identity", "paths", "sessions", "power", "boot", "media"] {
+        for room in ["identity", "paths", "sessions", "power", "boot", "media", "inventory"] {
             let Some(serde_json::Value::Object(members)) = rooms.get(room) else {
                 continue;
             };

@@ -14,7 +14,7 @@ use agent_protocol::{
     identity::{MacAddress, SystemUuid},
     inventory::Inventory,
 };
-use api::BareMetalDiscovery;
+use api::{BareMetalDiscovery, bmc_inventory::BmcInventory};
 use sha2::{Digest, Sha256};
 
 /// The marks of one machine.
@@ -56,6 +56,11 @@ fn disk_marks(disk: &Disk) -> impl Iterator<Item = String> + '_ {
         .filter(move |_| fixed)
 }
 
+/// A serial number that may name one machine.
+fn serial(text: Option<&String>) -> Option<String> {
+    text.map(|s| s.trim().to_owned()).filter(|s| s.len() >= 4)
+}
+
 impl Identity {
     /// The marks of an inventory. `boot_mac` counts as a NIC only when the inventory lists none.
     pub fn of(inventory: &Inventory, boot_mac: Option<MacAddress>) -> Self {
@@ -64,13 +69,46 @@ impl Identity {
             macs.extend(boot_mac.filter(MacAddress::is_usable));
         }
         let system = &inventory.system;
-        let serial = system.board_serial.as_ref().or(system.serial.as_ref());
         Self {
             uuid: system.uuid.and_then(canonical),
-            serial: serial.map(|s| s.trim().to_owned()).filter(|s| s.len() >= 4),
+            serial: serial(system.board_serial.as_ref().or(system.serial.as_ref())),
             macs,
             disks: inventory.disks.iter().flat_map(disk_marks).collect(),
         }
+    }
+
+    /// The marks of a machine that its BMC told of. Drives are none: what a system sees behind a RAID controller has other names.
+    pub fn of_bmc(inventory: &BmcInventory) -> Self {
+        let system = &inventory.system;
+        Self {
+            uuid: system.uuid.and_then(canonical),
+            serial: serial(system.serial.as_ref()),
+            macs: inventory.nics.iter().map(|nic| nic.mac).filter(MacAddress::is_usable).collect(),
+            disks: BTreeSet::new(),
+        }
+    }
+
+    /// The marks of an inventory that a BMC knows too, to be compared with [`Identity::of_bmc`]: its serial number is the system's, never the board's.
+    pub fn as_bmc_knows(inventory: &Inventory, boot_mac: Option<MacAddress>) -> Self {
+        let system = &inventory.system;
+        Self {
+            serial: serial(system.serial.as_ref().or(system.board_serial.as_ref())),
+            disks: BTreeSet::new(),
+            ..Self::of(inventory, boot_mac)
+        }
+    }
+
+    /// Whether there is no mark at all.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The marks as words, by which whoever shares one is found.
+    pub fn marks(&self) -> impl Iterator<Item = String> + '_ {
+        let uuid = self.uuid.map(|uuid| format!("uuid/{uuid}"));
+        let serial = self.serial.as_ref().map(|serial| format!("serial/{serial}"));
+        let macs = self.macs.iter().map(|mac| format!("mac/{mac}"));
+        uuid.into_iter().chain(serial).chain(macs)
     }
 
     /// What is known of a machine that asked to boot and has not said more: the MAC address that it asked from.

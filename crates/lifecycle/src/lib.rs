@@ -15,6 +15,8 @@
 //! | operator, discoveries | [`policy::evaluate`], [`hardware::accepted`] | policies, inventory | [`policy::Evaluation`]: accept, hold, no match, broken policies; the hardware object to create |
 //! | operator, hardware | [`hardware::decide`] | [`hardware::HardwareFacts`] | [`hardware::HardwareDecision`]: seed, status if changed, else spec change, events, requeue |
 //! | operator, hardware | [`bmc::decide`] | [`bmc::BmcFacts`] | [`bmc::Step`]: what is done about a user of ours in the machine's BMC |
+//! | operator, hardware and power | [`bmc_inventory::wanted`], [`bmc_inventory::kept`], [`bmc_inventory::problem`] | hardware, discovery, the BMC's answer | whether it is asked what the machine is, what is kept of it, whether it is another machine's |
+//! | netboot, session and boot script | [`bmc_inventory::expected`] | hardware, discovery | the marks of a machine that its BMC told of |
 //! | operator, images and hardware | [`image::way`] | image | [`image::Way`]: from its URL, packed from the store, or why not yet |
 //! | operator, fleet | [`idle::plan`] | the free machines of a class | which of them are on, and which off |
 //! | operator, fleet | [`pacing::Pace`] | machines that are to start | whose turn it is |
@@ -29,6 +31,7 @@
 pub mod address;
 pub mod agent;
 pub mod bmc;
+pub mod bmc_inventory;
 pub mod boot;
 pub mod boot_network;
 pub mod boot_order;

@@ -316,6 +316,7 @@ async fn work(world: &Arc<World>, stop: CancellationToken) -> Result<()> {
         endpoint,
         address,
         power: switches,
+        inventory,
     } = &world.queues;
     // Whatever another leader, or an earlier run, left behind: look at everything once.
     let cluster = |names: Vec<Key>, queue: &Queue<Key>| names.into_iter().for_each(|key| queue.add(key));
@@ -376,6 +377,17 @@ async fn work(world: &Arc<World>, stop: CancellationToken) -> Result<()> {
         }
     };
     spawn(&mut parts, world, "Power", (switches, power::AT_ONCE), &stop, switch);
+    let ends = stop.clone();
+    let read = move |world, key| {
+        let ends = ends.clone();
+        async move {
+            tokio::select! {
+                done = power::inventory::reconcile(world, key) => done,
+                () = ends.cancelled() => Ok(Next::Rest),
+            }
+        }
+    };
+    spawn(&mut parts, world, "Inventory", (inventory, power::inventory::AT_ONCE), &stop, read);
     {
         let (world, stop) = (Arc::clone(world), stop.clone());
         parts.spawn(async move {

@@ -14,7 +14,7 @@ use kube::{
     ResourceExt,
     runtime::{WatchStreamExt, watcher},
 };
-use lifecycle::hardware::is_free;
+use lifecycle::{hardware::is_free, identity::Identity};
 
 use crate::{
     cache::{Cache, Key},
@@ -33,7 +33,15 @@ fn split(qualified: &str) -> Option<Key> {
 }
 
 pub(crate) fn discoveries() -> Cache<BareMetalDiscovery> {
-    Cache::new(|_| Vec::new())
+    Cache::new(|discovery: &BareMetalDiscovery| {
+        let inventory = discovery.status.as_ref().and_then(|s| s.inventory.as_ref());
+        let marks = inventory.map(|inventory| marks(&Identity::as_bmc_knows(inventory, None)));
+        marks.unwrap_or_default()
+    })
+}
+
+fn marks(identity: &Identity) -> Vec<(&'static str, String)> {
+    identity.marks().map(|mark| (index::MARK, mark)).collect()
 }
 
 pub(crate) fn policies() -> Cache<BareMetalDiscoveryPolicy> {
@@ -61,6 +69,10 @@ pub(crate) fn hardware() -> Cache<BareMetalHardware> {
         ];
         if let Some(class) = &hardware.spec.class {
             entries.push((index::CLASS, class.clone()));
+        }
+        let told = hardware.status.as_ref().and_then(|s| s.bmc_inventory.as_ref());
+        if let Some(told) = told.filter(|told| !told.identity_only) {
+            entries.extend(marks(&Identity::of_bmc(told)));
         }
         if let Some(claim) = &hardware.spec.claim_ref {
             entries.push((index::CLAIM_UID, claim.uid.clone()));
@@ -126,6 +138,16 @@ pub(crate) fn listen(world: &Arc<World>) {
         };
         let name = discovery.name_any();
         let machines = world.hardware.by(index::DISCOVERY, &name);
+        // A machine that a BMC tells of may be this one, or is it no more.
+        let inventory = |d: Option<&Arc<BareMetalDiscovery>>| d.and_then(|d| d.status.as_ref()?.inventory.as_ref().map(|i| Identity::as_bmc_knows(i, None)));
+        let (before, now) = (inventory(old), inventory(new));
+        if before != now {
+            for mark in before.iter().chain(&now).flat_map(Identity::marks) {
+                for machine in world.hardware.keys_by(index::MARK, &mark) {
+                    world.queues.hardware.add(machine);
+                }
+            }
+        }
         if machines.is_empty() {
             world.queues.discovery.add(Key::cluster(name));
         }
@@ -176,6 +198,18 @@ pub(crate) fn listen(world: &Arc<World>) {
             // The machine is not accepted any more, or was deleted to be accepted anew.
             world.queues.discovery.add(Key::cluster(machine.spec.discovery_name.clone()));
             world.pacer.forget(&machine.uid().unwrap_or_default());
+        }
+        // Whoever was not accepted because it may be this machine, of which its BMC told, is judged anew when that is over.
+        let told = |m: Option<&Arc<BareMetalHardware>>| {
+            let told = m.and_then(|m| m.status.as_ref()?.bmc_inventory.as_ref().filter(|told| !told.identity_only));
+            told.map(Identity::of_bmc)
+        };
+        if let (Some(before), now) = (told(old), told(new))
+            && Some(&before) != now.as_ref()
+        {
+            for mark in before.marks() {
+                world.discoveries.keys_by(index::MARK, &mark).into_iter().for_each(|key| world.queues.discovery.add(key));
+            }
         }
         let claim = |m: Option<&Arc<BareMetalHardware>>| m.and_then(|m| m.spec.claim_ref.clone());
         let paused = |m: Option<&Arc<BareMetalHardware>>| m.is_some_and(|m| m.spec.paused);
@@ -417,6 +451,7 @@ pub(crate) fn measure(world: &World) {
         ("BareMetalEndpoint", &world.queues.endpoint),
         ("BareMetalAddress", &world.queues.address),
         ("Power", &world.queues.power),
+        ("Inventory", &world.queues.inventory),
     ] {
         world.metrics.set_queue_depth(kind, queue.depth());
     }

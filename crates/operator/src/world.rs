@@ -50,6 +50,8 @@ pub(crate) mod index {
     pub(crate) const IDLE: &str = "idle";
     /// Hardware by `spec.class`.
     pub(crate) const CLASS: &str = "class";
+    /// Machines by what names them: those that were seen, and those that their BMCs told of (`lifecycle::identity`).
+    pub(crate) const MARK: &str = "mark";
     /// By phase.
     pub(crate) const PHASE: &str = "phase";
     /// Instances by `spec.hardwareName`; endpoints and addresses by the machine they belong to.
@@ -130,6 +132,8 @@ pub struct Queues {
     pub address: Arc<Queue<Key>>,
     /// Accepted machines whose driver may have something to do.
     pub power: Arc<Queue<Key>>,
+    /// Accepted machines whose BMC is to say what they are.
+    pub inventory: Arc<Queue<Key>>,
 }
 
 /// Everything controllers share.

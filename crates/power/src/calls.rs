@@ -6,6 +6,9 @@
 //! * **So many at once in all** ([`Limits::at_once`]): sockets are bounded by it. A controller whose last call went unanswered is *doubted*; all doubted ones together
 //!   get [`Limits::doubted`] of the slots, so however many are dead, the others have the rest.
 //!
+//! * **What takes many requests is done in parts** ([`Calls::inventory`]): each waits for its turn and its slot anew, so whoever switches a machine comes in between; and [`Limits::surveys`] of them at most are
+//!   under way.
+//!
 //! Nothing is remembered but which controllers are doubted; who never asked is not asked about.
 
 use std::{
@@ -26,6 +29,7 @@ use tokio::{
 use crate::{
     driver::{Act, BootOnce, Driver, Media, Off, Operation, PowerState},
     fault::{Again, Fault, PowerError},
+    inventory::{Depth, Inventory, Survey},
 };
 
 /// The bounds of all calls.
@@ -35,6 +39,10 @@ pub struct Limits {
     pub at_once: usize,
     /// Of these, calls to controllers that did not answer the last time. Less than `at_once`.
     pub doubted: usize,
+    /// Readings of what machines are that are under way, in all. Less than `at_once`: nobody waits for one.
+    pub surveys: usize,
+    /// The longest time of one, with all its waiting for others.
+    pub survey: Duration,
     /// Tries of one call.
     pub attempts: u32,
     /// The longest time of one try.
@@ -53,6 +61,8 @@ impl Default for Limits {
             // Two hundred sockets are promised, and on a busy machine one lingers behind its call: 150 calls were seen to have 203.
             at_once: 120,
             doubted: 40,
+            surveys: 16,
+            survey: Duration::from_secs(900),
             attempts: 3,
             attempt: Duration::from_secs(20),
             call: Duration::from_secs(60),
@@ -91,6 +101,7 @@ pub struct Calls {
     limits: Limits,
     slots: Semaphore,
     doubted: Semaphore,
+    surveys: Semaphore,
     controllers: Mutex<HashMap<String, Weak<Controller>>>,
 }
 
@@ -101,6 +112,7 @@ impl Calls {
         Self {
             slots: Semaphore::new(limits.at_once.max(1)),
             doubted: Semaphore::new(limits.doubted.clamp(1, limits.at_once.max(1))),
+            surveys: Semaphore::new(limits.surveys.clamp(1, limits.at_once.max(1))),
             controllers: Mutex::default(),
             limits,
         }
@@ -188,6 +200,26 @@ impl Calls {
         self.call(machine, Operation::Detach, |driver| driver.detach(media)).await
     }
 
+    /// What the machine is, by [`Driver::survey`] as often as it takes. Each part is a call of its own: it waits for its turn, and is tried again.
+    ///
+    /// # Errors
+    /// As the driver says, or [`Fault::Late`].
+    pub async fn inventory(&self, machine: &Machine, depth: Depth) -> Result<Inventory, PowerError> {
+        let parts = async {
+            let _place = slot(&self.surveys).await;
+            loop {
+                if let Survey::Done(found) = self.call(machine, Operation::Survey, |driver| driver.survey(depth)).await? {
+                    return Ok(*found);
+                }
+            }
+        };
+        timeout(self.limits.survey, parts).await.unwrap_or_else(|_| {
+            let limit = self.limits.survey;
+            let detail = "other readings, or calls to the same controller, were under way".to_owned();
+            Err(named(machine, Operation::Survey, Fault::Late { limit, detail }))
+        })
+    }
+
     /// [`Driver::close`]: to be called when a machine or its credentials go.
     ///
     /// # Errors
@@ -208,12 +240,7 @@ impl Calls {
         } else {
             Err(Fault::Incapable(operation))
         };
-        done.map_err(|fault| PowerError {
-            machine: machine.name.clone(),
-            controller: driver.controller().to_owned(),
-            operation,
-            fault,
-        })
+        done.map_err(|fault| named(machine, operation, fault))
     }
 
     async fn bounded<'a, T>(&self, controller: &Controller, operation: Operation, act: impl Fn() -> Act<'a, T>) -> Result<T, Fault> {
@@ -287,6 +314,16 @@ impl Calls {
     }
 }
 
+/// A fault, with whose it is.
+fn named(machine: &Machine, operation: Operation, fault: Fault) -> PowerError {
+    PowerError {
+        machine: machine.name.clone(),
+        controller: machine.driver.controller().to_owned(),
+        operation,
+        fault,
+    }
+}
+
 /// What a call is waiting for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum WaitsFor {
@@ -299,7 +336,7 @@ enum WaitsFor {
 fn unfinished(operation: Operation, limit: Duration) -> Fault {
     let detail = format!("no end of the exchange within {} s", limit.as_secs());
     // A read that was never answered changed nothing.
-    if operation == Operation::State {
+    if matches!(operation, Operation::State | Operation::Survey) {
         Fault::Unreachable(detail)
     } else {
         Fault::Unanswered(detail)

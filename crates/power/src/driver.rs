@@ -7,7 +7,10 @@ use std::{fmt, future::Future, pin::Pin};
 
 use serde::{Deserialize, Serialize};
 
-use crate::fault::Fault;
+use crate::{
+    fault::Fault,
+    inventory::{Depth, Survey},
+};
 
 /// How a machine is switched off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -105,6 +108,8 @@ pub enum Operation {
     Attach,
     /// [`Driver::detach`].
     Detach,
+    /// [`Driver::survey`].
+    Survey,
     /// [`Driver::close`].
     Close,
 }
@@ -128,6 +133,7 @@ impl fmt::Display for Operation {
             Self::BootOnce(device) => write!(f, "let it boot once from {device}"),
             Self::Attach => f.write_str("attach a medium"),
             Self::Detach => f.write_str("detach its medium"),
+            Self::Survey => f.write_str("tell what the machine is"),
             Self::Close => f.write_str("end the session"),
         }
     }
@@ -179,6 +185,8 @@ pub struct Capabilities {
     pub boot_once: BootDevices,
     /// Attach and detach media.
     pub media: bool,
+    /// Tell what the machine is, without booting it.
+    pub inventory: bool,
 }
 
 impl Capabilities {
@@ -191,6 +199,7 @@ impl Capabilities {
         state: false,
         boot_once: BootDevices::of(&[]),
         media: false,
+        inventory: false,
     };
 
     /// Whether a call is among them.
@@ -204,6 +213,7 @@ impl Capabilities {
             Operation::State => self.state,
             Operation::BootOnce(device) => self.boot_once.contain(device),
             Operation::Attach | Operation::Detach => self.media,
+            Operation::Survey => self.inventory,
             Operation::Close => true,
         }
     }
@@ -279,6 +289,12 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// Takes this medium out of the machine's virtual drive. One that is known to be another, somebody else's, stays.
     fn detach<'a>(&'a self, _media: &'a Media) -> Act<'a, ()> {
         incapable(Operation::Detach)
+    }
+
+    /// Reads a part of what the machine is, and remembers how far it came: to be called until it is done. A part takes a few seconds at most, so that whoever wants to switch the machine, or another one
+    /// behind the same controller, comes in between.
+    fn survey(&self, _depth: Depth) -> Act<'_, Survey> {
+        incapable(Operation::Survey)
     }
 
     /// Gives back what the controller keeps for this driver between calls (a session). The next call gets it anew.

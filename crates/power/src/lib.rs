@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`driver`] | the trait of all drivers, what each declares that it can do, and what a machine is told |
 //! | [`fault`] | why a call came to nothing, for people, and whether another try makes sense |
+//! | [`inventory`] | what a controller says its machine is |
 //! | [`calls`] | bounded time, retries, one call at a time per BMC, so many at once overall |
 //! | [`ipmi`] | IPMI 2.0 over RMCP+, native |
 //! | [`redfish`] | Redfish over HTTPS |
@@ -32,6 +33,7 @@ pub mod calls;
 pub mod digest;
 pub mod driver;
 pub mod fault;
+pub mod inventory;
 pub mod ipmi;
 pub mod libvirt;
 pub mod pdu;

@@ -36,6 +36,7 @@ pub static KIND: Kind = Kind {
         state: true,
         boot_once: BootDevices::of(&BootDevice::ALL),
         media: true,
+        inventory: false,
     },
     evidence: "a service of the tests' own; the signature against the example that its specification's reference libraries share",
 };

@@ -12,6 +12,7 @@ use futures::future::join_all;
 use power::{
     Act, BootDevice, BootDevices, BootOnce, Capabilities, Driver, Fault, Firmware, Kind, Off, PowerState, Unmanaged,
     calls::{Calls, Limits},
+    inventory::{Depth, Survey},
 };
 use tokio::time::Instant;
 
@@ -26,6 +27,7 @@ static KIND: Kind = Kind {
         state: true,
         boot_once: BootDevices::of(&[BootDevice::Network]),
         media: false,
+        inventory: true,
     },
     evidence: "",
 };
@@ -113,6 +115,18 @@ impl Driver for Script {
         Box::pin(async {
             self.play().await?;
             Ok(PowerState::On)
+        })
+    }
+
+    /// Three parts.
+    fn survey(&self, _depth: Depth) -> Act<'_, Survey> {
+        Box::pin(async {
+            self.play().await?;
+            Ok(if self.tries() % 3 == 0 {
+                Survey::Done(Box::default())
+            } else {
+                Survey::More
+            })
         })
     }
 }
@@ -300,4 +314,80 @@ async fn a_controller_that_comes_back_is_no_longer_doubted() {
     assert_eq!(round().await, (0, 1), "all at once, and all fail");
     assert_eq!(round().await, (10, 10), "doubted, one after another");
     assert_eq!(round().await, (10, 1), "all at once again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reading_in_parts_gives_up_its_turn_between_them() {
+    let calls = Calls::new(Limits::default());
+    let script = Script::new("a", Duration::from_secs(2), Vec::new());
+    let machine = calls.machine("m-1", script.clone());
+    let began = tokio::time::Instant::now();
+    let reading = async {
+        calls.inventory(&machine, Depth::Everything).await.expect("read");
+        began.elapsed()
+    };
+    let switching = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        calls.on(&machine).await.expect("on");
+        began.elapsed()
+    };
+    let (read, switched) = tokio::join!(reading, switching);
+    // One part, then the switch, then the others.
+    assert_eq!((switched, read), (Duration::from_secs(4), Duration::from_secs(6)));
+    assert_eq!(script.tries(), 3, "the third call was the last part, by this script's count");
+}
+
+#[tokio::test(start_paused = true)]
+async fn readings_leave_most_places_to_those_who_switch() {
+    let limits = Limits {
+        at_once: 20,
+        surveys: 3,
+        ..Limits::default()
+    };
+    let calls = Calls::new(limits);
+    let load = Arc::new(Load::default());
+    let all: Vec<_> = (0..12)
+        .map(|n| {
+            let script = Script::loading(&format!("c-{n}"), Duration::from_secs(1), Vec::new(), Arc::clone(&load));
+            calls.machine(format!("m-{n}"), script)
+        })
+        .collect();
+    let began = tokio::time::Instant::now();
+    let read = join_all(all.iter().map(|machine| calls.inventory(machine, Depth::Everything))).await;
+    assert!(read.iter().all(Result::is_ok));
+    // Four rounds of three, of three parts each.
+    assert_eq!(began.elapsed(), Duration::from_secs(12));
+    assert_eq!(load.most.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reading_that_never_ends_is_ended() {
+    let calls = Calls::new(Limits {
+        survey: Duration::from_secs(30),
+        ..Limits::default()
+    });
+    let machine = calls.machine("m-1", Arc::new(Endless));
+    let error = calls.inventory(&machine, Depth::Identity).await.expect_err("it has no end");
+    assert!(matches!(error.fault, Fault::Late { .. }), "{error}");
+}
+
+/// Always has more to tell.
+#[derive(Debug)]
+struct Endless;
+
+impl Driver for Endless {
+    fn kind(&self) -> &'static Kind {
+        &KIND
+    }
+
+    fn controller(&self) -> &'static str {
+        "endless"
+    }
+
+    fn survey(&self, _depth: Depth) -> Act<'_, Survey> {
+        Box::pin(async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Ok(Survey::More)
+        })
+    }
 }

@@ -15,7 +15,7 @@ pub(super) fn link(path: &str) -> Value {
     json!({"@odata.id": format!("{ROOT}{path}")})
 }
 
-fn collection(kind: &str, at: &str, members: impl IntoIterator<Item = String>) -> Value {
+pub(super) fn collection(kind: &str, at: &str, members: impl IntoIterator<Item = String>) -> Value {
     let members: Vec<Value> = members.into_iter().map(|member| link(&format!("{at}/{member}"))).collect();
     json!({
         "@odata.id": format!("{ROOT}{at}"),
@@ -47,6 +47,9 @@ impl Bmc {
             "Tasks": link("/TaskService"),
             "Links": {},
         });
+        if let Some(features) = self.features() {
+            root["ProtocolFeaturesSupported"] = features;
+        }
         add(&mut root, "Vendor", self.profile.identity.vendor.clone());
         add(&mut root, "Product", self.profile.identity.product.clone());
         if self.profile.sessions.is_some() {
@@ -115,16 +118,15 @@ impl Bmc {
             "Name": "System",
             "SystemType": "Physical",
             "UUID": self.uuid(system),
-            "SerialNumber": format!("SIM{:06}{system}", self.index),
             "PowerState": power,
             "BiosVersion": "1.4",
             "Status": {"State": "Enabled", "Health": "OK", "HealthRollup": "OK"},
             "MemorySummary": {"TotalSystemMemoryGiB": 64, "Status": {"Health": "OK"}},
-            "ProcessorSummary": {"Count": 2, "Model": "simulated", "Status": {"Health": "OK"}},
             "Boot": self.boot_document(&host.boot_override(), Place::System),
             "Links": {"ManagedBy": [link(&format!("/Managers/{}", self.manager_id(system)))], "Chassis": []},
             "Actions": {"#ComputerSystem.Reset": self.reset_action(&at)},
         });
+        self.describe(system, &at, &mut document);
         add(&mut document, "Manufacturer", self.profile.identity.manufacturer.clone());
         if let Some(settings) = &self.profile.boot.settings {
             document["@Redfish.Settings"] = json!({

@@ -5,6 +5,7 @@
 //! | [`documents`] | what is read |
 //! | [`changes`] | resets and the next boot |
 //! | [`drives`] | virtual media |
+//! | [`inventory`] | what the machine is |
 //! | [`sessions`] | who is let in |
 //! | [`forms`] | how documents are written, and how they are spoilt |
 //!
@@ -14,6 +15,7 @@ mod changes;
 mod documents;
 mod drives;
 pub mod forms;
+mod inventory;
 mod sessions;
 
 use serde_json::{Value, json};
@@ -178,6 +180,7 @@ impl Request<'_> {
             ("GET", [name]) if Some(*name) == settings => self.versioned(system, self.bmc.settings(system)),
             ("PATCH", [name]) if Some(*name) == settings => self.change_boot(system, Place::Settings),
             (_, ["VirtualMedia", rest @ ..]) => self.of_drives(method, system, Place::System, rest),
+            ("GET", rest) => self.found(self.bmc.part(system, rest, &self.ask.query)),
             _ => missing(),
         }
     }

@@ -17,6 +17,7 @@ use k8s_openapi::apimachinery::pkg::{
 
 use super::{EventNote, HardwareDecision, HardwareFacts, SeedAction, SpecChange, gates::GATE_CLOSED, idle};
 use crate::{
+    bmc_inventory,
     boot_order::{self, Told},
     deadlines, disks, orders,
     power::{self, Want},
@@ -197,12 +198,7 @@ impl<'a> Draft<'a> {
     pub fn inspect(&mut self, keep: bool) -> Option<SelectedDisk> {
         let facts = self.facts;
         let Some(inventory) = view::seen(facts.discovery).and_then(|s| s.inventory.as_ref()) else {
-            self.set(
-                conditions::INSPECTED,
-                false,
-                "NoInventory",
-                "The machine has not reported its inventory yet: switch it on and let it boot from the network",
-            );
+            self.inspect_by_bmc();
             return None;
         };
         let spec = &facts.hardware.spec;
@@ -291,9 +287,41 @@ impl<'a> Draft<'a> {
                 if !keep {
                     self.new.root_disk = None;
                 }
+                self.forget_bmc_capacity();
                 self.set(conditions::INSPECTED, false, fault.reason(), &fault.to_string());
                 None
             }
+        }
+    }
+
+    /// What there is before the agent has reported: nothing, or what the BMC says. Neither is an inspection.
+    fn inspect_by_bmc(&mut self) {
+        let Some(told) = self.old.bmc_inventory.as_ref().filter(|told| !told.identity_only) else {
+            self.set(
+                conditions::INSPECTED,
+                false,
+                "NoInventory",
+                "The machine has not reported its inventory yet: switch it on and let it boot from the network",
+            );
+            self.forget_bmc_capacity();
+            return;
+        };
+        // A root disk was chosen: the agent has been here, and what it found stands.
+        if self.old.root_disk.is_none() {
+            self.new.capacity = bmc_inventory::capacity(&self.facts.hardware.spec, told);
+        }
+        let message = format!(
+            "Only its BMC has told what the machine is ({}): switch it on and let it boot from the network, so that its agent looks",
+            bmc_inventory::describe(told)
+        );
+        self.set(conditions::INSPECTED, false, "KnownFromBmc", &message);
+    }
+
+    /// What the BMC said of sizes counts no more once the agent has looked, also where it found no disk, nor once it says nothing any more.
+    fn forget_bmc_capacity(&mut self) {
+        let why = self.old.conditions.iter().find(|c| c.type_ == conditions::INSPECTED);
+        if why.is_some_and(|c| c.reason == "KnownFromBmc") {
+            self.new.capacity.clear();
         }
     }
 
@@ -512,6 +540,9 @@ impl<'a> Draft<'a> {
             let nic = inventory.nics.iter().find(|n| n.boot).or(inventory.nics.first());
             parts.extend(nic.map(|n| format!("MAC {}", n.mac)));
             parts.extend(nic.and_then(|n| n.switch_port.as_ref()).map(|p| format!("at {p}")));
+        }
+        if parts.is_empty() {
+            parts.extend(self.old.bmc_inventory.as_ref().map(bmc_inventory::describe));
         }
         if parts.is_empty() {
             return format!("BareMetalHardware {}", self.name());

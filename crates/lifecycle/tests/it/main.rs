@@ -2,6 +2,7 @@
 
 mod address;
 mod bmc;
+mod bmc_inventory;
 mod boot;
 mod boot_order;
 mod disks;

@@ -191,7 +191,7 @@ fn identity(tree: &Tree, folder: &Path, real: &Path, transport: &str) -> DiskIde
         .or_else(|| tree.bytes(device.join("vpd_pg80")).and_then(|page| serial_of_page(&page)))
         .or_else(|| tree.line(device.join("serial")))
         .or_else(|| tree.line(folder.join("serial")))
-        .filter(|text| !super::smbios::is_placeholder(text));
+        .filter(|text| !agent_protocol::inventory::is_placeholder(text));
     // A SCSI inquiry has room for 16 letters; an ATA disk's own answer has 40.
     let model = ata(27..47)
         .or_else(|| tree.line(device.join("model")))

@@ -1,7 +1,8 @@
 //! `POST /agent/v1/sessions`: a machine introduces itself.
 //!
 //! In this order: rate limit, size, shape, protocol version, signature by the key in the body, token, agreement of token and inventory; only then
-//! whose machine it is. The token of a boot medium says that ([`boot::medium`]): an inventory that is another known machine's is refused. A new machine is created (within quotas); a known one gets a new session by compare and swap; a conflict is written down for a
+//! whose machine it is. The token of a boot medium says that ([`boot::medium`]): an inventory that is another known machine's is refused. A new machine is created (within quotas), under the name that somebody
+//! wrote down for it where its BMC told of it; a known one gets a new session by compare and swap; a conflict is written down for a
 //! person and makes no object.
 
 use std::{
@@ -98,7 +99,10 @@ async fn respond(shared: &Shared, peer: Peer, request: Request<Body>) -> Reply<S
         matched if introduction.medium.is_some() => by_medium(shared, &introduction, matched).await?,
         Match::Known(name) => known(shared, &introduction, &name).await?,
         Match::Unclear { names, message } => return Err(conflict(shared, &names, &message).await),
-        Match::New => new(shared, &introduction, &identity).await?,
+        Match::New => match told_of(shared, &introduction) {
+            Some(name) => under(shared, &introduction, &name).await?,
+            None => new(shared, &introduction, &identity).await?,
+        },
     };
     let (name, session) = discovery;
     if let Some(timeline) = &introduction.timeline {
@@ -261,6 +265,46 @@ fn session_id(shared: &Shared, name: &str) -> Reply<String> {
         .ok_or_else(|| Refusal::new(ErrorCode::Internal, "the server has no randomness"))
 }
 
+/// Under which name somebody wrote a machine down that was never seen, by what its BMC told of it.
+fn told_of(shared: &Shared, introduction: &Introduction) -> Option<String> {
+    let request = &introduction.request;
+    let name = shared
+        .cache
+        .expected(&Identity::as_bmc_knows(&request.inventory, Some(request.boot_mac)))?;
+    tracing::info!(discovery = %name, mac = %request.boot_mac, "a machine that its BMC told of comes for the first time");
+    Some(name)
+}
+
+/// A machine that was never seen, under a name that somebody wrote down for it. Quotas are for strangers.
+async fn under(shared: &Shared, introduction: &Introduction, name: &str) -> Reply<(String, String)> {
+    match create_under(shared, introduction, name).await? {
+        Some(opened) => Ok(opened),
+        // Somebody else came under this name a moment ago; now it is known which machine that is.
+        None => Err(Refusal::unavailable()),
+    }
+}
+
+/// Registers a machine under a name; a discovery of that name that has no inventory, or one that this boot has made by way of another replica, is its own. None: it is another machine's.
+async fn create_under(shared: &Shared, introduction: &Introduction, name: &str) -> Reply<Option<(String, String)>> {
+    let id = session_id(shared, name)?;
+    let mut discovery = BareMetalDiscovery::new(name, BareMetalDiscoverySpec {});
+    introduction.apply(discovery.status.get_or_insert_default(), id.clone(), &shared.config.replica);
+    match shared.store.create_discovery(&discovery).await {
+        Ok(_) => Ok(Some((name.to_owned(), id))),
+        Err(error) if error.is_conflict() => {
+            let found = shared.store.discovery(name).await?;
+            let session = found.status.as_ref().and_then(|s| s.session.as_ref());
+            let same_boot = session.is_some_and(|s| s.nonce == introduction.claims.nonce);
+            if Identity::of_discovery(&found).is_none() || same_boot {
+                known(shared, introduction, name).await.map(Some)
+            } else {
+                Ok(None)
+            }
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// A machine that booted from a medium. Quotas are for strangers, and somebody wrote this one down.
 async fn by_medium(shared: &Shared, introduction: &Introduction, matched: Match) -> Reply<(String, String)> {
     let Some(medium) = &introduction.medium else {
@@ -274,25 +318,7 @@ async fn by_medium(shared: &Shared, introduction: &Introduction, matched: Match)
         Match::Unclear { names, message } => return Err(conflict(shared, &names, &message).await),
         Match::New => {}
     }
-    let id = session_id(shared, &name)?;
-    let mut discovery = BareMetalDiscovery::new(&name, BareMetalDiscoverySpec {});
-    introduction.apply(discovery.status.get_or_insert_default(), id.clone(), &shared.config.replica);
-    match shared.store.create_discovery(&discovery).await {
-        Ok(_) => Ok((name, id)),
-        // It is there: without an inventory it is this machine's, with one that is not this machine's it is not.
-        Err(error) if error.is_conflict() => {
-            let found = shared.store.discovery(&name).await?;
-            let session = found.status.as_ref().and_then(|s| s.session.as_ref());
-            // Or it is there since a moment ago, by way of another replica.
-            let same_boot = session.is_some_and(|s| s.nonce == introduction.claims.nonce);
-            if Identity::of_discovery(&found).is_none() || same_boot {
-                known(shared, introduction, &name).await
-            } else {
-                Err(other(None))
-            }
-        }
-        Err(error) => Err(error.into()),
-    }
+    create_under(shared, introduction, &name).await?.ok_or_else(|| other(None))
 }
 
 /// A new machine, within quotas.

@@ -294,12 +294,15 @@ async fn standing(shared: &Shared, source: IpAddr, hardware: &str, act: &str) ->
     stands(Arc::new(fresh), act)
 }
 
-/// What its inventory says; before there is one, the usual one.
+/// What its inventory says; before there is one, what its BMC says, else the usual one.
 fn architecture(shared: &Shared, hardware: &BareMetalHardware) -> Architecture {
     let discovery = shared.cache.discovery(&hardware.spec.discovery_name);
     let inventory = discovery.as_ref().and_then(|d| d.status.as_ref()?.inventory.as_ref());
+    let told = hardware.status.as_ref().and_then(|s| s.bmc_inventory.as_ref());
     inventory
-        .and_then(|inventory| inventory.cpu.architecture.parse().ok())
+        .map(|inventory| &inventory.cpu)
+        .or_else(|| told.map(|told| &told.cpu))
+        .and_then(|cpu| cpu.architecture.parse().ok())
         .unwrap_or(Architecture::Amd64)
 }
 

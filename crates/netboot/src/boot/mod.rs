@@ -181,10 +181,10 @@ async fn decide(shared: &Shared, peer: &Peer, request: &BootRequest, began: Inst
         Match::Known(name) => shared.cache.discovery(name),
         Match::New | Match::Unclear { .. } => None,
     };
-    let hardware = discovery
-        .as_ref()
-        .and_then(|d| d.metadata.name.as_deref())
-        .and_then(|name| shared.cache.hardware_of(name));
+    let hardware = match &matched {
+        Match::Known(name) => shared.cache.hardware_of(name),
+        Match::New | Match::Unclear { .. } => None,
+    };
     let has_media = shared.media.has(request.architecture()).await;
     let judge = |discovery: Option<&api::BareMetalDiscovery>| {
         lifecycle::boot::decide(&BootFacts {

@@ -10,7 +10,10 @@ use std::{
 use agent_protocol::identity::{MacAddress, SystemUuid};
 use api::{BareMetalDiscovery, BareMetalHardware, conditions};
 use kube::{Resource, ResourceExt};
-use lifecycle::identity::{Identity, Index, Match};
+use lifecycle::{
+    bmc_inventory,
+    identity::{Identity, Index, Match},
+};
 
 #[derive(Default)]
 struct Tables {
@@ -19,6 +22,8 @@ struct Tables {
     /// Name of a discovery to the name of its hardware.
     hardware_of: HashMap<String, String>,
     index: Index,
+    /// Machines that their BMCs told of and that were not seen yet, by the name under which they are to register.
+    expected: Index,
     guests: HashMap<String, String>,
     /// Discoveries with hardware.
     accepted: usize,
@@ -92,8 +97,27 @@ impl Cache {
     }
 
     /// Whose UUID and MAC these are.
+    ///
+    /// A machine that its BMC told of is known by it before it was ever seen: its discovery is not there yet.
     pub(crate) fn match_boot(&self, uuid: Option<SystemUuid>, mac: MacAddress) -> Match {
-        self.read().index.match_boot(uuid, mac)
+        let tables = self.read();
+        match tables.index.match_boot(uuid, mac) {
+            Match::New => match tables.expected.match_boot(uuid, mac) {
+                Match::Known(name) => Match::Known(name),
+                // Its agent tells more.
+                Match::New | Match::Unclear { .. } => Match::New,
+            },
+            seen => seen,
+        }
+    }
+
+    /// Under which name a machine that was never seen is to register, because its BMC told of it: marks as BMCs know them.
+    pub(crate) fn expected(&self, identity: &Identity) -> Option<String> {
+        match self.read().expected.match_inventory(identity) {
+            Match::Known(name) => Some(name),
+            // Where it may be one of several, or only may be, a person decides: it is not accepted as another one meanwhile.
+            Match::New | Match::Unclear { .. } => None,
+        }
     }
 
     /// Whose marks these are.
@@ -126,11 +150,14 @@ impl Cache {
             tables.guests.insert(guest.instance_uid.clone(), name.clone());
         }
         tables.accepted += usize::from(tables.hardware_of.contains_key(&name));
-        tables.discoveries.insert(name, Arc::new(new));
+        tables.discoveries.insert(name.clone(), Arc::new(new));
+        tables.expect(&name);
     }
 
     pub(crate) fn remove_discovery(&self, name: &str) {
-        self.write().remove_discovery(name);
+        let mut tables = self.write();
+        tables.remove_discovery(name);
+        tables.expect(name);
     }
 
     /// Returns the name of the discovery that this concerns.
@@ -144,6 +171,7 @@ impl Cache {
         tables.accepted += usize::from(tables.discoveries.contains_key(&discovery) && !tables.hardware_of.contains_key(&discovery));
         tables.hardware_of.insert(discovery.clone(), name.clone());
         tables.hardware.insert(name, Arc::new(new));
+        tables.expect(&discovery);
         discovery
     }
 
@@ -177,6 +205,16 @@ impl Cache {
 }
 
 impl Tables {
+    /// Looks anew whether the machine of this discovery was told of and not seen.
+    fn expect(&mut self, discovery: &str) {
+        let hardware = self.hardware_of.get(discovery).and_then(|name| self.hardware.get(name));
+        let seen = self.discoveries.get(discovery);
+        match hardware.and_then(|hardware| bmc_inventory::expected(hardware, seen.map(AsRef::as_ref))) {
+            Some(identity) => self.expected.upsert(discovery, identity),
+            None => self.expected.remove(discovery),
+        }
+    }
+
     fn remove_discovery(&mut self, name: &str) {
         let Some(old) = self.discoveries.remove(name) else { return };
         self.unfinished -= usize::from(Identity::of_discovery(&old).is_none());
@@ -194,6 +232,7 @@ impl Tables {
         let discovery = &old.spec.discovery_name;
         if self.hardware_of.get(discovery).is_some_and(|h| h == name) {
             self.hardware_of.remove(discovery);
+            self.expected.remove(discovery);
             self.accepted -= usize::from(self.discoveries.contains_key(discovery));
         }
     }

@@ -16,6 +16,7 @@ use crate::{
     cache::Key,
     error::Result,
     events::Notice,
+    power,
     queue::Next,
     world::{World, index, reference},
 };
@@ -36,6 +37,22 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
     };
     if conditions::is_true(&status.conditions, conditions::IDENTITY_CONFLICT) {
         // Netboot says so on the object; a person decides.
+        return Ok(Next::Rest);
+    }
+    let twins = power::inventory::twins(&world, inventory);
+    if !twins.is_empty() {
+        // Accepted as another one, it would be there twice.
+        world.events.tell(Notice {
+            regarding: reference(discovery.as_ref()),
+            related: None,
+            warning: true,
+            reason: "Held".to_owned(),
+            action: "Evaluated".to_owned(),
+            note: format!(
+                "By what its BMC told, this may be the machine of BareMetalHardware {}, which is to register under the discoveryName of that object: the condition BmcIdentity there says what to do",
+                twins.join(", ")
+            ),
+        });
         return Ok(Next::Rest);
     }
     let policies = world.policies.all();

@@ -19,7 +19,7 @@ use crate::{
     cache::Key,
     error::Result,
     events::Notice,
-    idle, instance, pacer,
+    idle, instance, pacer, power,
     queue::Next,
     world::{World, index, jittered, reference},
 };
@@ -45,6 +45,9 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
     let discovery = world.discoveries.by_name(&hardware.spec.discovery_name);
     if bmc::step(&world, &hardware, discovery.as_deref()).await? {
         // It is looked at anew as it was written.
+        return Ok(Next::Rest);
+    }
+    if power::inventory::step(&world, &hardware, discovery.as_deref()).await? {
         return Ok(Next::Rest);
     }
     let claimant = claimant(&world, &hardware);

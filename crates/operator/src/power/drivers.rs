@@ -158,6 +158,7 @@ fn promised(calls: &[WebhookCall]) -> Capabilities {
         state: has(WebhookCall::State),
         boot_once: BootDevices::of(&devices),
         media: has(WebhookCall::Media),
+        inventory: false,
     }
 }
 

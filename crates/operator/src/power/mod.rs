@@ -9,6 +9,7 @@
 //! * Credentials are read by name, in the operator's namespace, and go to the driver and nowhere else. The last good ones are used on while the API server does not answer.
 
 pub(crate) mod drivers;
+pub(crate) mod inventory;
 mod medium;
 pub(crate) mod turns;
 
@@ -79,6 +80,8 @@ struct Known {
     turn: String,
     /// The act whose medium was taken out of the machine's drive.
     detached: Option<String>,
+    /// What its BMC said that the machine is.
+    readings: inventory::Readings,
 }
 
 /// What is known of the machines with drivers.
@@ -223,7 +226,9 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
     }
     let again = match wired {
         Ok(wired) if wired.machine.driver().capabilities().state => {
-            look(&world, &hardware, &key, &wired).await;
+            if look(&world, &hardware, &key, &wired).await {
+                inventory::wake(&world, &hardware, discovery.as_deref());
+            }
             let soon = world
                 .power
                 .with(&name, |known| known.soon_until.is_some_and(|until| Instant::now() < until));
@@ -373,8 +378,8 @@ fn interfaces(spec: &PowerSpec, discovery: Option<&BareMetalDiscovery>) -> Vec<S
     found.unwrap_or_default()
 }
 
-/// Asks whether the machine is on.
-async fn look(world: &World, hardware: &Arc<BareMetalHardware>, key: &Key, wired: &Wired) {
+/// Asks whether the machine is on. Whether there was an answer.
+async fn look(world: &World, hardware: &Arc<BareMetalHardware>, key: &Key, wired: &Wired) -> bool {
     let name = hardware.name_any();
     let answer = world.power.calls.state(&wired.machine).await;
     let state = match &answer {
@@ -390,6 +395,7 @@ async fn look(world: &World, hardware: &Arc<BareMetalHardware>, key: &Key, wired
         known.asked_at = Some(Instant::now());
         (changed, lost)
     });
+    let answered = answer.is_ok();
     if let Err(error) = answer {
         refresh(world, hardware, &error);
         if lost {
@@ -407,4 +413,5 @@ async fn look(world: &World, hardware: &Arc<BareMetalHardware>, key: &Key, wired
     if changed {
         world.queues.hardware.add(key.clone());
     }
+    answered
 }

@@ -6,6 +6,7 @@ mod crashes;
 mod embedded;
 mod faults;
 mod idle;
+mod inventory;
 mod leases;
 mod life;
 mod many_bmcs;

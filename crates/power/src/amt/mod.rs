@@ -48,6 +48,7 @@ pub static KIND: Kind = Kind {
         state: true,
         boot_once: BootDevices::of(&[BootDevice::Network, BootDevice::Disk, BootDevice::Media]),
         media: false,
+        inventory: false,
     },
     evidence: "built from the documents, not yet seen on real equipment; the digest against the example of RFC 7616",
 };

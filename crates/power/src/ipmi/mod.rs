@@ -57,6 +57,7 @@ pub static KIND: Kind = Kind {
         state: true,
         boot_once: BootDevices::of(&[BootDevice::Network, BootDevice::Disk, BootDevice::Media, BootDevice::Setup]),
         media: false,
+        inventory: false,
     },
     evidence: "suite 3 against OpenIPMI's ipmi_sim; the codes of suites 3 and 17 against ipmitool's; not yet seen on real equipment",
 };

@@ -66,6 +66,7 @@ const CAPABILITIES: Capabilities = Capabilities {
     state: true,
     boot_once: BootDevices::of(&[]),
     media: false,
+    inventory: false,
 };
 
 /// Tries of switching on again what was switched off for a moment.

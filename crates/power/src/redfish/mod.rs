@@ -5,16 +5,20 @@
 //! | [`reader`] | documents, read leniently; pure |
 //! | [`system`] | what a machine offers and the words that do what is wanted; pure |
 //! | [`quirks`] | what vendors do in their own way, as data |
+//! | [`inventory`] | what a machine's documents say that it is; pure |
+//! | [`survey`] | the way through them, in parts |
 //! | [`http`] | requests, sessions, errors |
 //!
 //! A machine is found from the service's root, once, and looked at freshly in each call: what it offers, which version of its document it is, whether it is on already.
 //! Of several forms that the standard allows the next one is tried where a controller refuses one, never where it does not answer.
 //!
-//! What it does not do: events, firmware, BIOS settings, inventory; a medium is fetched by the controller itself and never passes through here.
+//! What it does not do: events, firmware, BIOS settings; a medium is fetched by the controller itself and never passes through here.
 
 pub mod http;
+pub mod inventory;
 pub mod quirks;
 pub mod reader;
+mod survey;
 pub mod system;
 
 use std::{
@@ -31,11 +35,13 @@ use self::{
     http::{Conversation, Http, Reply},
     quirks::Quirk,
     reader::Link,
+    survey::Walk,
     system::{Drive, System},
 };
 use crate::{
     driver::{Act, BootDevice, BootDevices, BootOnce, Capabilities, Driver, Kind, Media, Off, Operation, PowerState},
     fault::{Fault, quoted},
+    inventory::{Depth, Survey},
     tls::Trust,
 };
 
@@ -57,6 +63,7 @@ pub static KIND: Kind = Kind {
             BootDevice::Setup,
         ]),
         media: true,
+        inventory: true,
     },
     evidence: "sushy-tools 2.2 (fake driver; feature sets minimum, vmedia, full) by HTTP and HTTPS; sessions, tasks, ETags and settings resources against a service of the \
                tests' own; not yet seen on real equipment",
@@ -94,6 +101,8 @@ pub struct Redfish {
     controller: String,
     wanted: Option<String>,
     found: Mutex<Option<Link>>,
+    /// A reading of what the machine is, as far as it came. Kept across a call that is cut off.
+    walk: tokio::sync::Mutex<Option<Walk>>,
 }
 
 impl Redfish {
@@ -114,6 +123,7 @@ impl Redfish {
             http,
             wanted: settings.system,
             found: Mutex::default(),
+            walk: tokio::sync::Mutex::default(),
         })
     }
 
@@ -323,6 +333,40 @@ impl Redfish {
         last
     }
 
+    /// Reads on what the machine is.
+    async fn read_on(&self, depth: Depth) -> Result<Survey, Fault> {
+        let mut kept = self.walk.lock().await;
+        let talk = self.http.converse()?;
+        let under_way = kept.take().filter(|walk| walk.depth == depth && walk.began.elapsed() < survey::TOO_OLD);
+        let walk = match under_way {
+            Some(walk) => walk,
+            None => {
+                let root = talk.root().await?.body;
+                let document = match self.found() {
+                    Some(link) => talk.get(&link).await.ok(),
+                    None => None,
+                };
+                let document = match document {
+                    Some(document) => document,
+                    None => talk.get(&self.system(&talk).await?.0.link).await?,
+                };
+                let quirk = quirks::of(&reader::text(&document.body, "Manufacturer").unwrap_or_default());
+                Walk::new(depth, &document.body, &root, quirk)
+            }
+        };
+        let walk = kept.insert(walk);
+        match walk.part(&talk).await {
+            Ok(false) => Ok(Survey::More),
+            Ok(true) => Ok(kept.take().map_or(Survey::More, |walk| Survey::Done(Box::new(walk.found())))),
+            // What has no time now goes on from here.
+            Err(fault @ Fault::Busy { .. }) => Err(fault),
+            Err(fault) => {
+                *kept = None;
+                Err(fault)
+            }
+        }
+    }
+
     async fn take_out(&self, media: &Media) -> Result<(), Fault> {
         let talk = self.http.converse()?;
         let (system, _) = self.system(&talk).await?;
@@ -510,6 +554,10 @@ impl Driver for Redfish {
 
     fn detach<'a>(&'a self, media: &'a Media) -> Act<'a, ()> {
         Box::pin(self.take_out(media))
+    }
+
+    fn survey(&self, depth: Depth) -> Act<'_, Survey> {
+        Box::pin(self.read_on(depth))
     }
 
     fn close(&self) -> Act<'_, ()> {

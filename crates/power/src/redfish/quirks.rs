@@ -23,6 +23,8 @@ pub struct Quirk {
     pub mode: Mode,
     /// Boot override targets that mean an attached medium, in order of preference.
     pub medium: &'static [&'static str],
+    /// Members of the machine's document that hold the serial number which SMBIOS has too, in order of preference.
+    pub serial: &'static [&'static str],
     /// Beginnings of the names of virtual drives that come last: they take small images only, or none.
     pub last_drives: &'static [&'static str],
     /// Where it is told.
@@ -34,12 +36,20 @@ pub const STANDARD: Quirk = Quirk {
     vendor: "",
     mode: Mode::WhereShown,
     medium: &["Cd", "UsbCd"],
+    serial: &["SerialNumber"],
     last_drives: &[],
     source: "DSP0266, DSP0268 (ComputerSystem, Boot)",
 };
 
 /// All of them.
 pub static QUIRKS: &[Quirk] = &[
+    Quirk {
+        vendor: "dell",
+        serial: &["SKU", "SerialNumber"],
+        source: "bb-Ricardo/netbox-sync pull request 551, ansible/ansible issue 53461: SerialNumber is the board's part number (PPID); the service tag, which SMBIOS has as the \
+                 system's serial number, is SKU",
+        ..STANDARD
+    },
     Quirk {
         vendor: "supermicro",
         mode: Mode::Always,

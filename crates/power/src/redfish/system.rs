@@ -130,7 +130,7 @@ pub fn resets(operation: Operation, offered: Option<&[String]>) -> Result<Vec<St
         // The button means the same to a system that runs.
         Operation::OffSoft => &["GracefulShutdown", "PushPowerButton"],
         Operation::Cycle => &["ForceRestart", "PowerCycle", "FullPowerCycle"],
-        Operation::State | Operation::BootOnce(_) | Operation::Attach | Operation::Detach | Operation::Close => &[],
+        Operation::State | Operation::BootOnce(_) | Operation::Attach | Operation::Detach | Operation::Survey | Operation::Close => &[],
     };
     choose(able, offered).ok_or_else(|| Fault::NotOffered {
         wanted: able.join(" or "),

@@ -14,7 +14,10 @@ use power::{
         wire::{Datagram, PayloadType, Response},
     },
     libvirt::message::{self, Complaint, Domain, Heard, Procedure, State},
+    inventory::Inventory,
     redfish::{
+        inventory::{self, Sum},
+        quirks,
         reader::{self, Link},
         system::{self, Drive, System},
     },
@@ -135,6 +138,14 @@ pub fn document(input: &[u8]) {
     let _listed = system::listed_resets(&value);
     let _said = reader::complaint(&value);
     let drive = Drive::read(here, &value);
+    let (mut found, mut sum) = (Inventory::default(), Sum::default());
+    inventory::read_system(&value, &quirks::STANDARD, &mut found);
+    inventory::read_processor(&value, &mut sum, &mut found);
+    inventory::add_up(&sum, &mut found);
+    inventory::read_module(&value, &mut found);
+    inventory::read_interface(&value, &mut found);
+    inventory::read_drive(&value, &mut found);
+    inventory::read_simple_storage(&value, &mut found);
     let (members, next) = reader::members(&value);
     let links = [
         Some(system.reset),

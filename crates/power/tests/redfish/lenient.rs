@@ -2,7 +2,10 @@
 
 use power::{
     Operation, PowerState,
+    inventory::{Inventory, LONGEST_TEXT, MOST_DRIVES, MOST_INTERFACES},
     redfish::{
+        inventory::{self, Sum},
+        quirks,
         reader::{self, Link},
         system::{self, Drive, System},
     },
@@ -109,6 +112,42 @@ pub fn reword(value: &mut Value, how: u8) {
     }
 }
 
+/// Documents of an inventory as the schemas have them, in one: each reader takes its own members.
+fn machine() -> Value {
+    let mut machine = document();
+    let members = json!({
+        "Model": "Node 9", "BiosVersion": "2.1", "AssetTag": "A-7", "ProcessorSummary": {"Count": 2, "Model": "CPU", "CoreCount": 32, "LogicalProcessorCount": 64},
+        "ProcessorType": "CPU", "TotalCores": 16, "TotalThreads": 32, "InstructionSet": "x86-64", "CapacityMiB": 32768,
+        "PermanentMACAddress": "AA:BB:CC:00:00:01", "MACAddress": "AA:BB:CC:00:00:01", "LinkStatus": "LinkUp", "SpeedMbps": 25000,
+        "CapacityBytes": 480_103_981_056_u64, "MediaType": "SSD", "Protocol": "NVMe", "Identifiers": [{"DurableNameFormat": "NAA", "DurableName": "5002538E00000001"}],
+        "Devices": [{"Name": "SATA 1", "Model": "X", "CapacityBytes": 1_000_204_886_016_u64}]
+    });
+    for (name, value) in members.as_object().into_iter().flatten() {
+        machine[name] = value.clone();
+    }
+    machine
+}
+
+/// Everything that can be read of a document, as each kind that it can be.
+fn taken(document: &Value) -> Inventory {
+    let (mut found, mut sum) = (Inventory::default(), Sum::default());
+    inventory::read_system(document, quirks::of("Dell Inc."), &mut found);
+    inventory::read_processor(document, &mut sum, &mut found);
+    inventory::add_up(&sum, &mut found);
+    inventory::read_module(document, &mut found);
+    inventory::read_interface(document, &mut found);
+    inventory::read_drive(document, &mut found);
+    inventory::read_simple_storage(document, &mut found);
+    found
+}
+
+fn is_bounded(found: &Inventory) -> bool {
+    let short = |text: &Option<String>| text.as_ref().is_none_or(|text| !text.is_empty() && text.chars().count() <= LONGEST_TEXT && !text.contains(char::is_control));
+    let names = [&found.vendor, &found.product, &found.serial, &found.uuid, &found.asset_tag, &found.firmware, &found.processors.model];
+    let drives = found.drives.iter().flat_map(|drive| [&drive.model, &drive.serial, &drive.wwn, &drive.protocol]);
+    names.into_iter().chain(drives).all(short) && found.interfaces.len() <= MOST_INTERFACES && found.drives.len() <= MOST_DRIVES
+}
+
 fn here() -> Link {
     Link::parse("/redfish/v1/Systems/1").expect("a link")
 }
@@ -142,6 +181,45 @@ proptest! {
     }
 
     #[test]
+    fn what_a_machine_is_stands_there_in_every_form(how in any::<u8>()) {
+        let mut odd = machine();
+        reword(&mut odd, how);
+        let (plain, odd) = (taken(&machine()), taken(&odd));
+        prop_assert_eq!(&plain, &odd);
+        prop_assert_eq!(plain.processors.threads, Some(32));
+        prop_assert_eq!(plain.memory_bytes, Some(128 << 30));
+        prop_assert_eq!((plain.interfaces.len(), plain.drives.len()), (1, 2));
+    }
+
+    /// What is odd about one member costs that member and those that stand for it, and no other.
+    #[test]
+    fn a_member_that_is_odd_costs_itself_and_no_other(changes in prop::collection::vec(change(), 1..6), how in any::<u8>()) {
+        let mut odd = machine();
+        for change in &changes {
+            apply(&mut odd, "", &mut 0, change);
+        }
+        let untouched = |name: &str| odd.get(name) == machine().get(name);
+        let (product, firmware, mac, processors) = (untouched("Model"), untouched("BiosVersion"), untouched("PermanentMACAddress"),
+            ["TotalCores", "TotalThreads", "ProcessorType", "Status"].into_iter().all(untouched));
+        let (ethernet, links) = (odd.get("Ethernet").is_none(), untouched("Links"));
+        reword(&mut odd, how);
+        let found = taken(&odd);
+        prop_assert!(is_bounded(&found), "{found:?}");
+        if product {
+            prop_assert_eq!(found.product.as_deref(), Some("Node 9"));
+        }
+        if firmware {
+            prop_assert_eq!(found.firmware.as_deref(), Some("2.1"));
+        }
+        if processors {
+            prop_assert_eq!((found.processors.cores, found.processors.threads), (Some(16), Some(32)));
+        }
+        if mac && processors && ethernet && links {
+            prop_assert_eq!(found.interfaces[0].mac.as_str(), "AA:BB:CC:00:00:01");
+        }
+    }
+
+    #[test]
     fn anything_at_all_is_read(document in anything()) {
         let system = System::read(here(), &document);
         prop_assert!(system.is_called("1"));
@@ -149,5 +227,7 @@ proptest! {
         let _members = reader::members(&document);
         let _listed = system::listed_resets(&document);
         let _said = reader::complaint(&document);
+        prop_assert!(is_bounded(&taken(&document)));
+        let _whole = (inventory::is_whole(&document), inventory::expansion(&document));
     }
 }

@@ -10,6 +10,7 @@ use std::{
 
 use power::{
     BootDevice, BootOnce, Driver, Fault, Firmware, Media, Off, PowerState,
+    inventory::{Depth, Survey},
     redfish::{Redfish, Settings},
     tls::Trust,
 };
@@ -329,6 +330,26 @@ async fn a_medium_is_inserted_replaced_and_ejected() {
         matches!(refused, Fault::Settings { field: "media.url", .. }) && !refused.to_string().contains("secret"),
         "{refused}"
     );
+}
+
+#[tokio::test]
+async fn what_a_machine_is_is_told_with_all_features_and_with_the_least() {
+    for features in ["full", "minimum"] {
+        let emulator = Emulator::start(features, false, &[(FIRST, "one")]);
+        let driver = emulator.driver();
+        let found = loop {
+            if let Survey::Done(found) = driver.survey(Depth::Everything).await.expect("an inventory") {
+                break found;
+            }
+        };
+        println!("{features}: {found:?}");
+        assert_eq!(found.uuid.as_deref(), Some(FIRST), "{features}");
+        if features == "full" {
+            assert_eq!(found.vendor.as_deref(), Some("Sushy Emulator"));
+            let macs: Vec<&str> = found.interfaces.iter().map(|interface| interface.mac.as_str()).collect();
+            assert_eq!(macs, ["00:5c:52:31:3a:9c"]);
+        }
+    }
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bmc_simulator::{Options, Simulator, host::Timing, profile};
 use power::{
     Driver, Off,
+    inventory::{Depth, Survey},
     redfish::{Redfish, Settings},
 };
 use proptest::{
@@ -107,6 +108,20 @@ fn plan() -> impl Strategy<Value = Plan> {
     (prop::collection::vec((0_usize..97, kinds), 0..8), any::<u8>())
 }
 
+/// What the machine is, whatever else is written: the way through the documents always ends, within its bounds.
+async fn surveyed(simulator: &Simulator, driver: &Redfish) -> Result<(), String> {
+    let before = simulator.bmc(0).requests();
+    for _ in 0..100 {
+        let part = driver.survey(Depth::Everything).await.map_err(|fault| format!("survey: {fault}"))?;
+        if let Survey::Done(_) = part {
+            let requests = simulator.bmc(0).requests() - before;
+            // A session, redirects, and each document twice where a service promises more than it sends.
+            return if requests < 900 { Ok(()) } else { Err(format!("{requests} requests")) };
+        }
+    }
+    Err("it is never read".to_owned())
+}
+
 async fn switched(simulator: &Simulator) -> Result<(), String> {
     let bmc = simulator.bmc(0);
     let driver = Redfish::new(Settings {
@@ -133,6 +148,7 @@ async fn switched(simulator: &Simulator) -> Result<(), String> {
         }
         Err(format!("it is {:?}", bmc.hosts[0].power()))
     };
+    surveyed(simulator, &driver).await?;
     said("on", driver.on().await)?;
     waited(true).await?;
     let before = bmc.hosts[0].version();

@@ -9,7 +9,7 @@ use agent_protocol::{
     bmc_user::{self, BmcUser},
     disk::{ContentsState, Disk, DiskContents, DiskIdentity, DiskMarker, Signature},
     guest::GuestAction,
-    identity::MacAddress,
+    identity::{MacAddress, SystemUuid},
     inventory::{Cpu, Inventory, Memory, Nic, SystemIdentity},
     order::{EraseEvidence, EraseStrength, Fault, FaultReason, ImageEvidence, Order, OrderKind, OrderResult, Outcome},
     seed::{SealedSeed, SealingKey, Seed, generate_sealing_key, open},
@@ -59,6 +59,9 @@ pub struct Machine {
     pub proof: IdentityProof,
     /// Its BMC.
     pub bmc: Option<Bmc>,
+    /// Its UUID, where SMBIOS has one.
+    pub uuid: Option<SystemUuid>,
+    pub serial: String,
     /// Pause after a look that found nothing to do.
     pub idle: Duration,
     client: Client,
@@ -105,6 +108,8 @@ impl Machine {
             writes: 0,
             proof: IdentityProof::Asserted,
             bmc: None,
+            uuid: None,
+            serial: format!("SN-{name}"),
             idle: Duration::from_millis(25),
             client: client.clone(),
             config: lifecycle::config::Config {
@@ -126,7 +131,8 @@ impl Machine {
             system: SystemIdentity {
                 vendor: Some("Example".to_owned()),
                 product: Some("Desktop 1".to_owned()),
-                serial: Some(format!("SN-{}", self.name)),
+                uuid: self.uuid,
+                serial: Some(self.serial.clone()),
                 ..SystemIdentity::default()
             },
             cpu: Cpu {
