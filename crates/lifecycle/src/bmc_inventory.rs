@@ -27,8 +27,10 @@ use crate::{
     view,
 };
 
-/// A machine without an agent's inventory is asked about anew after this time; up to a tenth later, by its name.
+/// A BMC is asked anew after this time, since somebody may have swapped it; up to a tenth later, by the machine's name.
 const AGAIN: SignedDuration = SignedDuration::from_hours(24);
+/// One that tells of another machine than the agent is asked anew after this time: it may have been the network's fault, and be mended.
+const AGAIN_IN_DOUBT: SignedDuration = SignedDuration::from_mins(10);
 
 /// How much of a BMC's answer is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,8 +45,14 @@ fn agents<'a>(discovery: Option<&'a BareMetalDiscovery>) -> Option<&'a Inventory
     view::seen(discovery).and_then(|seen| seen.inventory.as_ref())
 }
 
+/// What the BMC that the spec names now has said.
+pub fn told(hardware: &BareMetalHardware) -> Option<&BmcInventory> {
+    let spec = hardware.spec.power.as_ref()?.redfish.as_ref()?;
+    hardware.status.as_ref()?.bmc_inventory.as_ref().filter(|told| is_of(told, spec))
+}
+
 /// Whether an answer is of the BMC that the spec names now.
-pub fn is_of(answer: &BmcInventory, spec: &RedfishPower) -> bool {
+fn is_of(answer: &BmcInventory, spec: &RedfishPower) -> bool {
     answer.address == spec.address && answer.machine == spec.system
 }
 
@@ -56,33 +64,32 @@ fn spread(name: &str) -> SignedDuration {
 
 /// Whether a machine's BMC is to be asked what the machine is.
 pub fn wanted(hardware: &BareMetalHardware, discovery: Option<&BareMetalDiscovery>, now: Timestamp) -> Option<Wanted> {
-    let spec = hardware.spec.power.as_ref()?.redfish.as_ref()?;
-    let known = hardware.status.as_ref().and_then(|s| s.bmc_inventory.as_ref());
-    let known = known.filter(|known| is_of(known, spec));
-    let of_agent = agents(discovery).is_some();
-    match known {
-        None if of_agent => Some(Wanted::Identity),
-        None => Some(Wanted::Everything),
-        Some(_) if of_agent => None,
-        Some(known) if known.identity_only => Some(Wanted::Everything),
-        Some(known) => {
-            let name = hardware.metadata.name.as_deref().unwrap_or_default();
-            (now.duration_since(known.read_at.0) >= AGAIN + spread(name)).then_some(Wanted::Everything)
-        }
-    }
+    hardware.spec.power.as_ref()?.redfish.as_ref()?;
+    let agent = agents(discovery);
+    let depth = if agent.is_some() { Wanted::Identity } else { Wanted::Everything };
+    let Some(known) = told(hardware) else { return Some(depth) };
+    let name = hardware.metadata.name.as_deref().unwrap_or_default();
+    let again = match agent {
+        Some(agent) if contradiction(known, agent).is_some() => AGAIN_IN_DOUBT,
+        None if known.identity_only => SignedDuration::ZERO,
+        _ => AGAIN + spread(name),
+    };
+    (now.duration_since(known.read_at.0) >= again).then_some(depth)
 }
 
 /// What of the answers known is kept: the newest of the BMC that the spec names, and no more of it than the agent leaves.
 pub fn kept(hardware: &BareMetalHardware, discovery: Option<&BareMetalDiscovery>, read: Option<&BmcInventory>) -> Option<BmcInventory> {
     let spec = hardware.spec.power.as_ref()?.redfish.as_ref()?;
     let known = hardware.status.as_ref().and_then(|s| s.bmc_inventory.as_ref());
-    let newest = known
-        .into_iter()
-        .chain(read)
-        .filter(|answer| is_of(answer, spec))
-        // One that has less is no news for a machine of which all was known.
-        .max_by_key(|answer| (answer.read_at.0, !answer.identity_only))?;
-    Some(if agents(discovery).is_some() {
+    let (known, read) = (known.filter(|known| is_of(known, spec)), read.filter(|read| is_of(read, spec)));
+    let of_agent = agents(discovery).is_some();
+    let newest = match (known, read) {
+        // One that has less is no news for a machine of which all is known.
+        (Some(known), Some(read)) if read.identity_only && !known.identity_only && !of_agent => known,
+        // By its place and not by its time: clocks of two operators differ.
+        (known, read) => read.or(known)?,
+    };
+    Some(if of_agent {
         BmcInventory {
             identity_only: true,
             cpu: Cpu::default(),
@@ -226,14 +233,14 @@ pub fn problem<'a>(
 }
 
 /// Of machines that BMCs told of, those that an unaccepted one is or may be: it is not accepted as another one.
-pub fn twins<'a>(inventory: &Inventory, told: impl IntoIterator<Item = &'a BareMetalHardware>) -> Vec<String> {
+pub fn twins<'a>(inventory: &Inventory, known: impl IntoIterator<Item = &'a BareMetalHardware>) -> Vec<String> {
     let own = Identity::as_bmc_knows(inventory, None);
     let is_twin = |hardware: &&BareMetalHardware| {
-        let bmc = hardware.status.as_ref().and_then(|s| s.bmc_inventory.as_ref());
-        bmc.filter(|bmc| !bmc.identity_only)
+        told(hardware)
+            .filter(|bmc| !bmc.identity_only)
             .is_some_and(|bmc| compare(&Identity::of_bmc(bmc), &own) != Verdict::Different)
     };
-    let mut names: Vec<String> = told
+    let mut names: Vec<String> = known
         .into_iter()
         .filter(is_twin)
         .filter_map(|hardware| hardware.metadata.name.clone())
@@ -244,9 +251,12 @@ pub fn twins<'a>(inventory: &Inventory, told: impl IntoIterator<Item = &'a BareM
 }
 
 /// The marks of a machine that its BMC told of and that was not seen yet: it registers under the object's `discoveryName`. One that somebody has is none: who lost its BareMetalDiscovery has a system on its
-/// disk, and comes as it always came.
+/// disk, and comes as it always came. One that boots from its BMC's medium is none either: its token says who it is, and marks, which anybody can forge, are not to be worth as much.
 pub fn expected(hardware: &BareMetalHardware, discovery: Option<&BareMetalDiscovery>) -> Option<Identity> {
-    let bmc = hardware.status.as_ref()?.bmc_inventory.as_ref()?;
+    let bmc = told(hardware)?;
+    if hardware.spec.power.as_ref().is_some_and(|power| power.virtual_media().is_some()) {
+        return None;
+    }
     let free = hardware.spec.claim_ref.is_none() && hardware.metadata.deletion_timestamp.is_none();
     let awaited = !bmc.identity_only && agents(discovery).is_none() && free;
     awaited.then(|| Identity::of_bmc(bmc)).filter(|identity| !identity.is_empty())

@@ -61,6 +61,11 @@ fn serial(text: Option<&String>) -> Option<String> {
     text.map(|s| s.trim().to_owned()).filter(|s| s.len() >= 4)
 }
 
+/// The same, to be compared with what others write of it.
+fn folded(text: Option<&String>) -> Option<String> {
+    serial(text).map(|serial| serial.to_ascii_uppercase())
+}
+
 impl Identity {
     /// The marks of an inventory. `boot_mac` counts as a NIC only when the inventory lists none.
     pub fn of(inventory: &Inventory, boot_mac: Option<MacAddress>) -> Self {
@@ -82,17 +87,18 @@ impl Identity {
         let system = &inventory.system;
         Self {
             uuid: system.uuid.and_then(canonical),
-            serial: serial(system.serial.as_ref()),
+            serial: folded(system.serial.as_ref()),
             macs: inventory.nics.iter().map(|nic| nic.mac).filter(MacAddress::is_usable).collect(),
             disks: BTreeSet::new(),
         }
     }
 
-    /// The marks of an inventory that a BMC knows too, to be compared with [`Identity::of_bmc`]: its serial number is the system's, never the board's.
+    /// The marks of an inventory that a BMC knows too, to be compared with [`Identity::of_bmc`]: its serial number is the system's, never the board's, and
+    /// upper and lower case are one.
     pub fn as_bmc_knows(inventory: &Inventory, boot_mac: Option<MacAddress>) -> Self {
         let system = &inventory.system;
         Self {
-            serial: serial(system.serial.as_ref().or(system.board_serial.as_ref())),
+            serial: folded(system.serial.as_ref()),
             disks: BTreeSet::new(),
             ..Self::of(inventory, boot_mac)
         }

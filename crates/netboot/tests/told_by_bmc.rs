@@ -31,6 +31,7 @@ async fn is_written_down(rig: &Rig, name: &str, status: BareMetalHardwareStatus,
         BareMetalHardwareSpec {
             discovery_name: name.to_owned(),
             claim_ref: claim.map(claim_ref),
+            power: serde_json::from_value(serde_json::json!({"redfish": {"address": "https://192.0.2.7", "credentials": {"name": "bmc"}}})).expect("a driver"),
             ..BareMetalHardwareSpec::default()
         },
     );
@@ -74,16 +75,20 @@ async fn a_machine_registers_under_the_name_that_was_written_down_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_serial_number_or_an_interface_is_enough_where_the_bmc_tells_no_more() {
+async fn two_marks_are_enough_and_an_interface_where_the_bmc_tells_no_more() {
     let rig = Rig::start().await;
     is_written_down(&rig, "by-serial", status(None, Some(SERIAL), &[MAC]), None).await;
     let other = MacAddress([2, 0, 0, 0, 0, 8]);
     is_written_down(&rig, "by-mac", status(None, None, &[other]), None).await;
+    is_written_down(&rig, "by-number", status(None, Some("NUMBER-9"), &[]), None).await;
     let random = || Some(SystemUuid(rand_bytes()));
     let mut serial = machine(&rig, random(), Some(SERIAL), MAC).await;
     assert_eq!(serial.power_on().await.expect("a session").discovery, "by-serial");
     let mut mac = machine(&rig, random(), None, other).await;
     assert_eq!(mac.power_on().await.expect("a session").discovery, "by-mac");
+    // A serial number alone may be anybody's.
+    let mut number = machine(&rig, random(), Some("NUMBER-9"), MacAddress([2, 0, 0, 0, 0, 11])).await;
+    assert_ne!(number.power_on().await.expect("a session").discovery, "by-number");
 }
 
 fn rand_bytes() -> [u8; 16] {
@@ -124,6 +129,31 @@ async fn what_somebody_has_is_not_given_to_who_says_to_be_it() {
     is_written_down(&rig, NAME, status(Some(UUID), Some(SERIAL), &[MAC]), Some("uid-1")).await;
     let mut own = machine(&rig, UUID.parse().ok(), Some(SERIAL), MAC).await;
     assert_ne!(own.power_on().await.expect("a session").discovery, NAME);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_bmc_said_or_a_medium_is_to_say_gives_no_name() {
+    let rig = Rig::start().await;
+    let come = async || {
+        let mut own = machine(&rig, UUID.parse().ok(), Some(SERIAL), MAC).await;
+        own.power_on().await.expect("a session").discovery
+    };
+    is_written_down(&rig, NAME, status(Some(UUID), Some(SERIAL), &[MAC]), None).await;
+    // Somebody saw that it was the wrong one, and corrected it a moment ago.
+    let address = |hardware: &mut BareMetalHardware, address: &str| {
+        hardware.spec.power.as_mut().and_then(|p| p.redfish.as_mut()).expect("a driver").address = address.to_owned();
+    };
+    rig.change(NAME, |hardware| address(hardware, "https://192.0.2.8")).await;
+    assert_ne!(come().await, NAME);
+    rig.discoveries().delete(&come().await, &Default::default()).await.expect("deleted");
+    let medium = serde_json::json!({"server": "http://192.0.2.1:8080", "mac": MAC, "address": "192.0.2.9/24"});
+    rig.change(NAME, |hardware| {
+        address(hardware, "https://192.0.2.7");
+        let redfish = hardware.spec.power.as_mut().and_then(|p| p.redfish.as_mut()).expect("a driver");
+        redfish.virtual_media = Some(serde_json::from_value(medium.clone()).expect("a medium"));
+    })
+    .await;
+    assert_ne!(come().await, NAME, "its token would say so");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

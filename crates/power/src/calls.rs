@@ -76,6 +76,8 @@ impl Default for Limits {
 #[derive(Debug, Default)]
 struct Controller {
     turns: Turns<()>,
+    /// Who is read.
+    surveys: Turns<()>,
     doubted: AtomicBool,
 }
 
@@ -200,24 +202,40 @@ impl Calls {
         self.call(machine, Operation::Detach, |driver| driver.detach(media)).await
     }
 
-    /// What the machine is, by [`Driver::survey`] as often as it takes. Each part is a call of its own: it waits for its turn, and is tried again.
+    /// What the machine is, by [`Driver::survey`] as often as it takes. Each part is a call of its own, which waits for its turn; a controller that is busy is asked again between two of them. Of the machines
+    /// behind one controller one is read at a time.
     ///
     /// # Errors
     /// As the driver says, or [`Fault::Late`].
     pub async fn inventory(&self, machine: &Machine, depth: Depth) -> Result<Inventory, PowerError> {
-        let parts = async {
-            let _place = slot(&self.surveys).await;
-            loop {
-                if let Survey::Done(found) = self.call(machine, Operation::Survey, |driver| driver.survey(depth)).await? {
-                    return Ok(*found);
-                }
-            }
-        };
-        timeout(self.limits.survey, parts).await.unwrap_or_else(|_| {
+        // In this order, so that who waits for its controller takes no place from others; and only then does its time begin.
+        let _alone = machine.controller.surveys.lock().await;
+        let _place = slot(&self.surveys).await;
+        timeout(self.limits.survey, self.in_parts(machine, depth)).await.unwrap_or_else(|_| {
             let limit = self.limits.survey;
-            let detail = "other readings, or calls to the same controller, were under way".to_owned();
+            let detail = "it has more documents, or needs more time for each".to_owned();
             Err(named(machine, Operation::Survey, Fault::Late { limit, detail }))
         })
+    }
+
+    async fn in_parts(&self, machine: &Machine, depth: Depth) -> Result<Inventory, PowerError> {
+        let mut busy = 0;
+        loop {
+            let part = self.call(machine, Operation::Survey, |driver| driver.survey(depth)).await;
+            match part {
+                Ok(Survey::Done(found)) => return Ok(*found),
+                Ok(Survey::More) => busy = 0,
+                Err(PowerError {
+                    fault: Fault::Busy { after, .. },
+                    ..
+                }) if busy < self.limits.attempts => {
+                    busy += 1;
+                    let least = after.unwrap_or_default();
+                    sleep(spread(self.limits.pause).max(least).min(self.limits.longest_pause)).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// [`Driver::close`]: to be called when a machine or its credentials go.

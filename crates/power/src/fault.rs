@@ -84,6 +84,10 @@ impl Fault {
     /// Whether the same call may be tried again. Wrong credentials never are: controllers lock users out.
     #[must_use]
     pub fn again(&self, operation: Operation) -> Again {
+        if operation == Operation::Survey {
+            // It is repeated between its turns, where others come first ([`crate::calls::Calls::inventory`]).
+            return Again::No;
+        }
         match self {
             Self::Unreachable(_) | Self::Garbled(_) => Again::After(Duration::ZERO),
             Self::Busy { after, .. } => Again::After(after.unwrap_or_default()),

@@ -114,6 +114,31 @@ pub struct Drive {
 }
 
 impl Inventory {
+    /// With every text as `change` leaves it.
+    #[must_use]
+    pub fn map_text(mut self, change: impl Fn(&str) -> String) -> Self {
+        let own = [
+            &mut self.vendor,
+            &mut self.product,
+            &mut self.serial,
+            &mut self.uuid,
+            &mut self.asset_tag,
+            &mut self.firmware,
+            &mut self.processors.model,
+        ];
+        let drives = self.drives.iter_mut().flat_map(|drive| [&mut drive.model, &mut drive.serial, &mut drive.wwn, &mut drive.protocol]);
+        for text in own.into_iter().chain(drives).flatten() {
+            *text = change(text);
+        }
+        let interfaces = self.interfaces.iter_mut().flat_map(|interface| [&mut interface.name, &mut interface.mac]);
+        // Drives lent their other texts above.
+        let names = self.drives.iter_mut().map(|drive| &mut drive.name);
+        for text in interfaces.chain(names).chain(&mut self.missing) {
+            *text = change(text);
+        }
+        self
+    }
+
     /// Notes that something could not be read.
     pub fn note_missing(&mut self, what: String) {
         if self.missing.len() < MOST_MISSING {

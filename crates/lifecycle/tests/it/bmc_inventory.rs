@@ -97,7 +97,16 @@ fn a_bmc_is_asked_once_and_again_where_something_changed_or_nobody_else_tells() 
     let later = |hours: i64| now() + SignedDuration::from_hours(hours);
     assert_eq!(wanted(&known, None, later(23)), None);
     assert_eq!(wanted(&known, None, later(27)), Some(Wanted::Everything));
-    assert_eq!(wanted(&known, Some(&agent), later(1000)), None, "its agent has told");
+    assert_eq!(wanted(&known, Some(&agent), later(23)), None, "its agent has told");
+    assert_eq!(wanted(&known, Some(&agent), later(27)), Some(Wanted::Identity), "somebody may have swapped the BMC");
+    let mut others = inventory();
+    others.system.uuid = "11111111-2222-3333-4444-555555555555".parse().ok();
+    others.system.serial = Some("OTHER-1".to_owned());
+    others.system.board_serial = None;
+    others.nics.clear();
+    let minutes = |minutes: i64| now() + SignedDuration::from_mins(minutes);
+    assert_eq!(wanted(&known, Some(&seen(others.clone())), minutes(9)), None);
+    assert_eq!(wanted(&known, Some(&seen(others)), minutes(10)), Some(Wanted::Identity), "until it is the right one");
     let mut other = known.clone();
     if let Some(redfish) = other.spec.power.as_mut().and_then(|p| p.redfish.as_mut()) {
         redfish.system = Some("2".to_owned());
@@ -125,6 +134,13 @@ fn what_is_kept_never_stands_beside_the_agents_word() {
         let once = kept(&none, discovery, Some(&told()));
         assert_eq!(kept(&hardware(once.clone()), discovery, Some(&told())), once);
     }
+    // By an operator whose clock is behind.
+    let newer = BmcInventory {
+        read_at: Time(now() - SignedDuration::from_hours(1)),
+        memory: agent_protocol::inventory::Memory::default(),
+        ..told()
+    };
+    assert_eq!(kept(&hardware(Some(told())), None, Some(&newer)), Some(newer));
     let elsewhere = BmcInventory {
         address: "https://192.0.2.8".to_owned(),
         ..told()
@@ -175,6 +191,13 @@ fn the_agent_of_the_machine_that_a_bmc_told_of_is_known_whatever_number_its_boar
     let mut alone = told();
     (alone.system.serial, alone.nics) = (None, Vec::new());
     assert_eq!(verdict(&alone, &agent), Verdict::Unclear);
+    // A board without a number of the system's: nobody but a person decides, and nobody takes it for two.
+    let mut bare = agent.clone();
+    (bare.system.serial, bare.nics) = (None, Vec::new());
+    assert_eq!(verdict(&told(), &bare), Verdict::Unclear);
+    let mut small = told();
+    small.system.serial = small.system.serial.map(|serial| serial.to_lowercase());
+    assert_eq!(verdict(&small, &agent), Verdict::Same);
     let mut other = agent;
     (other.system.uuid, other.system.serial, other.nics) = (None, Some("XYZ".to_owned()), vec![nic("eth0", 9, true)]);
     assert_eq!(verdict(&told(), &other), Verdict::Different);

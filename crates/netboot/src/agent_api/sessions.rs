@@ -94,12 +94,17 @@ async fn respond(shared: &Shared, peer: Peer, request: Request<Body>) -> Reply<S
     }
     let identity = Identity::of(&introduction.request.inventory, Some(introduction.request.boot_mac));
     let matched = shared.cache.match_inventory(&identity);
-    introduction.network_problem = network_problem(shared, &introduction, &matched);
+    let known_as = match &matched {
+        Match::Known(name) => Some(name.clone()),
+        Match::New if introduction.medium.is_none() => told_of(shared, &introduction),
+        Match::New | Match::Unclear { .. } => None,
+    };
+    introduction.network_problem = network_problem(shared, &introduction, known_as.as_deref());
     let discovery = match matched {
         matched if introduction.medium.is_some() => by_medium(shared, &introduction, matched).await?,
         Match::Known(name) => known(shared, &introduction, &name).await?,
         Match::Unclear { names, message } => return Err(conflict(shared, &names, &message).await),
-        Match::New => match told_of(shared, &introduction) {
+        Match::New => match known_as {
             Some(name) => under(shared, &introduction, &name).await?,
             None => new(shared, &introduction, &identity).await?,
         },
@@ -123,11 +128,7 @@ async fn respond(shared: &Shared, peer: Peer, request: Request<Body>) -> Reply<S
     })
 }
 
-fn network_problem(shared: &Shared, introduction: &Introduction, matched: &Match) -> Option<String> {
-    let known = match matched {
-        Match::Known(name) => Some(name.as_str()),
-        Match::New | Match::Unclear { .. } => None,
-    };
+fn network_problem(shared: &Shared, introduction: &Introduction, known: Option<&str>) -> Option<String> {
     let told = boot::told(shared, known, introduction.claims.address.to_canonical());
     let missing = told.missing.map(|name| {
         format!("bootNetwork.networkName names the BareMetalNetwork {name}, which does not exist: create it, or correct the name")

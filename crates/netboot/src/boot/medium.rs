@@ -298,7 +298,7 @@ async fn standing(shared: &Shared, source: IpAddr, hardware: &str, act: &str) ->
 fn architecture(shared: &Shared, hardware: &BareMetalHardware) -> Architecture {
     let discovery = shared.cache.discovery(&hardware.spec.discovery_name);
     let inventory = discovery.as_ref().and_then(|d| d.status.as_ref()?.inventory.as_ref());
-    let told = hardware.status.as_ref().and_then(|s| s.bmc_inventory.as_ref());
+    let told = lifecycle::bmc_inventory::told(hardware);
     inventory
         .map(|inventory| &inventory.cpu)
         .or_else(|| told.map(|told| &told.cpu))

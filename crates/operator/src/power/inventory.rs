@@ -45,7 +45,7 @@ const LONGEST: Duration = Duration::from_secs(6 * 3600);
 /// What is known of one machine's readings.
 #[derive(Debug, Default)]
 pub(super) struct Readings {
-    /// The latest, until it is stored and after.
+    /// The latest, until it is stored.
     pub read: Option<Arc<BmcInventory>>,
     failures: u32,
     /// Of which BMC, and not before when the next try is made.
@@ -66,13 +66,23 @@ pub(super) fn wake(world: &World, hardware: &BareMetalHardware, discovery: Optio
     if wanted(&merged(world, hardware, discovery), discovery, Timestamp::now()).is_none() {
         return;
     }
-    let waits = world.power.with(&name, |known| {
-        let after = known.readings.after.as_ref();
-        after.is_some_and(|(of, at)| of == spec && Instant::now() < *at)
-    });
-    if !waits {
+    if !rests(world, &name, spec) {
         world.queues.inventory.add(Key::cluster(name));
     }
+}
+
+/// Whether the last reading of this BMC failed a moment ago.
+fn rests(world: &World, name: &str, spec: &PowerSpec) -> bool {
+    world.power.with(name, |known| {
+        let after = known.readings.after.as_ref();
+        after.is_some_and(|(of, at)| of == spec && Instant::now() < *at)
+    })
+}
+
+/// Whether this is what the machine is switched by, still.
+fn is_current(world: &World, name: &str, wired: &Wired) -> bool {
+    let hardware = world.hardware.get(&Key::cluster(name.to_owned()));
+    hardware.is_some() && world.power.with(name, |known| known.wired.as_ref().is_some_and(|now| Arc::ptr_eq(now.machine.driver(), wired.machine.driver())))
 }
 
 /// The machine as it will be once what was read is written down.
@@ -99,6 +109,10 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
     let Some(wired) = wired.filter(|wired| Some(&wired.spec) == hardware.spec.power.as_ref()) else {
         return Ok(Next::Rest);
     };
+    // It came again while it was read.
+    if rests(&world, &name, &wired.spec) {
+        return Ok(Next::Rest);
+    }
     read(&world, &hardware, &wired, depth).await;
     world.queues.hardware.add(key);
     Ok(Next::Rest)
@@ -113,6 +127,11 @@ async fn read(world: &World, hardware: &Arc<BareMetalHardware>, wired: &Wired, d
     };
     let began = Instant::now();
     let outcome = world.power.calls.inventory(&wired.machine, of).await;
+    if !is_current(world, &name, wired) {
+        // It took long enough to be outlived; its last part may have opened a session anew.
+        world.power.close(wired).await;
+        return;
+    }
     let first = world.power.with(&name, |known| {
         let readings = &mut known.readings;
         match &outcome {
@@ -122,6 +141,9 @@ async fn read(world: &World, hardware: &Arc<BareMetalHardware>, wired: &Wired, d
                 true
             }
             Err(_) => {
+                if readings.after.as_ref().is_some_and(|(of, _)| *of != wired.spec) {
+                    readings.failures = 0;
+                }
                 let pause = PAUSE.saturating_mul(1 << readings.failures.min(10)).min(LONGEST);
                 readings.after = Some((wired.spec.clone(), Instant::now() + jittered(pause)));
                 readings.failures += 1;
@@ -254,6 +276,10 @@ pub(crate) async fn step(world: &World, hardware: &Arc<BareMetalHardware>, disco
         None => conditions::clear(&mut status.conditions, conditions::BMC_IDENTITY),
     }
     if status == old {
+        // It is written down, or counts for nothing.
+        if concerned {
+            world.power.with(&hardware.name_any(), |known| known.readings.read = None);
+        }
         return Ok(false);
     }
     let is_first = old.bmc_inventory.is_none();

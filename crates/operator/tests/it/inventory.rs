@@ -214,12 +214,13 @@ async fn a_bmc_that_does_not_tell_is_in_nobodys_way() {
     let simulator = simulator(1).await;
     // Whether it is on can be asked for; the root, with which an inventory begins, is not there.
     let hidden = Fault {
-        operation: Operation::Any,
-        ..Fault::new("odd", What::WrongKinds)
+        operation: Operation::Read,
+        ..Fault::new("broken", What::Status { code: 500, retry_after: None })
     };
     credentials(&bench, "simulated-Pass-1").await;
     simulator.fleet().faults().set(hidden).expect("a good fault");
     written_down(&bench, "rack1-u12", &simulator.url(0)).await;
+    until("it is said that it did not tell", async || events(&bench, "BmcInventoryFailed").await.pop()).await;
     let mut machine = behind(&bench, &simulator, 0, "rack1-u12");
     machine.open_session().await;
     machine.live_until(30, "Ready", phase_is(HardwarePhase::Ready)).await;

@@ -163,10 +163,13 @@ impl Http {
 
     /// The service's own words, without what is secret.
     fn said(&self, body: &Value) -> String {
-        let complaint = reader::complaint(body);
+        self.plain(&reader::complaint(body))
+    }
+
+    fn plain(&self, text: &str) -> String {
         match &*self.identity.lock().unwrap_or_else(PoisonError::into_inner) {
-            Identity::Session { token, .. } => quoted(&complaint, &[self.password.expose_secret(), token.expose_secret()]),
-            Identity::New | Identity::Basic => quoted(&complaint, &[self.password.expose_secret()]),
+            Identity::Session { token, .. } => quoted(text, &[self.password.expose_secret(), token.expose_secret()]),
+            Identity::New | Identity::Basic => quoted(text, &[self.password.expose_secret()]),
         }
     }
 
@@ -229,6 +232,12 @@ fn header_text(headers: &header::HeaderMap, name: impl header::AsHeaderName) -> 
 }
 
 impl Conversation<'_> {
+    /// What the service says somewhere, without what is secret, printable and shortened.
+    #[must_use]
+    pub fn plain(&self, text: &str) -> String {
+        self.http.plain(text)
+    }
+
     /// The service's first document, which everybody may read.
     ///
     /// # Errors

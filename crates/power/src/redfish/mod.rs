@@ -337,7 +337,7 @@ impl Redfish {
     async fn read_on(&self, depth: Depth) -> Result<Survey, Fault> {
         let mut kept = self.walk.lock().await;
         let talk = self.http.converse()?;
-        let under_way = kept.take().filter(|walk| walk.depth == depth && walk.began.elapsed() < survey::TOO_OLD);
+        let under_way = kept.take().filter(|walk| walk.depth == depth && walk.last.elapsed() < survey::TOO_OLD);
         let walk = match under_way {
             Some(walk) => walk,
             None => {
@@ -357,7 +357,10 @@ impl Redfish {
         let walk = kept.insert(walk);
         match walk.part(&talk).await {
             Ok(false) => Ok(Survey::More),
-            Ok(true) => Ok(kept.take().map_or(Survey::More, |walk| Survey::Done(Box::new(walk.found())))),
+            Ok(true) => {
+                let found = kept.take().map(|walk| walk.found().map_text(|text| talk.plain(text)));
+                Ok(found.map_or(Survey::More, |found| Survey::Done(Box::new(found))))
+            }
             // What has no time now goes on from here.
             Err(fault @ Fault::Busy { .. }) => Err(fault),
             Err(fault) => {

@@ -1,7 +1,8 @@
 //! The way through a machine's documents: which are asked for, in what order, and when it is enough.
 //!
 //! Some servers have a hundred documents of this kind, and a BMC needs a second for one. So it is done in parts of a few seconds ([`PART`]), between which others have their turn; where a service says that
-//! it sends what a collection leads to, it is asked to. What cannot be read is named and left out; only a service that does not answer at all, or does not know us, ends it.
+//! it sends what a collection leads to, it is asked to. What cannot be read is named and left out; where a service falls silent, so is the rest; only one that does not answer at
+//! all, or does not know us, ends it without a result.
 //!
 //! Nothing a service says is trusted to be small: requests, links, pages and bytes in all are bounded, and where a bound is met what was found so far is what there is.
 
@@ -23,7 +24,7 @@ use crate::{
 
 /// After this time a part ends with the request that is under way.
 const PART: Duration = Duration::from_secs(2);
-/// One that was begun before that is begun anew.
+/// One whose last part was before that is begun anew.
 pub(super) const TOO_OLD: Duration = Duration::from_secs(600);
 /// Requests in all.
 const REQUESTS: usize = 400;
@@ -75,7 +76,8 @@ enum Step {
 #[derive(Debug)]
 pub(super) struct Walk {
     pub depth: Depth,
-    pub began: Instant,
+    /// When its last part ended.
+    pub last: Instant,
     todo: VecDeque<Step>,
     /// What was being read when the time of a call was up.
     at: Option<Link>,
@@ -103,7 +105,7 @@ impl Walk {
     pub fn new(depth: Depth, system: &Value, root: &Value, quirk: &Quirk) -> Self {
         let mut walk = Self {
             depth,
-            began: Instant::now(),
+            last: Instant::now(),
             todo: VecDeque::new(),
             at: None,
             expand: inventory::expansion(root),
@@ -144,7 +146,7 @@ impl Walk {
     /// Reads on until the part's time is up. Whether all is read.
     ///
     /// # Errors
-    /// The service does not answer, has no time, or does not know us. One that has no time goes on where it was.
+    /// The service has no time, or does not know us. One that has no time goes on where it was.
     pub async fn part(&mut self, talk: &Conversation<'_>) -> Result<bool, Fault> {
         let began = Instant::now();
         if let Some(link) = self.at.take() {
@@ -156,7 +158,9 @@ impl Walk {
                 self.found.note_missing(format!("the rest, after {} documents", self.requests));
                 break;
             }
-            self.step(talk, step).await?;
+            let done = self.step(talk, step).await;
+            self.last = Instant::now();
+            done?;
             if began.elapsed() >= PART && !self.todo.is_empty() {
                 return Ok(false);
             }
@@ -240,7 +244,12 @@ impl Walk {
             Fault::Unreachable(_) | Fault::Unanswered(_) => {
                 self.unanswered += 1;
                 self.missing(link, "no answer");
-                if self.unanswered >= UNANSWERED { Err(fault) } else { Ok(None) }
+                if self.unanswered >= UNANSWERED {
+                    // What it has said so far is more than nothing.
+                    self.todo.clear();
+                    self.found.note_missing(format!("the rest: it did not answer {UNANSWERED} times in a row"));
+                }
+                Ok(None)
             }
             fault => {
                 self.busy = 0;

@@ -240,11 +240,36 @@ async fn one_that_is_busy_is_asked_again_and_goes_on_where_it_was() {
 }
 
 #[tokio::test]
+async fn what_is_not_answered_any_more_is_left_out_with_the_rest() {
+    let profile = with("lenovo-xcc", |profile| {
+        profile.inventory.drive_count = 48;
+        profile.inventory.expands = Expands::Nothing;
+    });
+    let simulator = simulator(&profile, 1).await;
+    let fault = |name: &str, what: What| Fault {
+        operation: Operation::Read,
+        ..Fault::new(name, what)
+    };
+    let faults = simulator.fleet().faults();
+    faults.set(fault("slow", What::Latency { ms: 100 })).expect("a good fault");
+    let (calls, machine) = called(&simulator, 0, 0);
+    let breaks = async {
+        until("some drives were read", async || simulator.bmc(0).requests() > 15).await;
+        faults.set(fault("closed", What::Closed)).expect("a good fault");
+        Instant::now()
+    };
+    let (found, broken) = tokio::join!(calls.inventory(&machine, Depth::Everything), breaks);
+    let found = found.expect("what it has said before");
+    assert!(broken.elapsed() < Duration::from_secs(10), "{:?}", broken.elapsed());
+    assert!((1..48).contains(&found.drives.len()), "{} drives", found.drives.len());
+    assert!(found.missing.iter().any(|missing| missing.starts_with("the rest")), "{:?}", found.missing);
+}
+
+#[tokio::test]
 async fn a_service_that_falls_silent_ends_it_within_its_bound() {
     let profile = with("lenovo-xcc", |profile| profile.inventory.expands = Expands::Nothing);
     let simulator = simulator(&profile, 1).await;
     let calls = Calls::new(Limits {
-        attempts: 1,
         attempt: Duration::from_secs(3),
         ..Limits::default()
     });
