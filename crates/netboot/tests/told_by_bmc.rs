@@ -35,7 +35,10 @@ async fn is_written_down(rig: &Rig, name: &str, status: BareMetalHardwareStatus,
         },
     );
     hardware.status = Some(status);
-    rig.hardware().create(&PostParams::default(), &hardware).await.expect("written down");
+    rig.hardware()
+        .create(&PostParams::default(), &hardware)
+        .await
+        .expect("written down");
 }
 
 /// A machine with a name of its own, which netboot has heard of after the hardware.
@@ -131,7 +134,13 @@ async fn its_settings_hold_at_its_first_boot() {
     let rig = Rig::start().await;
     is_written_down(&rig, NAME, status(Some(UUID), Some(SERIAL), &[MAC]), None).await;
     let own = machine(&rig, UUID.parse().ok(), Some(SERIAL), MAC).await;
-    until("it is told to boot the agent", || async { own.script().await.contains("kbm.token") }).await;
+    until("it is told to boot the agent", || async {
+        own.script().await.contains("kbm.token")
+    })
+    .await;
     rig.change(NAME, |hardware| hardware.spec.maintenance = true).await;
-    until("it is out of service, and boots its own disk", || async { own.script().await.contains("sanboot") }).await;
+    until("it is out of service, and boots its own disk", || async {
+        own.script().await.contains("sanboot")
+    })
+    .await;
 }
