@@ -115,7 +115,10 @@ fn identity(drive: &BmcDrive) -> DiskIdentity {
 fn root_drive<'a>(spec: &BareMetalHardwareSpec, inventory: &'a BmcInventory) -> Option<&'a BmcDrive> {
     let hint = spec.root_disk.as_ref();
     let fits = |drive: &&BmcDrive| {
-        let protected = spec.protected_disks.iter().any(|disk| disk.serial.is_some() && disk.serial == drive.serial);
+        let protected = spec
+            .protected_disks
+            .iter()
+            .any(|disk| disk.serial.is_some() && disk.serial == drive.serial);
         let serial = hint.and_then(|h| h.serial.as_ref());
         let kind = hint.and_then(|h| h.kind);
         let least = hint.and_then(|h| h.min_size_bytes).unwrap_or(1);
@@ -155,7 +158,9 @@ pub fn capacity(spec: &BareMetalHardwareSpec, inventory: &BmcInventory) -> BTree
 pub fn describe(inventory: &BmcInventory) -> String {
     let system = &inventory.system;
     let parts = [&system.vendor, &system.product].into_iter().flatten().cloned();
-    let mut parts: Vec<String> = parts.chain(system.serial.as_ref().map(|serial| format!("serial {serial}"))).collect();
+    let mut parts: Vec<String> = parts
+        .chain(system.serial.as_ref().map(|serial| format!("serial {serial}")))
+        .collect();
     if parts.is_empty() {
         parts.extend(system.uuid.map(|uuid| format!("UUID {uuid}")));
     }
@@ -178,7 +183,10 @@ pub fn contradiction(bmc: &BmcInventory, agent: &Inventory) -> Option<String> {
     let serial = told.serial.as_ref().filter(|_| !serials.is_empty());
     let same = uuids.is_some_and(|(a, b)| a.same_machine(&b))
         || serial.is_some_and(|serial| serials.iter().any(|own| own.trim().eq_ignore_ascii_case(serial.trim())))
-        || bmc.nics.iter().any(|nic| nic.mac.is_usable() && agent.nics.iter().any(|own| own.mac == nic.mac));
+        || bmc
+            .nics
+            .iter()
+            .any(|nic| nic.mac.is_usable() && agent.nics.iter().any(|own| own.mac == nic.mac));
     if same {
         return None;
     }

@@ -31,12 +31,16 @@ async fn is_written_down(rig: &Rig, name: &str, status: BareMetalHardwareStatus,
         BareMetalHardwareSpec {
             discovery_name: name.to_owned(),
             claim_ref: claim.map(claim_ref),
-            power: serde_json::from_value(serde_json::json!({"redfish": {"address": "https://192.0.2.7", "credentials": {"name": "bmc"}}})).expect("a driver"),
+            power: serde_json::from_value(serde_json::json!({"redfish": {"address": "https://192.0.2.7", "credentials": {"name": "bmc"}}}))
+                .expect("a driver"),
             ..BareMetalHardwareSpec::default()
         },
     );
     hardware.status = Some(status);
-    rig.hardware().create(&PostParams::default(), &hardware).await.expect("written down");
+    rig.hardware()
+        .create(&PostParams::default(), &hardware)
+        .await
+        .expect("written down");
 }
 
 /// A machine with a name of its own, which netboot has heard of after the hardware.
@@ -141,7 +145,13 @@ async fn what_another_bmc_said_or_a_medium_is_to_say_gives_no_name() {
     is_written_down(&rig, NAME, status(Some(UUID), Some(SERIAL), &[MAC]), None).await;
     // Somebody saw that it was the wrong one, and corrected it a moment ago.
     let address = |hardware: &mut BareMetalHardware, address: &str| {
-        hardware.spec.power.as_mut().and_then(|p| p.redfish.as_mut()).expect("a driver").address = address.to_owned();
+        hardware
+            .spec
+            .power
+            .as_mut()
+            .and_then(|p| p.redfish.as_mut())
+            .expect("a driver")
+            .address = address.to_owned();
     };
     rig.change(NAME, |hardware| address(hardware, "https://192.0.2.8")).await;
     assert_ne!(come().await, NAME);
@@ -161,7 +171,13 @@ async fn its_settings_hold_at_its_first_boot() {
     let rig = Rig::start().await;
     is_written_down(&rig, NAME, status(Some(UUID), Some(SERIAL), &[MAC]), None).await;
     let own = machine(&rig, UUID.parse().ok(), Some(SERIAL), MAC).await;
-    until("it is told to boot the agent", || async { own.script().await.contains("kbm.token") }).await;
+    until("it is told to boot the agent", || async {
+        own.script().await.contains("kbm.token")
+    })
+    .await;
     rig.change(NAME, |hardware| hardware.spec.maintenance = true).await;
-    until("it is out of service, and boots its own disk", || async { own.script().await.contains("sanboot") }).await;
+    until("it is out of service, and boots its own disk", || async {
+        own.script().await.contains("sanboot")
+    })
+    .await;
 }

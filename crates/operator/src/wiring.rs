@@ -139,7 +139,9 @@ pub(crate) fn listen(world: &Arc<World>) {
         let name = discovery.name_any();
         let machines = world.hardware.by(index::DISCOVERY, &name);
         // A machine that a BMC tells of may be this one, or is it no more.
-        let inventory = |d: Option<&Arc<BareMetalDiscovery>>| d.and_then(|d| d.status.as_ref()?.inventory.as_ref().map(|i| Identity::as_bmc_knows(i, None)));
+        let inventory = |d: Option<&Arc<BareMetalDiscovery>>| {
+            d.and_then(|d| d.status.as_ref()?.inventory.as_ref().map(|i| Identity::as_bmc_knows(i, None)))
+        };
         let (before, now) = (inventory(old), inventory(new));
         if before != now {
             for mark in before.iter().chain(&now).flat_map(Identity::marks) {
@@ -208,7 +210,11 @@ pub(crate) fn listen(world: &Arc<World>) {
             && Some(&before) != now.as_ref()
         {
             for mark in before.marks() {
-                world.discoveries.keys_by(index::MARK, &mark).into_iter().for_each(|key| world.queues.discovery.add(key));
+                world
+                    .discoveries
+                    .keys_by(index::MARK, &mark)
+                    .into_iter()
+                    .for_each(|key| world.queues.discovery.add(key));
             }
         }
         let claim = |m: Option<&Arc<BareMetalHardware>>| m.and_then(|m| m.spec.claim_ref.clone());

@@ -211,11 +211,13 @@ impl Calls {
         // In this order, so that who waits for its controller takes no place from others; and only then does its time begin.
         let _alone = machine.controller.surveys.lock().await;
         let _place = slot(&self.surveys).await;
-        timeout(self.limits.survey, self.in_parts(machine, depth)).await.unwrap_or_else(|_| {
-            let limit = self.limits.survey;
-            let detail = "it has more documents, or needs more time for each".to_owned();
-            Err(named(machine, Operation::Survey, Fault::Late { limit, detail }))
-        })
+        timeout(self.limits.survey, self.in_parts(machine, depth))
+            .await
+            .unwrap_or_else(|_| {
+                let limit = self.limits.survey;
+                let detail = "it has more documents, or needs more time for each".to_owned();
+                Err(named(machine, Operation::Survey, Fault::Late { limit, detail }))
+            })
     }
 
     async fn in_parts(&self, machine: &Machine, depth: Depth) -> Result<Inventory, PowerError> {

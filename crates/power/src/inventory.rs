@@ -126,11 +126,17 @@ impl Inventory {
             &mut self.firmware,
             &mut self.processors.model,
         ];
-        let drives = self.drives.iter_mut().flat_map(|drive| [&mut drive.model, &mut drive.serial, &mut drive.wwn, &mut drive.protocol]);
+        let drives = self
+            .drives
+            .iter_mut()
+            .flat_map(|drive| [&mut drive.model, &mut drive.serial, &mut drive.wwn, &mut drive.protocol]);
         for text in own.into_iter().chain(drives).flatten() {
             *text = change(text);
         }
-        let interfaces = self.interfaces.iter_mut().flat_map(|interface| [&mut interface.name, &mut interface.mac]);
+        let interfaces = self
+            .interfaces
+            .iter_mut()
+            .flat_map(|interface| [&mut interface.name, &mut interface.mac]);
         // Drives lent their other texts above.
         let names = self.drives.iter_mut().map(|drive| &mut drive.name);
         for text in interfaces.chain(names).chain(&mut self.missing) {

@@ -115,7 +115,10 @@ impl Bmc {
                 continue;
             };
             for member in members {
-                let path = member["@odata.id"].as_str().and_then(|path| path.strip_prefix(&at)).unwrap_or_default();
+                let path = member["@odata.id"]
+                    .as_str()
+                    .and_then(|path| path.strip_prefix(&at))
+                    .unwrap_or_default();
                 let rest: Vec<&str> = path.split('/').collect();
                 if let Some(whole) = self.below(system, &rest) {
                     *member = whole;
@@ -173,7 +176,9 @@ impl Bmc {
                     "Drives": all, "Drives@odata.count": drives, "Status": {"State": "Enabled", "Health": "OK"},
                 }))
             }
-            ["Storage", "1", "Drives", own] if profile.drives == Drives::Storage => Some(self.drive_document(system, &path, number(own, drives)?)),
+            ["Storage", "1", "Drives", own] if profile.drives == Drives::Storage => {
+                Some(self.drive_document(system, &path, number(own, drives)?))
+            }
             ["SimpleStorage"] if profile.drives == Drives::SimpleStorage => Some(numbered("SimpleStorage", 1)),
             ["SimpleStorage", "1"] if profile.drives == Drives::SimpleStorage => {
                 let device = |own: usize| json!({"Name": format!("SATA Disk {own}"), "Model": model(own), "CapacityBytes": size(own), "Status": {"State": "Enabled"}});
@@ -217,7 +222,10 @@ impl Bmc {
                 Some(collection("HpeSmartStorageDiskDrive", path, all))
             }
             ["ArrayControllers", "0", "DiskDrives", number] => {
-                let number = number.parse().ok().filter(|own| (1..=self.profile.inventory.drive_count).contains(own))?;
+                let number = number
+                    .parse()
+                    .ok()
+                    .filter(|own| (1..=self.profile.inventory.drive_count).contains(own))?;
                 Some(json!({
                     "@odata.id": own, "@odata.type": "#HpeSmartStorageDiskDrive.v2_1_0.HpeSmartStorageDiskDrive", "Id": number.to_string(),
                     "Name": "HpeSmartStorageDiskDrive", "Model": model(number), "SerialNumber": self.drive_serial(system, number),

@@ -98,7 +98,11 @@ fn a_bmc_is_asked_once_and_again_where_something_changed_or_nobody_else_tells() 
     assert_eq!(wanted(&known, None, later(23)), None);
     assert_eq!(wanted(&known, None, later(27)), Some(Wanted::Everything));
     assert_eq!(wanted(&known, Some(&agent), later(23)), None, "its agent has told");
-    assert_eq!(wanted(&known, Some(&agent), later(27)), Some(Wanted::Identity), "somebody may have swapped the BMC");
+    assert_eq!(
+        wanted(&known, Some(&agent), later(27)),
+        Some(Wanted::Identity),
+        "somebody may have swapped the BMC"
+    );
     let mut others = inventory();
     others.system.uuid = "11111111-2222-3333-4444-555555555555".parse().ok();
     others.system.serial = Some("OTHER-1".to_owned());
@@ -106,12 +110,20 @@ fn a_bmc_is_asked_once_and_again_where_something_changed_or_nobody_else_tells() 
     others.nics.clear();
     let minutes = |minutes: i64| now() + SignedDuration::from_mins(minutes);
     assert_eq!(wanted(&known, Some(&seen(others.clone())), minutes(9)), None);
-    assert_eq!(wanted(&known, Some(&seen(others)), minutes(10)), Some(Wanted::Identity), "until it is the right one");
+    assert_eq!(
+        wanted(&known, Some(&seen(others)), minutes(10)),
+        Some(Wanted::Identity),
+        "until it is the right one"
+    );
     let mut other = known.clone();
     if let Some(redfish) = other.spec.power.as_mut().and_then(|p| p.redfish.as_mut()) {
         redfish.system = Some("2".to_owned());
     }
-    assert_eq!(wanted(&other, None, now()), Some(Wanted::Everything), "another machine behind the BMC");
+    assert_eq!(
+        wanted(&other, None, now()),
+        Some(Wanted::Everything),
+        "another machine behind the BMC"
+    );
     let names = hardware(Some(BmcInventory {
         identity_only: true,
         ..told()
@@ -232,7 +244,8 @@ fn a_person_is_told_of_every_doubt() {
     assert_eq!(reason, "KnownAlready");
     assert!(message.contains("BareMetalHardware m-own"), "{message}");
     let mut stranger = inventory();
-    (stranger.system.uuid, stranger.system.serial, stranger.system.board_serial) = ("11111111-2222-3333-4444-555555555555".parse().ok(), Some("ZZZZ".to_owned()), None);
+    (stranger.system.uuid, stranger.system.serial, stranger.system.board_serial) =
+        ("11111111-2222-3333-4444-555555555555".parse().ok(), Some("ZZZZ".to_owned()), None);
     stranger.nics = vec![nic("eth0", 9, true)];
     let (reason, message) = problem(&known, Some(&seen(stranger.clone())), []).expect("another machine");
     assert!(reason == "OtherMachine" && message.contains(BMC), "{message}");

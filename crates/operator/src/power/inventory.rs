@@ -82,7 +82,13 @@ fn rests(world: &World, name: &str, spec: &PowerSpec) -> bool {
 /// Whether this is what the machine is switched by, still.
 fn is_current(world: &World, name: &str, wired: &Wired) -> bool {
     let hardware = world.hardware.get(&Key::cluster(name.to_owned()));
-    hardware.is_some() && world.power.with(name, |known| known.wired.as_ref().is_some_and(|now| Arc::ptr_eq(now.machine.driver(), wired.machine.driver())))
+    hardware.is_some()
+        && world.power.with(name, |known| {
+            known
+                .wired
+                .as_ref()
+                .is_some_and(|now| Arc::ptr_eq(now.machine.driver(), wired.machine.driver()))
+        })
 }
 
 /// The machine as it will be once what was read is written down.
@@ -157,7 +163,9 @@ async fn read(world: &World, hardware: &Arc<BareMetalHardware>, wired: &Wired, d
             refresh(world, hardware, &error);
             tracing::warn!(hardware = name, %error, "the BMC did not say what the machine is");
             if first {
-                let note = format!("The BMC did not say what the machine is; it is asked again later, and the machine's agent tells it in any case: {error}");
+                let note = format!(
+                    "The BMC did not say what the machine is; it is asked again later, and the machine's agent tells it in any case: {error}"
+                );
                 tell(world, hardware, true, "BmcInventoryFailed", note);
             }
         }
@@ -171,7 +179,10 @@ fn said(text: Option<&String>) -> Option<String> {
 
 /// A UUID in whatever form a BMC writes it.
 fn uuid(text: &str) -> Option<SystemUuid> {
-    let digits: String = text.chars().filter(|c| !matches!(c, '-' | '{' | '}') && !c.is_whitespace()).collect();
+    let digits: String = text
+        .chars()
+        .filter(|c| !matches!(c, '-' | '{' | '}') && !c.is_whitespace())
+        .collect();
     if digits.len() != 32 || !digits.is_ascii() {
         return None;
     }
@@ -259,7 +270,9 @@ pub(crate) async fn step(world: &World, hardware: &Arc<BareMetalHardware>, disco
         return Ok(false);
     }
     let new = merged(world, hardware, discovery);
-    let problem = world.timed("BareMetalHardware", || problem(&new, discovery, others(world, &new).iter().map(|(d, h)| (d.as_ref(), h.clone()))));
+    let problem = world.timed("BareMetalHardware", || {
+        problem(&new, discovery, others(world, &new).iter().map(|(d, h)| (d.as_ref(), h.clone())))
+    });
     let mut status = new.status.unwrap_or_default();
     let old = hardware.status.clone().unwrap_or_default();
     let known = old.conditions.iter().any(|c| c.type_ == conditions::BMC_IDENTITY);
@@ -291,7 +304,13 @@ pub(crate) async fn step(world: &World, hardware: &Arc<BareMetalHardware>, disco
         })
         .await?;
     if let Some(machine) = told {
-        tell(world, hardware, false, "BmcInventory", format!("Its BMC says what the machine is: {machine}"));
+        tell(
+            world,
+            hardware,
+            false,
+            "BmcInventory",
+            format!("Its BMC says what the machine is: {machine}"),
+        );
     }
     if let Some((_, message)) = problem.filter(|_| !known) {
         tell(world, hardware, true, "BmcIdentity", message);
@@ -348,7 +367,11 @@ mod tests {
     #[test]
     fn what_a_bmc_writes_in_its_own_form_is_read() {
         let plain: SystemUuid = "4c4c4544-0042-3510-8054-b4c04f4d3132".parse().expect("a UUID");
-        for form in ["4C4C4544-0042-3510-8054-B4C04F4D3132", "4c4c4544004235108054b4c04f4d3132", "{4c4c4544-0042-3510-8054-b4c04f4d3132}"] {
+        for form in [
+            "4C4C4544-0042-3510-8054-B4C04F4D3132",
+            "4c4c4544004235108054b4c04f4d3132",
+            "{4c4c4544-0042-3510-8054-b4c04f4d3132}",
+        ] {
             assert_eq!(uuid(form), Some(plain), "{form}");
         }
         for form in ["", "none", "4c4c4544", "é4c4c4544-0042-3510-8054-b4c04f4d31"] {

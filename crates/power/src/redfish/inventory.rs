@@ -133,7 +133,10 @@ pub fn read_module(document: &Value, found: &mut Inventory) {
 
 /// A MAC address without what only separates its bytes.
 fn bare(mac: &str) -> String {
-    mac.chars().filter(char::is_ascii_hexdigit).map(|c| c.to_ascii_lowercase()).collect()
+    mac.chars()
+        .filter(char::is_ascii_hexdigit)
+        .map(|c| c.to_ascii_lowercase())
+        .collect()
 }
 
 /// Takes in an EthernetInterface, or a NetworkDeviceFunction, which has its addresses a level deeper.
@@ -285,11 +288,13 @@ mod tests {
         let system = json!({"ProcessorSummary": {"Count": 4, "Model": "Xeon", "CoreCount": 40}});
         read_system(&system, &quirks::STANDARD, &mut found);
         let mut sum = Sum::default();
-        let cpu = |threads: Value| {
-            json!({"ProcessorType": "CPU", "Model": "Xeon Gold 6338", "TotalCores": "32", "TotalThreads": threads, "InstructionSet": "x86-64"})
-        };
+        let cpu = |threads: Value| json!({"ProcessorType": "CPU", "Model": "Xeon Gold 6338", "TotalCores": "32", "TotalThreads": threads, "InstructionSet": "x86-64"});
         read_processor(&json!({"ProcessorType": "GPU", "TotalCores": 6912}), &mut sum, &mut found);
-        read_processor(&json!({"ProcessorType": "CPU", "Status": {"State": "Absent"}}), &mut sum, &mut found);
+        read_processor(
+            &json!({"ProcessorType": "CPU", "Status": {"State": "Absent"}}),
+            &mut sum,
+            &mut found,
+        );
         read_processor(&cpu(json!(64)), &mut sum, &mut found);
         read_processor(&cpu(Value::Null), &mut sum, &mut found);
         add_up(&sum, &mut found);
@@ -330,7 +335,10 @@ mod tests {
             &json!({"Name": "HpeSmartStorageDiskDrive", "Model": "EG0", "SerialNumber": "K1", "CapacityMiB": 572_325, "MediaType": "HDD", "InterfaceType": "SAS"}),
             &mut found,
         );
-        read_simple_storage(&json!({"Devices": [{"Name": "SATA 1", "Model": "ABC", "CapacityBytes": "8000000000000"}, null, {"Name": "empty"}]}), &mut found);
+        read_simple_storage(
+            &json!({"Devices": [{"Name": "SATA 1", "Model": "ABC", "CapacityBytes": "8000000000000"}, null, {"Name": "empty"}]}),
+            &mut found,
+        );
         let seen: Vec<_> = found
             .drives
             .iter()

@@ -337,7 +337,9 @@ impl Redfish {
     async fn read_on(&self, depth: Depth) -> Result<Survey, Fault> {
         let mut kept = self.walk.lock().await;
         let talk = self.http.converse()?;
-        let under_way = kept.take().filter(|walk| walk.depth == depth && walk.last.elapsed() < survey::TOO_OLD);
+        let under_way = kept
+            .take()
+            .filter(|walk| walk.depth == depth && walk.last.elapsed() < survey::TOO_OLD);
         let walk = match under_way {
             Some(walk) => walk,
             None => {

@@ -137,7 +137,9 @@ impl Walk {
             walk.todo.extend(simple.map(|link| Step::OlderDrives(Kind::SimpleStorage, link)));
             let oem = reader::member(system, "Oem").unwrap_or(&Value::Null);
             let hpe = ["Hpe", "Hp"].iter().find_map(|name| reader::member(oem, name));
-            let smart = hpe.and_then(|hpe| reader::member(hpe, "Links")).and_then(|links| reader::link(links, "SmartStorage"));
+            let smart = hpe
+                .and_then(|hpe| reader::member(hpe, "Links"))
+                .and_then(|links| reader::link(links, "SmartStorage"));
             walk.todo.extend(smart.map(|link| Step::OlderDrives(Kind::SmartStorage, link)));
         }
         walk
@@ -247,7 +249,8 @@ impl Walk {
                 if self.unanswered >= UNANSWERED {
                     // What it has said so far is more than nothing.
                     self.todo.clear();
-                    self.found.note_missing(format!("the rest: it did not answer {UNANSWERED} times in a row"));
+                    self.found
+                        .note_missing(format!("the rest: it did not answer {UNANSWERED} times in a row"));
                 }
                 Ok(None)
             }
@@ -280,7 +283,10 @@ impl Walk {
     fn ask(&mut self, kind: Kind, link: Option<Link>) {
         if let Some(link) = link.filter(|_| self.todo.len() < WAITING) {
             // Before what is looked for only where nothing was found.
-            let later = self.todo.iter().position(|step| matches!(step, Step::Adapters(_) | Step::OlderDrives(..)));
+            let later = self
+                .todo
+                .iter()
+                .position(|step| matches!(step, Step::Adapters(_) | Step::OlderDrives(..)));
             let place = later.unwrap_or(self.todo.len());
             self.todo.insert(place, Step::Document(kind, link));
         }
@@ -304,7 +310,8 @@ impl Walk {
             Kind::SmartStorage => {
                 let links = reader::member(document, "Links").unwrap_or(&Value::Null);
                 let controllers = reader::link(links, "ArrayControllers").or_else(|| reader::link(document, "ArrayControllers"));
-                self.todo.extend(controllers.map(|link| Step::Collection(Kind::ArrayController, link, 0)));
+                self.todo
+                    .extend(controllers.map(|link| Step::Collection(Kind::ArrayController, link, 0)));
             }
             Kind::ArrayController => {
                 let links = reader::member(document, "Links").unwrap_or(&Value::Null);

@@ -6,6 +6,7 @@ use power::{
     Operation,
     amt::wsman,
     digest::{Algorithm, Challenge},
+    inventory::Inventory,
     ipmi::{
         chassis,
         handshake::{Abilities, Head, Privilege, open_response, rakp_2, rakp_4},
@@ -14,7 +15,6 @@ use power::{
         wire::{Datagram, PayloadType, Response},
     },
     libvirt::message::{self, Complaint, Domain, Heard, Procedure, State},
-    inventory::Inventory,
     redfish::{
         inventory::{self, Sum},
         quirks,

@@ -142,9 +142,23 @@ fn taken(document: &Value) -> Inventory {
 }
 
 fn is_bounded(found: &Inventory) -> bool {
-    let short = |text: &Option<String>| text.as_ref().is_none_or(|text| !text.is_empty() && text.chars().count() <= LONGEST_TEXT && !text.contains(char::is_control));
-    let names = [&found.vendor, &found.product, &found.serial, &found.uuid, &found.asset_tag, &found.firmware, &found.processors.model];
-    let drives = found.drives.iter().flat_map(|drive| [&drive.model, &drive.serial, &drive.wwn, &drive.protocol]);
+    let short = |text: &Option<String>| {
+        text.as_ref()
+            .is_none_or(|text| !text.is_empty() && text.chars().count() <= LONGEST_TEXT && !text.contains(char::is_control))
+    };
+    let names = [
+        &found.vendor,
+        &found.product,
+        &found.serial,
+        &found.uuid,
+        &found.asset_tag,
+        &found.firmware,
+        &found.processors.model,
+    ];
+    let drives = found
+        .drives
+        .iter()
+        .flat_map(|drive| [&drive.model, &drive.serial, &drive.wwn, &drive.protocol]);
     names.into_iter().chain(drives).all(short) && found.interfaces.len() <= MOST_INTERFACES && found.drives.len() <= MOST_DRIVES
 }
 

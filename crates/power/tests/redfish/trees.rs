@@ -116,7 +116,11 @@ async fn surveyed(simulator: &Simulator, driver: &Redfish) -> Result<(), String>
         if let Survey::Done(_) = part {
             let requests = simulator.bmc(0).requests() - before;
             // A session, redirects, and each document twice where a service promises more than it sends.
-            return if requests < 900 { Ok(()) } else { Err(format!("{requests} requests")) };
+            return if requests < 900 {
+                Ok(())
+            } else {
+                Err(format!("{requests} requests"))
+            };
         }
     }
     Err("it is never read".to_owned())

@@ -20,7 +20,7 @@ use power::{
 };
 use serde_json::{Value, json};
 
-use crate::world::{called, options, redfish, simulator};
+use crate::world::{called, options, redfish, simulator, until};
 
 /// What the simulator's machines have.
 const BYTES: u64 = 64 << 30;
@@ -48,15 +48,27 @@ async fn every_vendors_structure_is_read() {
         assert_eq!(found.missing, Vec::<String>::new(), "{name}");
         assert_eq!(found.uuid, Some(bmc.uuid(0)), "{name}");
         assert_eq!(found.product, told.model, "{name}");
-        assert_eq!(found.serial, told.serial.as_ref().map(|_| bmc.serial(0)), "{name}: as SMBIOS has it, not the board's");
+        assert_eq!(
+            found.serial,
+            told.serial.as_ref().map(|_| bmc.serial(0)),
+            "{name}: as SMBIOS has it, not the board's"
+        );
         assert_eq!(found.memory_bytes, Some(BYTES), "{name}");
         let own = &found.processors;
         assert_eq!(own.sockets, Some(2), "{name}");
         if told.processors {
-            assert_eq!((own.cores, own.threads, own.architecture), (Some(32), Some(64), Some("amd64")), "{name}");
+            assert_eq!(
+                (own.cores, own.threads, own.architecture),
+                (Some(32), Some(64), Some("amd64")),
+                "{name}"
+            );
         }
         let macs: Vec<String> = found.interfaces.iter().map(|interface| interface.mac.clone()).collect();
-        let wanted = if told.interfaces || told.adapters { vec![bmc.mac(0, 0), bmc.mac(0, 1)] } else { Vec::new() };
+        let wanted = if told.interfaces || told.adapters {
+            vec![bmc.mac(0, 0), bmc.mac(0, 1)]
+        } else {
+            Vec::new()
+        };
         assert_eq!(macs, wanted, "{name}");
         let drives = if told.drives == Drives::Nowhere { 0 } else { told.drive_count };
         assert_eq!(found.drives.len(), drives, "{name}: {:?}", found.drives);
@@ -212,7 +224,12 @@ async fn a_service_without_end_is_left_at_a_bound() {
     println!("{} requests in {:?}", simulator.bmc(0).requests(), began.elapsed());
     assert!(simulator.bmc(0).requests() < 500, "{}", simulator.bmc(0).requests());
     assert!(found.drives.len() <= 128);
-    assert!(found.drives.iter().all(|drive| drive.model.as_ref().is_none_or(|model| model.chars().count() <= 256)));
+    assert!(
+        found
+            .drives
+            .iter()
+            .all(|drive| drive.model.as_ref().is_none_or(|model| model.chars().count() <= 256))
+    );
 }
 
 #[tokio::test]
@@ -262,7 +279,11 @@ async fn what_is_not_answered_any_more_is_left_out_with_the_rest() {
     let found = found.expect("what it has said before");
     assert!(broken.elapsed() < Duration::from_secs(10), "{:?}", broken.elapsed());
     assert!((1..48).contains(&found.drives.len()), "{} drives", found.drives.len());
-    assert!(found.missing.iter().any(|missing| missing.starts_with("the rest")), "{:?}", found.missing);
+    assert!(
+        found.missing.iter().any(|missing| missing.starts_with("the rest")),
+        "{:?}",
+        found.missing
+    );
 }
 
 #[tokio::test]
@@ -275,7 +296,11 @@ async fn a_service_that_falls_silent_ends_it_within_its_bound() {
     });
     let machine = calls.machine("m", Arc::new(redfish(&simulator, 0, 0)));
     calls.state(&machine).await.expect("a state");
-    simulator.fleet().faults().set(Fault::new("silent", What::Silent)).expect("a good fault");
+    simulator
+        .fleet()
+        .faults()
+        .set(Fault::new("silent", What::Silent))
+        .expect("a good fault");
     let began = Instant::now();
     let error = calls.inventory(&machine, Depth::Everything).await.expect_err("nobody answers");
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
