@@ -382,6 +382,11 @@ impl Netboot {
         self.shared.keys().map(|k| k.guest_order_key())
     }
 
+    /// A BareMetalHardware as this replica has last heard of it.
+    pub fn hardware(&self, name: &str) -> Option<Arc<api::BareMetalHardware>> {
+        self.shared.cache.hardware(name)
+    }
+
     /// Machines whose agent asks this replica.
     pub fn machines(&self) -> usize {
         self.shared.presence.len()

@@ -1,5 +1,10 @@
 //! Machines that were never switched on: their BMCs say what they are. What their agents say later, and what becomes of those that are not who their BMCs say they are.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
 use api::{
     BareMetalDiscovery, BareMetalHardware, BareMetalHardwareSpec, HardwarePhase,
     bmc_inventory::{BmcInventory, BmcInventorySource},
@@ -11,7 +16,7 @@ use kube::{
     Api,
     api::{DeleteParams, ListParams},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     embedded::embedded,
@@ -253,22 +258,22 @@ async fn a_machine_that_a_bmc_told_of_is_not_accepted_a_second_time() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bmc_that_does_not_tell_is_in_nobodys_way() {
-    use bmc_simulator::faults::{Fault, Operation, What};
     let bench = bench().await;
-    let simulator = simulator(1).await;
-    // Whether it is on can be asked for; the root, with which an inventory begins, is not there.
-    let hidden = Fault {
-        operation: Operation::Read,
-        ..Fault::new(
-            "broken",
-            What::Status {
-                code: 500,
-                retry_after: None,
-            },
-        )
+    // Once it was found, it can be asked whether it is on; the root, with which an inventory begins, is not there any more.
+    let found = AtomicBool::new(false);
+    let options = Options {
+        profiles: vec![profile::named("idrac-9").expect("a profile")],
+        rewrite: Some(Arc::new(move |path: &str, document: Value| {
+            if path.starts_with("/redfish/v1/Systems/") {
+                found.store(true, Ordering::SeqCst);
+            }
+            let gone = path == "/redfish/v1" && found.load(Ordering::SeqCst);
+            if gone { json!("gone") } else { document }
+        })),
+        ..Options::default()
     };
+    let simulator = Simulator::start(options).await.expect("it starts");
     credentials(&bench, "simulated-Pass-1").await;
-    simulator.fleet().faults().set(hidden).expect("a good fault");
     written_down(&bench, "rack1-u12", &simulator.url(0)).await;
     until("it is said that it did not tell", async || {
         events(&bench, "BmcInventoryFailed").await.pop()
