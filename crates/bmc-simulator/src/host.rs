@@ -153,15 +153,25 @@ pub struct Host {
 }
 
 impl Host {
-    /// A machine that is off.
+    /// A machine that is off, unless it says that it runs.
     #[must_use]
     pub fn new(machine: Arc<dyn Machine>, timing: Timing) -> Arc<Self> {
+        let state = State {
+            on: machine.runs() == Some(true),
+            ..State::default()
+        };
         Arc::new_cyclic(|own| Self {
             own: own.clone(),
             machine,
             timing,
-            state: Mutex::default(),
+            state: Mutex::new(state),
         })
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn machine(&self) -> &Arc<dyn Machine> {
+        &self.machine
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -27,6 +27,9 @@ use tokio::{sync::Notify, task::JoinSet};
 
 use super::{driver::Entry, machine::Fact};
 
+/// So much later than the server the judge may hear of something.
+const LATE: Duration = Duration::from_secs(2);
+
 /// One version of one object, or its end.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
@@ -172,6 +175,20 @@ impl Present {
             .values()
             .filter(|r| matches!(&r.seen, Seen::Hardware { phase, .. } if *phase == wanted))
             .count()
+    }
+
+    /// Hardware that is free and was switched off, because nobody needs it.
+    pub fn asleep(&self) -> usize {
+        let off = |r: &&Record| matches!(&r.seen, Seen::Hardware { phase: HardwarePhase::Ready, claim: None, reason, .. } if reason == "PoweredOff");
+        self.objects.values().filter(off).count()
+    }
+
+    /// MAC of the session of the machine whose objects have this name.
+    pub fn mac(&self, name: &str) -> Option<[u8; 6]> {
+        match self.objects.get(&(Kind::Discovery, name.to_owned()))?.seen {
+            Seen::Discovery { mac } => mac,
+            _ => None,
+        }
     }
 
     /// Hardware that is free, erased for a claim.
@@ -391,6 +408,7 @@ pub fn judge(records: &[Record], entries: &[Entry]) -> Vec<String> {
     claims(records, &mut found);
     orders(records, entries, &mut found);
     systems(entries, &mut found);
+    switches(records, entries, &mut found);
     found.extend(entries.iter().filter_map(|e| match &e.fact {
         Fact::Wrong { what } => Some(format!("machine {}: {what}", e.machine)),
         _ => None,
@@ -562,6 +580,25 @@ fn systems(entries: &[Entry], found: &mut Vec<String>) {
                 runs_on.entry(instance).or_default().remove(&entry.machine);
             }
             _ => {}
+        }
+    }
+}
+
+/// A BMC takes no system from an instance that was not given back.
+fn switches(records: &[Record], entries: &[Entry], found: &mut Vec<String>) {
+    let mut given_back: HashMap<&str, Duration> = HashMap::new();
+    for record in records {
+        if let Seen::Instance { uid, deleting: true, .. } = &record.seen {
+            given_back.entry(uid).or_insert(record.at);
+        }
+    }
+    for entry in entries {
+        let Fact::Switched { instance } = &entry.fact else { continue };
+        if !instance.is_empty() && given_back.get(instance.as_str()).is_none_or(|at| *at > entry.at + LATE) {
+            found.push(format!(
+                "machine {}: its BMC switched it while it ran {instance}, which nobody had given back",
+                entry.machine
+            ));
         }
     }
 }
