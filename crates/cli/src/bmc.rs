@@ -10,7 +10,10 @@ use bmc_simulator::{
     Options, Simulator,
     profile::{self, Profile},
 };
-use lab::bmc::{Controllers, Way};
+use lab::{
+    bmc::{Controllers, Way},
+    qemu::{Machine, accel::Accelerator, behind::Behind},
+};
 
 /// BMCs before machines of the lab.
 #[derive(Debug, Clone, clap::Args)]
@@ -125,11 +128,37 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         println!("fingerprint: {fingerprint}");
     }
     println!("faults and counters: http://{}", arguments.control);
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).context("listening for SIGTERM")?;
-    tokio::select! {
-        ended = tokio::signal::ctrl_c() => ended.context("listening for Ctrl-C"),
-        _ = terminate.recv() => Ok(()),
+    crate::roles::signalled().await
+}
+
+/// Lets simulated BMCs switch QEMU machines until somebody ends it.
+pub async fn before(machines: Vec<Machine>, accel: Accelerator, controllers: &Controllers) -> Result<()> {
+    const SECRET: &str = "lab-bmc";
+    lab::raise_file_limit();
+    let behind = machines
+        .iter()
+        .map(|machine| Behind::new(machine.clone(), accel) as Arc<dyn bmc_simulator::machine::Machine>);
+    let simulator = controllers.start(behind.collect()).await.context("starting the BMCs")?;
+    for (index, machine) in machines.iter().enumerate() {
+        let spec = controllers.way(index).spec(&simulator, index, SECRET);
+        println!(
+            "{}: {}, MAC {}, console: {}\n  spec.power: {}",
+            machine.spec.name,
+            machine.pid().map_or("off", |_| "on"),
+            machine.spec.mac,
+            machine.console_log().display(),
+            serde_json::to_string(&spec)?
+        );
     }
+    let Options { user, password, .. } = &controllers.simulator;
+    println!(
+        "credentials: kubectl -n {} create secret generic {SECRET} --from-literal=username={user} --from-literal=password={password} --from-literal=token={password}",
+        crate::roles::OPERATOR_NAMESPACE
+    );
+    if let Some(control) = simulator.control() {
+        println!("faults and counters: http://{control}");
+    }
+    crate::roles::signalled().await
 }
 
 #[cfg(test)]
