@@ -69,25 +69,25 @@ impl Machine {
     }
 
     async fn set_order(&self, monitor: &mut Monitor, first: First<'_>) -> Result<(), LabError> {
-        let mut order = self.order();
+        let order = self.order();
         let chosen = match first {
             First::Usual => None,
             First::Network => Some(NIC.to_owned()),
             First::Disk => Some(disk(0)),
-            First::Medium(_) => {
-                order.push((DRIVE.to_owned(), NONE));
-                Some(DRIVE.to_owned())
-            }
+            First::Medium(_) => Some(DRIVE.to_owned()),
         };
-        // No two devices have one index, not even for a moment.
+        // No two devices have one index, not even for a moment. A machine may have no drive.
+        set_index(monitor, DRIVE, NONE).await.ok();
         for (device, _) in &order {
             set_index(monitor, device, NONE).await?;
         }
         for (device, index) in order {
-            let index = if chosen.as_deref() == Some(&device) { 0 } else { index };
             set_index(monitor, &device, index).await?;
         }
-        Ok(())
+        match chosen {
+            Some(chosen) => set_index(monitor, &chosen, 0).await.map(drop),
+            None => Ok(()),
+        }
     }
 
     /// Its devices as they are tried. A BIOS keeps no order of its own. UEFI does: QEMU's wish would overrule, at each boot, the order that the agent sets.

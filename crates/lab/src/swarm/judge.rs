@@ -584,17 +584,24 @@ fn systems(entries: &[Entry], found: &mut Vec<String>) {
     }
 }
 
-/// A BMC takes no system from an instance that was not given back.
+/// A BMC takes no system from an instance that is said to run and was not given back. Before that, a machine may be booted anew: one whose power failed before its agent
+/// could say that all is written.
 fn switches(records: &[Record], entries: &[Entry], found: &mut Vec<String>) {
-    let mut given_back: HashMap<&str, Duration> = HashMap::new();
+    let (mut runs, mut given_back): (HashMap<&str, Duration>, HashMap<&str, Duration>) = Default::default();
     for record in records {
-        if let Seen::Instance { uid, deleting: true, .. } = &record.seen {
-            given_back.entry(uid).or_insert(record.at);
+        if let Seen::Instance { uid, phase, deleting, .. } = &record.seen {
+            if *phase == InstancePhase::Running {
+                runs.entry(uid).or_insert(record.at);
+            }
+            if *deleting {
+                given_back.entry(uid).or_insert(record.at);
+            }
         }
     }
     for entry in entries {
         let Fact::Switched { instance } = &entry.fact else { continue };
-        if !instance.is_empty() && given_back.get(instance.as_str()).is_none_or(|at| *at > entry.at + LATE) {
+        let runs = runs.get(instance.as_str()).is_some_and(|at| *at <= entry.at);
+        if runs && given_back.get(instance.as_str()).is_none_or(|at| *at > entry.at + LATE) {
             found.push(format!(
                 "machine {}: its BMC switched it while it ran {instance}, which nobody had given back",
                 entry.machine

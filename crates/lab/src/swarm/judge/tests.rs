@@ -178,21 +178,17 @@ fn a_bmc_that_takes_a_system_from_its_instance_is_found() {
     let found = verdict(|_, e| e.push(did(9, 0, switched("u"))));
     assert!(found.contains("its BMC switched it while it ran u"), "{found}");
     assert_eq!(verdict(|_, e| e.push(did(9, 0, switched("")))), "", "it ran nobody's system");
-    let given_back = |r: &mut Vec<Record>| {
-        let mut seen = instance("u", Some("m"), InstancePhase::Running);
-        if let Seen::Instance { deleting, .. } = &mut seen {
-            *deleting = true;
-        }
-        let mut record = at(9, "d/i", seen);
-        record.version = 10;
-        r.push(record);
-    };
-    let accused = |seconds| {
+    assert_eq!(verdict(|_, e| e.push(did(8, 0, switched("u")))), "", "nobody was told that it runs");
+    let accused = |given_back| {
         verdict(|r, e| {
-            given_back(r);
-            e.push(did(seconds, 0, switched("u")));
+            let mut seen = instance("u", Some("m"), InstancePhase::Running);
+            if let Seen::Instance { deleting, .. } = &mut seen {
+                *deleting = true;
+            }
+            r.push(at(given_back, "d/i", seen));
+            e.push(did(10, 0, switched("u")));
         })
     };
     assert_eq!(accused(10), "", "it was given back");
-    assert!(accused(5).contains("nobody had given back"), "{}", accused(5));
+    assert!(accused(13).contains("nobody had given back"), "{}", accused(13));
 }
