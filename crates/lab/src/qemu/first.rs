@@ -1,7 +1,8 @@
 //! From what a machine boots next, and the boot of it: power on, or the reset button, with QEMU's boot indexes and a medium in the drive.
 //!
-//! Indexes are set by the monitor before a reset and set back after it: firmware reads them at its start, so they hold for that boot alone, and a guest that reboots
-//! itself comes where firmware is set up to go. OVMF takes what it reads over into its own boot order: of UEFI machines what was chosen once stays first until the
+//! Indexes are set by the monitor before a reset and set back after it, while nothing runs yet: firmware reads them at its start, so they hold for that boot alone, and
+//! a guest that reboots itself comes where firmware is set up to go. A machine that runs gets a new process for that: SeaBIOS did not follow indexes that were set back
+//! right after a reset of what had run before. OVMF takes what it reads over into its own boot order: of UEFI machines what was chosen once stays first until the
 //! agent or somebody else sets the order.
 
 use std::path::Path;
@@ -38,19 +39,21 @@ pub(super) fn disk(index: usize) -> String {
 const NONE: i32 = -1;
 
 impl Machine {
-    /// Boots it: switches it on, with a CD drive, or resets it. What was in its drive is taken out.
+    /// Boots it: switches it on, with a CD drive; or resets it, by a new process where it is to boot from something else than usual. What was in its drive is taken out.
     ///
     /// # Errors
-    /// As of [`Machine::power_on`]; [`LabError::Monitor`] when QEMU refuses, also the medium of a machine that was switched on without a drive. The machine may run then.
+    /// As of [`Machine::power_on`] and [`Machine::power_off`]; [`LabError::Monitor`] when QEMU refuses.
     pub async fn boot(&self, accel: Accelerator, first: First<'_>) -> Result<(), LabError> {
+        if first != First::Usual {
+            self.power_off().await?;
+        }
         if self.pid().is_none() {
             self.start(accel, true).await?;
         }
         let mut monitor = self.monitor().await?;
-        // Of a machine without a drive, or with nothing in it, this fails and is as good.
-        let emptied = monitor.execute("eject", json!({"id": DRIVE, "force": true})).await;
+        // Where somebody else switched it on, it has no drive.
+        monitor.execute("eject", json!({"id": DRIVE, "force": true})).await.ok();
         if let First::Medium(image) = first {
-            emptied?;
             let medium = json!({"id": DRIVE, "filename": image, "format": "raw", "read-only-mode": "read-only"});
             monitor.execute("blockdev-change-medium", medium).await?;
         }
