@@ -86,7 +86,7 @@ test: setup control-plane helm kubectl-oldest ## Everything set up, all tests th
 	$(CARGO) build --workspace --bin kube-baremetal && $(CARGO) test --workspace --no-run; built=$$?; \
 	wait $$fresh; set_up=$$?; cat $(TARGET)/test-setup.log; exit $$((built | set_up))
 	$(CARGO) test --workspace
-	$(MAKE) --no-print-directory bootmedia test-boot test-faults test-firmware-short
+	$(MAKE) --no-print-directory bootmedia test-boot test-faults test-lab-bmc test-firmware-short
 	CI=true $(MAKE) --no-print-directory demo
 
 .PHONY: model
@@ -102,6 +102,10 @@ test-boot: ## Boot the media in QEMU against a small server, with a BMC of QEMU'
 test-faults: ## Pull plugs, kill the server, break downloads and swap disks of QEMU machines (needs `make bootmedia`)
 	$(CARGO) build --workspace --bin kube-baremetal
 	KBM_PROGRAM=$(KBM) KBM_BOOTMEDIA=$(MEDIA) $(CARGO) test --workspace --features lab/qemu-tests --test qemu_faults -- --nocapture --test-threads=1 --skip write_back
+
+.PHONY: test-lab-bmc
+test-lab-bmc: setup ## Let a simulated BMC switch a QEMU machine: power, boot once, virtual media (firmware only)
+	$(CARGO) test --workspace --features lab/qemu-tests --test qemu_bmc -- --nocapture
 
 # iPXE, shim and GRUB of the Debian whose GRUB knows ProxyDHCP, whatever the host's release is.
 LOADERS := $(TARGET)/loaders

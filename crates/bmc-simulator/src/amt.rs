@@ -98,8 +98,21 @@ pub(crate) async fn answer(bmc: &Bmc, ask: &Ask) -> Fate {
         None => (400, refusal("DestinationUnreachable", "there is no such class or method")),
     };
     let mut answer = Answer::empty(status);
-    answer.text = Some(text);
+    answer.text = Some(if mishap.what == Some(What::WrongKinds) {
+        wrong_kinds(&text)
+    } else {
+        text
+    });
     forms::spoil(answer, mishap.what)
+}
+
+/// Numbers become words.
+fn wrong_kinds(xml: &str) -> String {
+    let part = |part: &str| match part.split_once('>') {
+        Some((tag, content)) if !content.is_empty() && content.bytes().all(|byte| byte.is_ascii_digit()) => format!("{tag}>some"),
+        _ => part.to_owned(),
+    };
+    xml.split('<').map(part).collect::<Vec<_>>().join("<")
 }
 
 fn carried_out(bmc: &Bmc, class: &str, method: &str, xml: &str, mishap: Mishap) -> Option<String> {
@@ -186,6 +199,12 @@ mod tests {
         assert_eq!(element(xml, "Source"), Some("<w:Name>n</w:Name>"));
         assert_eq!(element(xml, "Empty"), None);
         assert_eq!(element(xml, "Nothing"), None);
+    }
+
+    #[test]
+    fn numbers_of_another_kind_are_words() {
+        let xml = "<?xml version=\"1.0\"?><a><b>8</b><c>x1</c><d></d></a>";
+        assert_eq!(wrong_kinds(xml), "<?xml version=\"1.0\"?><a><b>some</b><c>x1</c><d></d></a>");
     }
 
     #[tokio::test]

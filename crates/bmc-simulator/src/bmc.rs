@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::{
     counters::Counters,
     faults::{Conduct, Faults, Mishap, Operation, Protocol},
-    host::{Host, Power},
+    host::{Command, Host, Power},
     machine::{Boot, Source},
     profile::Profile,
 };
@@ -135,6 +135,7 @@ impl Bmc {
             name: format!("bmc-{index}"),
             address,
             profile,
+            relay: AtomicBool::new(hosts.first().is_some_and(|host| host.power().is_on())),
             hosts,
             access,
             faults,
@@ -142,7 +143,6 @@ impl Bmc {
             ipmi: Mutex::default(),
             nonces: crate::digest::Nonces::default(),
             requests: AtomicU64::new(0),
-            relay: AtomicBool::new(false),
             memory: Mutex::default(),
         }
     }
@@ -176,9 +176,22 @@ impl Bmc {
         self.relay.store(on, Ordering::SeqCst);
     }
 
-    /// The UUID of a machine: made of numbers that say which it is.
+    /// A person plugs a machine in and presses its button.
+    pub fn press(&self, system: usize) {
+        if system == 0 {
+            self.set_relay(true);
+        }
+        if let Some(host) = self.hosts.get(system) {
+            host.tell(Command::On, Conduct::default());
+        }
+    }
+
+    /// The UUID of a machine: its own, or made of numbers that say which it is.
     #[must_use]
     pub fn uuid(&self, system: usize) -> String {
+        if let Some(own) = self.hosts.get(system).and_then(|host| host.machine().uuid()) {
+            return own;
+        }
         format!("6b6d6273-696d-4000-8000-{:08x}{system:04x}", self.index)
     }
 

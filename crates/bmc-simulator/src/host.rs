@@ -140,6 +140,8 @@ struct State {
     boots: Vec<Boot>,
     image: Option<String>,
     ignores_boot: bool,
+    /// It was asked to restart, and goes off by itself first.
+    restarts: bool,
     version: u64,
 }
 
@@ -153,15 +155,25 @@ pub struct Host {
 }
 
 impl Host {
-    /// A machine that is off.
+    /// A machine that is off, unless it says that it runs.
     #[must_use]
     pub fn new(machine: Arc<dyn Machine>, timing: Timing) -> Arc<Self> {
+        let state = State {
+            on: machine.runs() == Some(true),
+            ..State::default()
+        };
         Arc::new_cyclic(|own| Self {
             own: own.clone(),
             machine,
             timing,
-            state: Mutex::default(),
+            state: Mutex::new(state),
         })
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn machine(&self) -> &Arc<dyn Machine> {
+        &self.machine
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -178,6 +190,9 @@ impl Host {
             state.on = false;
             state.booted = None;
             state.version += 1;
+            if state.restarts {
+                self.begin(state, Change::Boot, self.timing.on);
+            }
         }
         let Some((change, at)) = state.change.filter(|(_, at)| *at <= now) else {
             return;
@@ -215,6 +230,7 @@ impl Host {
         let at = Instant::now() + takes;
         state.change = Some((change, at));
         state.generation += 1;
+        state.restarts = false;
         let own = self.own.clone();
         tokio::spawn(async move {
             sleep_until(at).await;
@@ -261,7 +277,8 @@ impl Host {
                 match self.machine.shut_down() {
                     Listens::Yes if restart => self.begin(&mut state, Change::Reset, takes(self.timing.shut_down)),
                     Listens::Yes => self.begin(&mut state, Change::Off, takes(self.timing.shut_down)),
-                    Listens::ByItself | Listens::No => {}
+                    Listens::ByItself => state.restarts = restart,
+                    Listens::No => {}
                 }
             }
             // A reset of what is off switches nothing on: what does differs, and clients have to ask.
@@ -475,5 +492,13 @@ mod tests {
         assert_eq!(host.power(), Power::On, "it takes its time");
         machine.off();
         assert_eq!(host.power(), Power::Off);
+
+        host.tell(Command::On, Conduct::default());
+        pass(100).await;
+        host.tell(Command::Restart, Conduct::default());
+        machine.off();
+        assert_eq!(host.power(), Power::PoweringOn, "it was asked to come back");
+        pass(100).await;
+        assert_eq!((host.power(), host.boots().len()), (Power::On, 3));
     }
 }

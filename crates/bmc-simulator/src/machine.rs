@@ -1,7 +1,7 @@
 //! What stands behind a simulated controller.
 //!
 //! The controller keeps power state and boot override; a [`Machine`] is told what happens to it, at the moment when it happens. One that is only simulated is
-//! [`InMemory`]; a QEMU machine, or one of the swarm, stands behind a controller by being one, too.
+//! [`InMemory`]; QEMU machines and those of the swarm (crate `lab`) stand behind a controller by being one, too.
 
 use std::{
     fmt::Debug,
@@ -68,8 +68,13 @@ pub trait Machine: Debug + Send + Sync {
         Listens::Yes
     }
 
-    /// Whether it runs, as it knows itself. None: it runs while it has power.
+    /// Whether it runs, as it knows itself, also before it was ever switched by its controller. None: it runs while it has power.
     fn runs(&self) -> Option<bool> {
+        None
+    }
+
+    /// Its SMBIOS UUID, with hyphens. None: the controller makes one up.
+    fn uuid(&self) -> Option<String> {
         None
     }
 }

@@ -1,15 +1,65 @@
-//! `kube-baremetal lab bmc`.
+//! `kube-baremetal lab bmc`, and the BMCs of the lab's other machines.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use bmc_simulator::{
     Options, Simulator,
     profile::{self, Profile},
 };
+use lab::{
+    bmc::{Controllers, Way},
+    qemu::{Machine, accel::Accelerator, behind::Behind},
+};
+
+/// BMCs before machines of the lab.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Settings {
+    /// With BMCs: vendors' manners in Redfish, by turns: names with commas between them, or `mix` for all.
+    #[arg(long, default_value = "mix", value_name = "PROFILES")]
+    bmc_profile: String,
+    /// With BMCs: the first one's address; the others follow it.
+    #[arg(long, default_value = "127.64.0.1", value_name = "ADDRESS")]
+    bmc_first: Ipv4Addr,
+    /// With BMCs: the port of all that speaks HTTP.
+    #[arg(long, default_value_t = 8000, value_name = "PORT")]
+    bmc_port: u16,
+    /// With BMCs: the port of IPMI, where there is such.
+    #[arg(long, default_value_t = 6230, value_name = "PORT")]
+    bmc_ipmi_port: u16,
+    /// With BMCs: where their faults are set, and counters read.
+    #[arg(long, default_value = "127.0.0.1:8090", value_name = "ADDRESS")]
+    bmc_control: SocketAddr,
+}
+
+impl Settings {
+    /// `kinds` is what `option` names: ways to switch a machine with commas between them, or `mix` for all.
+    pub fn controllers(&self, option: &str, kinds: &str) -> Result<Controllers> {
+        let ways = match kinds {
+            "mix" => Way::ALL.to_vec(),
+            kinds => kinds
+                .split(',')
+                .map(|kind| kind.parse().map_err(|problem| anyhow!("{option}: {problem}, and mix")))
+                .collect::<Result<_>>()?,
+        };
+        let simulator = Options {
+            profiles: profiles("--bmc-profile", &self.bmc_profile)?,
+            first: self.bmc_first,
+            port: self.bmc_port,
+            ipmi_port: ways.contains(&Way::Ipmi).then_some(self.bmc_ipmi_port),
+            ..Options::default()
+        };
+        Ok(Controllers {
+            ways,
+            control: Some(self.bmc_control),
+            faults: Vec::new(),
+            simulator,
+        })
+    }
+}
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -42,7 +92,7 @@ pub struct Arguments {
     password: String,
 }
 
-fn profiles(names: &str) -> Result<Vec<Arc<Profile>>> {
+fn profiles(option: &str, names: &str) -> Result<Vec<Arc<Profile>>> {
     if names == "mix" {
         return Ok(profile::ALL.clone());
     }
@@ -52,7 +102,7 @@ fn profiles(names: &str) -> Result<Vec<Arc<Profile>>> {
     };
     names
         .split(',')
-        .map(|name| profile::named(name).with_context(|| format!("--profile: there is no {name:?}; there are mix, {}", known())))
+        .map(|name| profile::named(name).with_context(|| format!("{option}: there is no {name:?}; there are mix, {}", known())))
         .collect()
 }
 
@@ -62,7 +112,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     lab::raise_file_limit();
     let simulator = Simulator::start(Options {
         controllers: arguments.machines as usize,
-        profiles: profiles(&arguments.profile)?,
+        profiles: profiles("--profile", &arguments.profile)?,
         systems: arguments.systems as usize,
         first: arguments.first,
         port: arguments.port,
@@ -78,11 +128,37 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         println!("fingerprint: {fingerprint}");
     }
     println!("faults and counters: http://{}", arguments.control);
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).context("listening for SIGTERM")?;
-    tokio::select! {
-        ended = tokio::signal::ctrl_c() => ended.context("listening for Ctrl-C"),
-        _ = terminate.recv() => Ok(()),
+    crate::roles::signalled().await
+}
+
+/// Lets simulated BMCs switch QEMU machines until somebody ends it.
+pub async fn before(machines: Vec<Machine>, accel: Accelerator, controllers: &Controllers) -> Result<()> {
+    const SECRET: &str = "lab-bmc";
+    lab::raise_file_limit();
+    let behind = machines
+        .iter()
+        .map(|machine| Behind::new(machine.clone(), accel) as Arc<dyn bmc_simulator::machine::Machine>);
+    let simulator = controllers.start(behind.collect()).await.context("starting the BMCs")?;
+    for (index, machine) in machines.iter().enumerate() {
+        let spec = controllers.way(index).spec(&simulator, index, SECRET);
+        println!(
+            "{}: {}, MAC {}, console: {}\n  spec.power: {}",
+            machine.spec.name,
+            machine.pid().map_or("off", |_| "on"),
+            machine.spec.mac,
+            machine.console_log().display(),
+            serde_json::to_string(&spec)?
+        );
     }
+    let Options { user, password, .. } = &controllers.simulator;
+    println!(
+        "credentials: kubectl -n {} create secret generic {SECRET} --from-literal=username={user} --from-literal=password={password} --from-literal=token={password}",
+        crate::roles::OPERATOR_NAMESPACE
+    );
+    if let Some(control) = simulator.control() {
+        println!("faults and counters: http://{control}");
+    }
+    crate::roles::signalled().await
 }
 
 #[cfg(test)]
@@ -91,8 +167,8 @@ mod tests {
 
     #[test]
     fn profiles_are_found_by_name_and_others_named() {
-        assert!(profiles("mix").is_ok_and(|all| all.len() >= 10));
-        assert!(profiles("ilo-5,openbmc").is_ok_and(|two| two.len() == 2));
-        assert!(profiles("toaster").is_err_and(|error| error.to_string().contains("ilo-5")));
+        assert!(profiles("--profile", "mix").is_ok_and(|all| all.len() >= 10));
+        assert!(profiles("--profile", "ilo-5,openbmc").is_ok_and(|two| two.len() == 2));
+        assert!(profiles("--profile", "toaster").is_err_and(|error| error.to_string().contains("ilo-5")));
     }
 }

@@ -37,6 +37,12 @@ pub enum Command {
         /// What DHCP tells the machines to boot. The default reaches `kube-baremetal up` on this host.
         #[arg(long, default_value = "http://10.0.2.2:8080/boot/ipxe")]
         boot_url: String,
+        /// Put a simulated BMC or plug before each machine, of these kinds by turns (redfish, ipmi, amt, shelly, tasmota, homeAssistant, or `mix` for all). Machines are left as they are then,
+        /// and switched by their BMCs until this is ended; they run on then.
+        #[arg(long, value_name = "KINDS")]
+        bmc: Option<String>,
+        #[command(flatten)]
+        bmcs: crate::bmc::Settings,
         #[command(flatten)]
         place: Place,
     },
@@ -114,6 +120,8 @@ pub async fn run(command: Command) -> Result<()> {
             cpus,
             disk,
             boot_url,
+            bmc,
+            bmcs,
             place,
         } => {
             let folder = Folder::open(&place.folder)?;
@@ -130,6 +138,10 @@ pub async fn run(command: Command) -> Result<()> {
                 boot_url,
             };
             let accel = Accelerator::detect().await;
+            if let Some(kinds) = bmc {
+                let controllers = bmcs.controllers("--bmc", &kinds)?;
+                return crate::bmc::before(folder.create(&request)?, accel, &controllers).await;
+            }
             for machine in folder.up(&request, accel).await? {
                 println!(
                     "{}: on ({}), MAC {}, console: {}",

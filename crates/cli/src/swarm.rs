@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use lab::swarm::{Options, faults::Plan, machine::Timing};
+use lab::swarm::{Options, Power, faults::Plan, machine::Timing};
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum Faults {
@@ -45,6 +45,45 @@ pub struct Arguments {
     /// How much the server logs, as in `--log`.
     #[arg(long, default_value = "warn")]
     server_log: String,
+    #[command(flatten)]
+    power: PowerArguments,
+}
+
+/// What machines are switched by.
+#[derive(Debug, clap::Args)]
+struct PowerArguments {
+    /// Give each machine a simulated BMC or plug, of these kinds by turns (redfish, ipmi, amt, shelly, tasmota, homeAssistant, or `mix` for all). Idle machines are switched off then, and on
+    /// when an instance needs them.
+    #[arg(long, value_name = "KINDS")]
+    bmc: Option<String>,
+    #[command(flatten)]
+    bmcs: crate::bmc::Settings,
+    /// With BMCs: faults that they have from the start on, as a JSON file with a list of them.
+    #[arg(long, requires = "bmc")]
+    bmc_faults: Option<PathBuf>,
+    /// With BMCs: for how many seconds a machine is idle before it is switched off.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    idle_seconds: u32,
+    /// With BMCs: how many machines the server may switch on in a minute.
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    starts_per_minute: u32,
+}
+
+impl PowerArguments {
+    fn power(self) -> Result<Option<Power>> {
+        let Some(kinds) = &self.bmc else { return Ok(None) };
+        let mut controllers = self.bmcs.controllers("--bmc", kinds)?;
+        if let Some(path) = &self.bmc_faults {
+            let text = std::fs::read(path).with_context(|| format!("--bmc-faults: reading {}", path.display()))?;
+            controllers.faults =
+                serde_json::from_slice(&text).with_context(|| format!("--bmc-faults: {} is no list of faults", path.display()))?;
+        }
+        Ok(Some(Power {
+            controllers,
+            idle_seconds: self.idle_seconds,
+            starts_per_minute: self.starts_per_minute,
+        }))
+    }
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -80,6 +119,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         plan,
         timing: Timing::default(),
         apart: None,
+        power: arguments.power.power()?,
         addresses: true,
         ramp: Duration::from_secs_f64(arguments.ramp),
         patience: Duration::from_secs_f64(arguments.patience),

@@ -56,14 +56,20 @@ impl Folder {
     /// # Errors
     /// [`LabError`] of the first machine that does not come up; those before it run on.
     pub async fn up(&self, request: &Request, accel: Accelerator) -> Result<Vec<Machine>, LabError> {
-        let mut machines = Vec::new();
-        for index in 0..request.machines {
-            let spec = self.spec(index, request);
-            let machine = Machine::create(&self.path, spec)?;
+        let machines = self.create(request)?;
+        for machine in &machines {
             machine.power_on(accel).await?;
-            machines.push(machine);
         }
         Ok(machines)
+    }
+
+    /// Creates the machines that are missing, and leaves all as they are.
+    ///
+    /// # Errors
+    /// [`LabError`] of the first machine that cannot be created.
+    pub fn create(&self, request: &Request) -> Result<Vec<Machine>, LabError> {
+        let specs = (0..request.machines).map(|index| self.spec(index, request));
+        specs.map(|spec| Machine::create(&self.path, spec)).collect()
     }
 
     /// Every machine in the folder, by name.

@@ -1,5 +1,6 @@
 //! Machines to try things on: QEMU machines with real firmware, a swarm of simulated ones, and the demo that shows a whole life.
 //!
+//! * [`bmc`]: BMCs and plugs before the lab's machines, by the simulator.
 //! * [`host`]: what this host must have installed, and the one line that installs it.
 //! * [`lan`]: a LAN with a house router, in a network namespace.
 //! * [`ports`]: ports for servers that are started as processes.
@@ -11,6 +12,7 @@
 //!
 //! Everything but [`lan`] runs as an ordinary user: QEMU user networking, files, Unix sockets. Nothing here decides anything about a machine's life.
 
+pub mod bmc;
 pub mod demo;
 pub mod folder;
 pub mod host;

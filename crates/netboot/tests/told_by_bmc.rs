@@ -41,16 +41,26 @@ async fn is_written_down(rig: &Rig, name: &str, status: BareMetalHardwareStatus,
         .create(&PostParams::default(), &hardware)
         .await
         .expect("written down");
+    is_heard(rig, name).await;
 }
 
-/// A machine with a name of its own, which netboot has heard of after the hardware.
-async fn machine(rig: &Rig, uuid: Option<SystemUuid>, serial: Option<&str>, mac: MacAddress) -> Machine {
+/// Netboot has heard of the object as it is.
+async fn is_heard(rig: &Rig, name: &str) {
+    let now = rig.hardware().get(name).await.expect("it is there").metadata.resource_version;
+    let heard = || {
+        rig.netboot
+            .hardware(name)
+            .is_some_and(|heard| heard.metadata.resource_version == now)
+    };
+    until("netboot hears of it", async || heard()).await;
+}
+
+/// A machine with numbers of its own.
+fn machine(rig: &Rig, uuid: Option<SystemUuid>, serial: Option<&str>, mac: MacAddress) -> Machine {
     let mut machine = Machine::with(HONEST, rig.netboot.addresses(), uuid, mac);
     machine.inventory.system.serial = serial.map(str::to_owned);
     // Boards have other numbers than systems.
     machine.inventory.system.board_serial = serial.map(|serial| format!("..CN{serial}.01"));
-    // The watch brings what was written down a moment later.
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     machine
 }
 
@@ -65,7 +75,7 @@ async fn a_machine_registers_under_the_name_that_was_written_down_for_it() {
     // As BMCs write it: in the other byte order.
     let uuid: SystemUuid = UUID.parse().expect("a UUID");
     is_written_down(&rig, NAME, status(Some(&uuid.swapped().to_string()), Some(SERIAL), &[MAC]), None).await;
-    let mut first = machine(&rig, Some(uuid), Some(SERIAL), MAC).await;
+    let mut first = machine(&rig, Some(uuid), Some(SERIAL), MAC);
     let session = first.power_on().await.expect("a session");
     assert_eq!((session.discovery.as_str(), session.hardware.as_deref()), (NAME, Some(NAME)));
     // It is known by what its agent said from now on, and stays the same.
@@ -86,12 +96,12 @@ async fn two_marks_are_enough_and_an_interface_where_the_bmc_tells_no_more() {
     is_written_down(&rig, "by-mac", status(None, None, &[other]), None).await;
     is_written_down(&rig, "by-number", status(None, Some("NUMBER-9"), &[]), None).await;
     let random = || Some(SystemUuid(rand_bytes()));
-    let mut serial = machine(&rig, random(), Some(SERIAL), MAC).await;
+    let mut serial = machine(&rig, random(), Some(SERIAL), MAC);
     assert_eq!(serial.power_on().await.expect("a session").discovery, "by-serial");
-    let mut mac = machine(&rig, random(), None, other).await;
+    let mut mac = machine(&rig, random(), None, other);
     assert_eq!(mac.power_on().await.expect("a session").discovery, "by-mac");
     // A serial number alone may be anybody's.
-    let mut number = machine(&rig, random(), Some("NUMBER-9"), MacAddress([2, 0, 0, 0, 0, 11])).await;
+    let mut number = machine(&rig, random(), Some("NUMBER-9"), MacAddress([2, 0, 0, 0, 0, 11]));
     assert_ne!(number.power_on().await.expect("a session").discovery, "by-number");
 }
 
@@ -106,14 +116,14 @@ async fn who_shares_no_more_than_an_address_does_not_take_the_name() {
     let rig = Rig::start().await;
     is_written_down(&rig, NAME, status(Some(UUID), Some(SERIAL), &[MAC]), None).await;
     // A MAC address is read off a cable; the UUID and the serial number are others.
-    let mut thief = machine(&rig, Some(SystemUuid(rand_bytes())), Some("XYZ9999"), MAC).await;
+    let mut thief = machine(&rig, Some(SystemUuid(rand_bytes())), Some("XYZ9999"), MAC);
     let name = thief.power_on().await.expect("a session").discovery;
     assert_ne!(name, NAME);
     // Nor a UUID that is all that agrees.
-    let mut half = machine(&rig, UUID.parse().ok(), Some("XYZ8888"), MacAddress([2, 0, 0, 0, 0, 9])).await;
+    let mut half = machine(&rig, UUID.parse().ok(), Some("XYZ8888"), MacAddress([2, 0, 0, 0, 0, 9]));
     assert_ne!(half.power_on().await.expect("a session").discovery, NAME);
     // The machine itself still finds its name, with a card that its BMC did not know.
-    let mut own = machine(&rig, UUID.parse().ok(), Some(SERIAL), MacAddress([2, 0, 0, 0, 0, 10])).await;
+    let mut own = machine(&rig, UUID.parse().ok(), Some(SERIAL), MacAddress([2, 0, 0, 0, 0, 10]));
     assert_eq!(own.power_on().await.expect("a session").discovery, NAME);
 }
 
@@ -122,7 +132,7 @@ async fn two_that_were_told_of_alike_are_left_to_a_person() {
     let rig = Rig::start().await;
     is_written_down(&rig, "one", status(Some(UUID), Some(SERIAL), &[MAC]), None).await;
     is_written_down(&rig, "two", status(Some(UUID), Some(SERIAL), &[MAC]), None).await;
-    let mut own = machine(&rig, UUID.parse().ok(), Some(SERIAL), MAC).await;
+    let mut own = machine(&rig, UUID.parse().ok(), Some(SERIAL), MAC);
     let name = own.power_on().await.expect("a session").discovery;
     assert!(name.starts_with("m-"), "{name}");
 }
@@ -131,7 +141,7 @@ async fn two_that_were_told_of_alike_are_left_to_a_person() {
 async fn what_somebody_has_is_not_given_to_who_says_to_be_it() {
     let rig = Rig::start().await;
     is_written_down(&rig, NAME, status(Some(UUID), Some(SERIAL), &[MAC]), Some("uid-1")).await;
-    let mut own = machine(&rig, UUID.parse().ok(), Some(SERIAL), MAC).await;
+    let mut own = machine(&rig, UUID.parse().ok(), Some(SERIAL), MAC);
     assert_ne!(own.power_on().await.expect("a session").discovery, NAME);
 }
 
@@ -139,7 +149,7 @@ async fn what_somebody_has_is_not_given_to_who_says_to_be_it() {
 async fn what_another_bmc_said_or_a_medium_is_to_say_gives_no_name() {
     let rig = Rig::start().await;
     let come = async || {
-        let mut own = machine(&rig, UUID.parse().ok(), Some(SERIAL), MAC).await;
+        let mut own = machine(&rig, UUID.parse().ok(), Some(SERIAL), MAC);
         own.power_on().await.expect("a session").discovery
     };
     is_written_down(&rig, NAME, status(Some(UUID), Some(SERIAL), &[MAC]), None).await;
@@ -154,6 +164,7 @@ async fn what_another_bmc_said_or_a_medium_is_to_say_gives_no_name() {
             .address = address.to_owned();
     };
     rig.change(NAME, |hardware| address(hardware, "https://192.0.2.8")).await;
+    is_heard(&rig, NAME).await;
     assert_ne!(come().await, NAME);
     rig.discoveries().delete(&come().await, &Default::default()).await.expect("deleted");
     let medium = serde_json::json!({"server": "http://192.0.2.1:8080", "mac": MAC, "address": "192.0.2.9/24"});
@@ -163,6 +174,7 @@ async fn what_another_bmc_said_or_a_medium_is_to_say_gives_no_name() {
         redfish.virtual_media = Some(serde_json::from_value(medium.clone()).expect("a medium"));
     })
     .await;
+    is_heard(&rig, NAME).await;
     assert_ne!(come().await, NAME, "its token would say so");
 }
 
@@ -170,7 +182,7 @@ async fn what_another_bmc_said_or_a_medium_is_to_say_gives_no_name() {
 async fn its_settings_hold_at_its_first_boot() {
     let rig = Rig::start().await;
     is_written_down(&rig, NAME, status(Some(UUID), Some(SERIAL), &[MAC]), None).await;
-    let own = machine(&rig, UUID.parse().ok(), Some(SERIAL), MAC).await;
+    let own = machine(&rig, UUID.parse().ok(), Some(SERIAL), MAC);
     until("it is told to boot the agent", || async {
         own.script().await.contains("kbm.token")
     })

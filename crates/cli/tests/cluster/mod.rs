@@ -176,6 +176,7 @@ impl Cluster {
             plan: lab::swarm::faults::Plan::none(1),
             timing: lab::swarm::machine::Timing::default(),
             apart: None,
+            power: None,
             addresses: true,
             ramp: Duration::ZERO,
             patience: Duration::from_secs(600),

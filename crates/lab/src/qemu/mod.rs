@@ -3,10 +3,14 @@
 //! A machine is a folder: `machine.json` (what it is), its disks, its firmware variables, `console.log`, `console.sock`, `qmp.sock` and, while it
 //! runs, `pid`. Whoever has the folder can stop it or talk to it. A process is signalled only when its command line names this folder.
 //!
+//! What it boots from, once, is in [`first`]; how a simulated BMC switches it, in [`behind`].
+//!
 //! The network is a tap device that somebody else made, or QEMU's user networking, whose DHCP hands out the boot URL. UEFI firmware asks TFTP for that very name, so
 //! the TFTP root holds iPXE under a path that reads like the URL; iPXE then asks DHCP again, and fetches the same name by HTTP.
 
 pub mod accel;
+pub mod behind;
+pub mod first;
 pub mod qmp;
 
 use std::{
@@ -201,6 +205,11 @@ impl Machine {
         if self.pid().is_some() {
             return Ok(());
         }
+        self.start(accel, false).await
+    }
+
+    /// Starts QEMU. `held`: it has a CD drive, and waits for a word of the monitor before it runs.
+    async fn start(&self, accel: accel::Accelerator, held: bool) -> Result<(), LabError> {
         for stale in ["qmp.sock", "console.sock", "pid"] {
             let path = self.folder.join(stale);
             if path.exists() {
@@ -212,6 +221,7 @@ impl Machine {
         let error_log = log.try_clone().map_err(LabError::file("cannot share", &log_path))?;
         let mut child = tokio::process::Command::new("qemu-system-x86_64")
             .args(self.arguments(accel)?)
+            .args(if held { first::HELD.as_slice() } else { &[] })
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(error_log)
@@ -353,16 +363,13 @@ impl Machine {
             Network::BootUrl(url) => format!("user,id=n0,bootfile={url}"),
             Network::Tap(name) => format!("tap,id=n0,ifname={name},script=no,downscript=no"),
         };
-        let mut nic = format!("virtio-net-pci,netdev=n0,mac={}", s.mac);
-        // A BIOS keeps no boot order of its own. UEFI does: QEMU's wish would overrule, at each boot, the order that the agent sets.
-        let boot_index = |index: usize| {
-            if s.firmware == Firmware::Bios {
-                format!(",bootindex={index}")
-            } else {
-                String::new()
-            }
+        let mut nic = format!("virtio-net-pci,id={},netdev=n0,mac={}", first::NIC, s.mac);
+        let order = self.order();
+        let boot_index = |device: &str| match order.iter().find(|(own, _)| own == device) {
+            Some((_, index)) if *index > 0 => format!(",bootindex={index}"),
+            _ => String::new(),
         };
-        nic.push_str(&boot_index(1));
+        nic.push_str(&boot_index(first::NIC));
         if s.firmware != Firmware::Bios {
             let (code, _) = host::ovmf(secure)?;
             if secure {
@@ -383,6 +390,7 @@ impl Machine {
                 Some(socket) => format!("nbd+unix:///?socket={}", socket.display()),
                 None => self.disk_path(index).display().to_string(),
             };
+            let name = first::disk(index);
             // The guest is told that the disk has a cache, and its flushes are handed on.
             push(&[
                 "-drive",
@@ -390,7 +398,11 @@ impl Machine {
             ]);
             push(&[
                 "-device",
-                &format!("virtio-blk-pci,drive=d{index},serial={}{}", disk.serial, boot_index(index + 2)),
+                &format!(
+                    "virtio-blk-pci,id={name},drive=d{index},serial={}{}",
+                    disk.serial,
+                    boot_index(&name)
+                ),
             ]);
         }
         Ok(args)

@@ -44,9 +44,7 @@ impl Monitor {
     /// # Errors
     /// [`LabError::Monitor`] when QEMU refuses or goes away.
     pub async fn execute(&mut self, command: &str, arguments: Value) -> Result<Value, LabError> {
-        let line = format!("{}\n", json!({ "execute": command, "arguments": arguments }));
-        let sent = self.stream.get_mut().write_all(line.as_bytes()).await;
-        sent.map_err(|e| self.refused(command, e.to_string()))?;
+        self.send(command, arguments).await?;
         loop {
             let mut answer = self.read(command).await?;
             if let Some(error) = answer.get("error") {
@@ -56,6 +54,30 @@ impl Monitor {
                 return Ok(value.take());
             }
         }
+    }
+
+    /// Runs a command and waits until what it leads to has happened, which is told by an event. QEMU tells that before it answers, or after.
+    ///
+    /// # Errors
+    /// [`LabError::Monitor`] when QEMU refuses, the event does not come, or QEMU goes away.
+    pub async fn execute_until(&mut self, command: &str, event: &str) -> Result<(), LabError> {
+        self.send(command, json!({})).await?;
+        let (mut answered, mut happened) = (false, false);
+        while !(answered && happened) {
+            let said = self.read(command).await?;
+            if let Some(error) = said.get("error") {
+                return Err(self.refused(command, error.to_string()));
+            }
+            answered |= said.get("return").is_some();
+            happened |= said.get("event").and_then(Value::as_str) == Some(event);
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, command: &str, arguments: Value) -> Result<(), LabError> {
+        let line = format!("{}\n", json!({ "execute": command, "arguments": arguments }));
+        let sent = self.stream.get_mut().write_all(line.as_bytes()).await;
+        sent.map_err(|e| self.refused(command, e.to_string()))
     }
 
     async fn read(&mut self, command: &str) -> Result<Value, LabError> {

@@ -23,8 +23,10 @@ use tokio::{net::TcpSocket, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    bmcs::Bmcs,
     faults::Point,
     machine::{Action, Answer, Call, Fact, Input, Machine},
+    switch::{Switch, Told},
 };
 
 /// Longest time for an answer: a long poll is held for half a minute.
@@ -211,18 +213,37 @@ impl Wire<'_> {
     }
 }
 
-async fn live(index: usize, machine: &mut Machine, start: Duration, network: Arc<Network>, ledger: Arc<Ledger>, places: Arc<Places>) {
+/// What a machine's task has to do with others.
+#[derive(Clone)]
+struct Around {
+    index: usize,
+    network: Arc<Network>,
+    ledger: Arc<Ledger>,
+    places: Arc<Places>,
+}
+
+/// From when the machine is switched on until it switches itself off.
+async fn live(around: &Around, machine: &mut Machine, switch: Option<&Switch>) {
+    let Around {
+        index,
+        network,
+        ledger,
+        places,
+    } = around;
+    let index = *index;
     let mut wire = Wire {
-        network: &network,
+        network,
         from: machine.body.address,
         agent: None,
     };
-    tokio::time::sleep(start).await;
     let mut input = Input::Go;
     loop {
         let action = machine.step(input);
         ledger.note(index, machine.take_facts());
         places.put(index, machine.place());
+        if let Some(switch) = switch {
+            switch.listens(machine.runs_system());
+        }
         let (asked, point) = match action {
             Action::Off => return,
             Action::Wait(wait) => {
@@ -257,6 +278,48 @@ async fn live(index: usize, machine: &mut Machine, start: Duration, network: Arc
     }
 }
 
+/// All lives of a machine whose BMC switches it.
+async fn live_behind(around: &Around, machine: &mut Machine, switch: &Switch) {
+    let mut told = switch.follow();
+    loop {
+        let now = *told.borrow_and_update();
+        let changed = match now.told {
+            Told::Boot => {
+                machine.boots_from(now.first);
+                tokio::select! {
+                    () = live(around, machine, Some(switch)) => {
+                        switch.went_off(now.count);
+                        None
+                    }
+                    changed = told.changed() => {
+                        machine.is_switched();
+                        Some(changed)
+                    }
+                }
+            }
+            Told::ShutDown => {
+                tokio::select! {
+                    () = tokio::time::sleep(machine.shuts_down_within()) => {
+                        switch.went_off(now.count);
+                        None
+                    }
+                    changed = told.changed() => Some(changed),
+                }
+            }
+            Told::Off => None,
+        };
+        around.ledger.note(around.index, machine.take_facts());
+        around.places.put(around.index, machine.place());
+        let changed = match changed {
+            Some(changed) => changed,
+            None => told.changed().await,
+        };
+        if changed.is_err() {
+            return;
+        }
+    }
+}
+
 /// Where each machine stands, for the person who looks for a lost one.
 #[derive(Debug, Default)]
 pub struct Places(Mutex<HashMap<usize, String>>);
@@ -288,16 +351,43 @@ pub struct Swarm {
 impl Swarm {
     /// Switches machines on, evenly over `ramp`.
     pub fn start(machines: Vec<Machine>, ramp: Duration, network: Arc<Network>, ledger: Arc<Ledger>) -> Self {
+        Self::start_behind(machines, ramp, network, ledger, None)
+    }
+
+    /// The same; where they have BMCs, by pressing their buttons. Those switch them from then on.
+    pub fn start_behind(
+        machines: Vec<Machine>,
+        ramp: Duration,
+        network: Arc<Network>,
+        ledger: Arc<Ledger>,
+        bmcs: Option<Arc<Bmcs>>,
+    ) -> Self {
         let mut tasks = JoinSet::new();
         let (stop, places) = (CancellationToken::new(), Arc::new(Places::default()));
         let count = u32::try_from(machines.len().max(1)).unwrap_or(u32::MAX);
         for (index, mut machine) in machines.into_iter().enumerate() {
             let start = ramp / count * u32::try_from(index).unwrap_or(u32::MAX);
-            let (network, ledger, places, stop) = (network.clone(), ledger.clone(), places.clone(), stop.clone());
+            let around = Around {
+                index,
+                network: network.clone(),
+                ledger: ledger.clone(),
+                places: places.clone(),
+            };
+            let (stop, bmcs) = (stop.clone(), bmcs.clone());
             tasks.spawn(async move {
+                let lives = async {
+                    tokio::time::sleep(start).await;
+                    match &bmcs {
+                        None => live(&around, &mut machine, None).await,
+                        Some(bmcs) => {
+                            bmcs.press(index);
+                            live_behind(&around, &mut machine, bmcs.switch(index)).await;
+                        }
+                    }
+                };
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    () = live(index, &mut machine, start, network, ledger, places) => {}
+                    () = lives => {}
                 }
                 (index, machine)
             });

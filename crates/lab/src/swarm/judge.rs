@@ -27,6 +27,9 @@ use tokio::{sync::Notify, task::JoinSet};
 
 use super::{driver::Entry, machine::Fact};
 
+/// So much later than the server the judge may hear of something.
+const LATE: Duration = Duration::from_secs(2);
+
 /// One version of one object, or its end.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
@@ -172,6 +175,20 @@ impl Present {
             .values()
             .filter(|r| matches!(&r.seen, Seen::Hardware { phase, .. } if *phase == wanted))
             .count()
+    }
+
+    /// Hardware that is free and was switched off, because nobody needs it.
+    pub fn asleep(&self) -> usize {
+        let off = |r: &&Record| matches!(&r.seen, Seen::Hardware { phase: HardwarePhase::Ready, claim: None, reason, .. } if reason == "PoweredOff");
+        self.objects.values().filter(off).count()
+    }
+
+    /// MAC of the session of the machine whose objects have this name.
+    pub fn mac(&self, name: &str) -> Option<[u8; 6]> {
+        match self.objects.get(&(Kind::Discovery, name.to_owned()))?.seen {
+            Seen::Discovery { mac } => mac,
+            _ => None,
+        }
     }
 
     /// Hardware that is free, erased for a claim.
@@ -391,6 +408,7 @@ pub fn judge(records: &[Record], entries: &[Entry]) -> Vec<String> {
     claims(records, &mut found);
     orders(records, entries, &mut found);
     systems(entries, &mut found);
+    switches(records, entries, &mut found);
     found.extend(entries.iter().filter_map(|e| match &e.fact {
         Fact::Wrong { what } => Some(format!("machine {}: {what}", e.machine)),
         _ => None,
@@ -562,6 +580,32 @@ fn systems(entries: &[Entry], found: &mut Vec<String>) {
                 runs_on.entry(instance).or_default().remove(&entry.machine);
             }
             _ => {}
+        }
+    }
+}
+
+/// A BMC takes no system from an instance that is said to run and was not given back. Before that, a machine may be booted anew: one whose power failed before its agent
+/// could say that all is written.
+fn switches(records: &[Record], entries: &[Entry], found: &mut Vec<String>) {
+    let (mut runs, mut given_back): (HashMap<&str, Duration>, HashMap<&str, Duration>) = Default::default();
+    for record in records {
+        if let Seen::Instance { uid, phase, deleting, .. } = &record.seen {
+            if *phase == InstancePhase::Running {
+                runs.entry(uid).or_insert(record.at);
+            }
+            if *deleting {
+                given_back.entry(uid).or_insert(record.at);
+            }
+        }
+    }
+    for entry in entries {
+        let Fact::Switched { instance } = &entry.fact else { continue };
+        let runs = runs.get(instance.as_str()).is_some_and(|at| *at <= entry.at);
+        if runs && given_back.get(instance.as_str()).is_none_or(|at| *at > entry.at + LATE) {
+            found.push(format!(
+                "machine {}: its BMC switched it while it ran {instance}, which nobody had given back",
+                entry.machine
+            ));
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! It behaves as firmware, agent and guest helper do: it boots as the boot server says, opens a session with keys made for that boot, asks for orders, looks at its disk
 //! before it obeys, opens its seed with its own key, reports until the server says that it is stored, boots its own disk, registers from there, and obeys only a
-//! signed order of this boot. A power cut takes its RAM and leaves its disk.
+//! signed order of this boot. A power cut takes its RAM and leaves its disk. Firmware that tries the disk first comes back to the network when it is told so for one boot.
 //!
 //! Times are shorter than real ones ([`Timing`]); nothing else is left out but the bytes of the disk. What it sees of the server that must never be is a [`Fact`] too.
 
@@ -14,6 +14,7 @@ use std::time::Duration;
 use agent_protocol::{
     disk::ContentsState,
     guest::{GuestAction, GuestConfig, GuestOrder, GuestRegistration, PATH_GUEST_ORDER, PATH_GUEST_REGISTER},
+    inventory::FirmwareMode,
     order::{Order, OrderKind, OrderResult, Progress, Report, Step},
     seed::{SealedSeed, SealingKey, sealing_key_from},
     session::{
@@ -24,7 +25,7 @@ use agent_protocol::{
 use ed25519_dalek::SigningKey;
 use serde::de::DeserializeOwned;
 
-pub use terms::{Action, Answer, Call, Fact, Input, Timing};
+pub use terms::{Action, Answer, Call, Fact, First, Input, Timing};
 
 use super::{
     body::Body,
@@ -36,6 +37,8 @@ use super::{
 const GUEST_CONFIG: &str = "kube-baremetal/guest.json";
 /// Progress reports of one order.
 const PROGRESS_REPORTS: u32 = 4;
+/// As long as firmware shows its settings.
+const FOR_EVER: Duration = Duration::from_secs(86_400);
 
 /// What RAM holds while the agent runs.
 struct Agent {
@@ -66,6 +69,8 @@ struct Work {
 struct System {
     config: GuestConfig,
     key: SigningKey,
+    /// The boot in which its helper was told to leave for the agent, until the agent was there.
+    left: Option<String>,
 }
 
 /// What is done when the wait is over.
@@ -106,6 +111,9 @@ pub struct Machine {
     system: Option<System>,
     running: Option<Run>,
     boots: u64,
+    disk_first: bool,
+    /// For one boot.
+    first: First,
     facts: Vec<Fact>,
 }
 
@@ -133,8 +141,26 @@ impl Machine {
             system: None,
             running: None,
             boots: 0,
+            disk_first: false,
+            first: First::Usual,
             facts: Vec::new(),
         }
+    }
+
+    /// Its firmware is set up to try the disk before the network.
+    #[must_use]
+    pub fn disk_first(self) -> Self {
+        Self { disk_first: true, ..self }
+    }
+
+    /// What the next boot tries first.
+    pub fn boots_from(&mut self, first: First) {
+        self.first = first;
+    }
+
+    /// Whether a system runs that listens to its power button.
+    pub fn runs_system(&self) -> bool {
+        self.running.is_some() && self.system.is_some()
     }
 
     /// What happened since this was asked last.
@@ -195,11 +221,31 @@ impl Machine {
         self.then = Then::PowerOn;
     }
 
+    /// How long its system takes to shut down.
+    pub fn shuts_down_within(&self) -> Duration {
+        self.timing.system
+    }
+
+    /// The BMC switched it, or had its system shut down: what was in RAM is gone.
+    pub fn is_switched(&mut self) {
+        let instance = self.running.as_ref().map(|run| run.instance.clone()).unwrap_or_default();
+        self.facts.push(Fact::Switched { instance });
+        self.lose_power();
+    }
+
     fn power_on(&mut self) -> Action {
         self.forget_ram();
         self.boots += 1;
         self.facts.push(Fact::PowerOn);
-        self.wait(self.timing.firmware, Then::Ask(Point::Boot))
+        let to_disk = match std::mem::take(&mut self.first) {
+            First::Setup => return self.wait(FOR_EVER, Then::PowerOn),
+            First::Disk => true,
+            First::Network => false,
+            // Firmware passes over a disk that nothing boots from.
+            First::Usual => self.disk_first && self.body.contents.state == ContentsState::Marked,
+        };
+        let then = if to_disk { Then::BootDisk } else { Then::Ask(Point::Boot) };
+        self.wait(self.timing.firmware, then)
     }
 
     /// The agent sends firmware to the disk.
@@ -390,7 +436,7 @@ impl Machine {
             hostname: "simulated".to_owned(),
             addresses: vec![format!("{}/8", self.body.address)],
             boot_id: run.boot_id.clone(),
-            told_to_leave: None,
+            told_to_leave: system.left.clone(),
             uptime_seconds: None,
         })
         .ok()
@@ -655,7 +701,16 @@ impl Machine {
         }
         match order.action {
             GuestAction::Wait => self.ask(Point::GuestOrder),
-            GuestAction::RebootToAgent => self.power_on(),
+            GuestAction::RebootToAgent => {
+                if let (Some(system), Some(run)) = (&mut self.system, &self.running) {
+                    system.left = Some(run.boot_id.clone());
+                }
+                // What a helper can tell UEFI (BootNext), and no BIOS.
+                if self.body.firmware == FirmwareMode::UEFI {
+                    self.first = First::Network;
+                }
+                self.power_on()
+            }
             GuestAction::PowerOff => {
                 self.forget_ram();
                 Action::Off

@@ -5,6 +5,7 @@
 //! | [`machine`] | one machine, a pure state machine; [`body`] is its inventory and disk |
 //! | [`faults`] | what goes wrong, as data |
 //! | [`driver`] | carries out what machines ask for, over real sockets |
+//! | [`bmcs`] | their BMCs, where they have some; [`switch`] is a machine's power |
 //! | [`server`] | `kube-baremetal up` in a process of its own |
 //! | [`tenant`] | who accepts machines, asks for instances and gives them back |
 //! | [`judge`] | decides from the API's watch streams and from what really happened whether anything went wrong |
@@ -13,6 +14,7 @@
 //!
 //! Nothing here looks into the server: no metrics, no logs, no shared memory.
 
+pub mod bmcs;
 pub mod body;
 pub mod driver;
 pub mod faults;
@@ -22,6 +24,7 @@ pub mod machine;
 pub mod random;
 pub mod report;
 pub mod server;
+pub mod switch;
 pub mod tenant;
 
 use std::{
@@ -31,12 +34,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use agent_protocol::inventory::FirmwareMode;
 use anyhow::{Context, Result, bail, ensure};
 use api::HardwarePhase;
 use jiff::Timestamp;
 use kube::Client;
 
 use self::{
+    bmcs::Bmcs,
     driver::{Entry, Ledger, Network, Swarm},
     faults::Plan,
     judge::{Judge, Record},
@@ -44,6 +49,8 @@ use self::{
     report::Report,
     server::{Server, Setup},
 };
+
+use crate::bmc::Controllers;
 
 /// Events are held back for a second, and progress is written when there is time.
 const SETTLE: Duration = Duration::from_secs(3);
@@ -63,6 +70,8 @@ pub struct Options {
     pub timing: Timing,
     /// Instances are asked for only when every machine is Ready and was idle for so long, so that the ways can be told apart.
     pub apart: Option<Duration>,
+    /// That machines have BMCs, and are switched off while nobody needs them.
+    pub power: Option<Power>,
     /// Whether instances get addresses from a network of ours; else by DHCP.
     pub addresses: bool,
     /// Over which time the machines are switched on.
@@ -73,6 +82,17 @@ pub struct Options {
     pub log: String,
     /// Tell how far it is, on standard error.
     pub verbose: bool,
+}
+
+/// How a swarm's machines are switched.
+#[derive(Debug, Clone)]
+pub struct Power {
+    /// Their BMCs.
+    pub controllers: Controllers,
+    /// For how many seconds a machine is idle before it is switched off.
+    pub idle_seconds: u32,
+    /// How many the operator may switch on in a minute.
+    pub starts_per_minute: u32,
 }
 
 /// Runs a swarm through the whole life of every machine.
@@ -93,7 +113,11 @@ pub async fn run(options: &Options) -> Result<Report> {
         options.machines,
     )?;
     setup.log.clone_from(&options.log);
-    let mut server = setup.start(&[])?;
+    let starts = options
+        .power
+        .as_ref()
+        .map(|power| format!("--starts-per-minute={}", power.starts_per_minute));
+    let mut server = setup.start(starts.as_slice())?;
     let client = server.ready().await?;
     let report = drive(options, &client, vec![setup.boot()], &server).await?;
     server.alive()?;
@@ -118,20 +142,40 @@ impl Subject for Server {
 /// # Errors
 /// What was found, by the judge too, in words for a person.
 pub async fn drive(options: &Options, client: &Client, boot: Vec<SocketAddr>, subject: &dyn Subject) -> Result<Report> {
+    ensure!(
+        options.apart.is_none() || options.power.is_none(),
+        "the ways are told apart for machines that stay on"
+    );
     tenant::prepare(client, options.addresses).await?;
+    if let Some(power) = &options.power {
+        tenant::prepare_power(client, power).await?;
+    }
     let revision = revision(client).await?;
 
     let start = Instant::now();
     let mut judge = Judge::start(client, start);
     let ledger = Arc::new(Ledger::new(start));
     let network = Arc::new(Network::new(boot, None));
-    let machines: Vec<Machine> = (0..options.machines)
-        .map(|i| Machine::new(i, options.plan.seed, options.plan.of_machine(i), options.timing))
-        .collect();
+    let machines: Vec<Machine> = (0..options.machines).map(|index| machine(options, index)).collect();
+    let bmcs = match &options.power {
+        Some(power) => Some(Arc::new(Bmcs::start(&power.controllers, &machines).await?)),
+        None => None,
+    };
+    if let (true, Some(control)) = (options.verbose, bmcs.as_ref().and_then(|bmcs| bmcs.simulator().control())) {
+        eprintln!("faults of the BMCs, and what they were asked: http://{control}");
+    }
     let macs: Vec<[u8; 6]> = machines.iter().map(|m| m.body.mac.0).collect();
     let began = Timestamp::now();
-    let swarm = Swarm::start(machines, options.ramp, network, ledger.clone());
-    let lives = there_and_back(options, client, &judge, &swarm, &ledger, subject).await;
+    let swarm = Swarm::start_behind(machines, options.ramp, network, ledger.clone(), bmcs.clone());
+    let around = Around {
+        options,
+        client,
+        judge: &judge,
+        swarm: &swarm,
+        ledger: &ledger,
+        subject,
+    };
+    let lives = around.there_and_back(bmcs.as_deref(), &macs).await;
     let lives = match lives {
         Ok(lives) => lives,
         Err(problem) => {
@@ -163,6 +207,7 @@ pub async fn drive(options: &Options, client: &Client, boot: Vec<SocketAddr>, su
         struck: entries.iter().filter(|e| matches!(e.fact, Fact::Struck { .. })).count(),
         marks: std::iter::once(began).chain(lives.marks).collect(),
         to_ready: lives.to_ready,
+        to_off: lives.to_off,
         to_running: lives.to_running,
         to_released: lives.to_released,
         phases: report::phases(&records, &entries),
@@ -170,9 +215,21 @@ pub async fn drive(options: &Options, client: &Client, boot: Vec<SocketAddr>, su
         writes,
         running: lives.running,
         end,
-        own_cpu: server::usage(std::process::id()).unwrap_or_default().cpu,
+        own: server::usage(std::process::id()).unwrap_or_default(),
+        bmcs: bmcs.map(|bmcs| bmcs.figures()),
         gaps,
     })
+}
+
+/// One of the swarm's machines. Where a BMC can bring it back, one that starts by BIOS is set up to try its disk first.
+fn machine(options: &Options, index: usize) -> Machine {
+    let machine = Machine::new(index, options.plan.seed, options.plan.of_machine(index), options.timing);
+    let way = options.power.as_ref().map(|power| power.controllers.way(index));
+    if machine.body.firmware == FirmwareMode::BIOS && way.is_some_and(|way| way.chooses_the_boot()) {
+        machine.disk_first()
+    } else {
+        machine
+    }
 }
 
 /// Everything that the judge saw, for the person who has to find out why: `watch.log` and `machines.log`, one line each.
@@ -210,100 +267,127 @@ fn write_down(folder: &Path, records: &[Record], entries: &[Entry]) -> Result<()
 struct Lives {
     marks: Vec<Timestamp>,
     to_ready: Option<Duration>,
+    to_off: Option<Duration>,
     to_running: Duration,
     running: server::Usage,
     to_released: Duration,
 }
 
-async fn there_and_back(
-    options: &Options,
-    client: &Client,
-    judge: &Judge,
-    swarm: &Swarm,
-    ledger: &Ledger,
-    subject: &dyn Subject,
-) -> Result<Lives> {
-    let begun = Instant::now();
-    let (mut to_ready, mut marks) = (None, Vec::new());
-    if let Some(idle) = options.apart {
-        let ready = |p: &judge::Present| p.hardware_in(HardwarePhase::Ready);
-        reach(options, judge, swarm, ledger, subject, "Ready", ready).await?;
-        to_ready = Some(begun.elapsed());
-        tokio::time::sleep(SETTLE).await;
-        marks.push(Timestamp::now());
-        tokio::time::sleep(idle).await;
-        marks.push(Timestamp::now());
-    }
-    let begun = Instant::now();
-    tenant::create(client, options.machines).await?;
-    reach(options, judge, swarm, ledger, subject, "Running", |p| p.running()).await?;
-    let (to_running, running) = (begun.elapsed(), subject.usage().unwrap_or_default());
-    if options.apart.is_some() {
-        tokio::time::sleep(SETTLE).await;
-        marks.push(Timestamp::now());
-    }
-
-    let begun = Instant::now();
-    tenant::delete(client, options.machines).await?;
-    reach(options, judge, swarm, ledger, subject, "erased and Ready, instances gone", |p| {
-        let left = p.instances();
-        if left == 0 {
-            p.erased()
-        } else {
-            p.erased().min(options.machines.saturating_sub(left))
-        }
-    })
-    .await?;
-    let to_released = begun.elapsed();
-    if options.apart.is_some() {
-        tokio::time::sleep(SETTLE).await;
-        marks.push(Timestamp::now());
-    }
-    Ok(Lives {
-        marks,
-        to_ready,
-        to_running,
-        running,
-        to_released,
-    })
+/// Who takes part.
+struct Around<'a> {
+    options: &'a Options,
+    client: &'a Client,
+    judge: &'a Judge,
+    swarm: &'a Swarm,
+    ledger: &'a Ledger,
+    subject: &'a dyn Subject,
 }
 
-/// Waits until all machines got somewhere; tells how far they are.
-async fn reach(
-    options: &Options,
-    judge: &Judge,
-    swarm: &Swarm,
-    ledger: &Ledger,
-    subject: &dyn Subject,
-    what: &str,
-    count: impl Fn(&judge::Present) -> usize,
-) -> Result<()> {
-    let begun = Instant::now();
-    let deadline = tokio::time::Instant::now() + options.patience;
-    let step = Duration::from_secs(5);
-    loop {
-        let next = deadline.min(tokio::time::Instant::now() + step);
-        if judge.until(next, |p| count(p) == options.machines).await {
-            return Ok(());
+impl Around<'_> {
+    async fn there_and_back(&self, bmcs: Option<&Bmcs>, macs: &[[u8; 6]]) -> Result<Lives> {
+        let Self {
+            options, client, subject, ..
+        } = *self;
+        let begun = Instant::now();
+        let (mut to_ready, mut to_off, mut marks) = (None, None, Vec::new());
+        let ready = |p: &judge::Present| p.hardware_in(HardwarePhase::Ready);
+        if let Some(idle) = options.apart {
+            self.reach("Ready", ready).await?;
+            to_ready = Some(begun.elapsed());
+            tokio::time::sleep(SETTLE).await;
+            marks.push(Timestamp::now());
+            tokio::time::sleep(idle).await;
+            marks.push(Timestamp::now());
         }
-        let usage = subject.usage().context("the server is gone")?;
-        if options.verbose {
-            let (there, ready) = judge.look(|p| (count(p), p.hardware_in(HardwarePhase::Ready)));
-            eprintln!(
-                "{:>6.1} s  {there} of {} {what}, {ready} free; server {:.0} MiB, {:.1} s of processor time",
-                begun.elapsed().as_secs_f64(),
-                options.machines,
-                usage.resident as f64 / f64::from(1 << 20),
-                usage.cpu.as_secs_f64()
-            );
+        if let Some(bmcs) = bmcs {
+            tokio::try_join!(tenant::wire(client, self.judge, bmcs, macs), self.reach("Ready", ready))?;
+            to_ready = Some(begun.elapsed());
+            self.reach("idle and switched off", judge::Present::asleep).await?;
+            self.all_off(bmcs).await?;
+            to_off = Some(begun.elapsed());
         }
-        if tokio::time::Instant::now() >= deadline {
-            let waiting = judge.look(|p| p.waiting(12));
-            let lost = lost(options, judge, swarm, ledger);
-            bail!(
-                "not all machines were {what} within {} s. {waiting}\n{lost}",
-                options.patience.as_secs()
+        let begun = Instant::now();
+        tenant::create(client, options.machines).await?;
+        self.reach("Running", |p| p.running()).await?;
+        let (to_running, running) = (begun.elapsed(), subject.usage().unwrap_or_default());
+        if options.apart.is_some() {
+            tokio::time::sleep(SETTLE).await;
+            marks.push(Timestamp::now());
+        }
+
+        let begun = Instant::now();
+        tenant::delete(client, options.machines).await?;
+        self.reach("erased and Ready, instances gone", |p| {
+            let left = p.instances();
+            if left == 0 {
+                p.erased()
+            } else {
+                p.erased().min(options.machines.saturating_sub(left))
+            }
+        })
+        .await?;
+        let to_released = begun.elapsed();
+        if options.apart.is_some() {
+            tokio::time::sleep(SETTLE).await;
+            marks.push(Timestamp::now());
+        }
+        Ok(Lives {
+            marks,
+            to_ready,
+            to_off,
+            to_running,
+            running,
+            to_released,
+        })
+    }
+
+    /// What the API says of them is so: their power is off.
+    async fn all_off(&self, bmcs: &Bmcs) -> Result<()> {
+        let deadline = tokio::time::Instant::now() + self.options.patience;
+        while bmcs.off() < self.options.machines {
+            ensure!(
+                tokio::time::Instant::now() < deadline,
+                "{} of {} machines are off, and all are said to be",
+                bmcs.off(),
+                self.options.machines
             );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until all machines got somewhere; tells how far they are.
+    async fn reach(&self, what: &str, count: impl Fn(&judge::Present) -> usize) -> Result<()> {
+        let Self {
+            options, judge, subject, ..
+        } = *self;
+        let begun = Instant::now();
+        let deadline = tokio::time::Instant::now() + options.patience;
+        let step = Duration::from_secs(5);
+        loop {
+            let next = deadline.min(tokio::time::Instant::now() + step);
+            if judge.until(next, |p| count(p) == options.machines).await {
+                return Ok(());
+            }
+            let usage = subject.usage().context("the server is gone")?;
+            if options.verbose {
+                let (there, ready) = judge.look(|p| (count(p), p.hardware_in(HardwarePhase::Ready)));
+                eprintln!(
+                    "{:>6.1} s  {there} of {} {what}, {ready} free; server {:.0} MiB, {:.1} s of processor time",
+                    begun.elapsed().as_secs_f64(),
+                    options.machines,
+                    usage.resident as f64 / f64::from(1 << 20),
+                    usage.cpu.as_secs_f64()
+                );
+            }
+            if tokio::time::Instant::now() >= deadline {
+                let waiting = judge.look(|p| p.waiting(12));
+                let lost = lost(options, judge, self.swarm, self.ledger);
+                bail!(
+                    "not all machines were {what} within {} s. {waiting}\n{lost}",
+                    options.patience.as_secs()
+                );
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ use std::{
 use api::{HardwarePhase, InstancePhase};
 
 use super::{
+    bmcs,
     driver::Entry,
     judge::{Kind, Record, Seen},
     machine::Fact,
@@ -49,6 +50,8 @@ pub struct Report {
     pub marks: Vec<jiff::Timestamp>,
     /// From the first power-on to the last Ready, where the ways were told apart.
     pub to_ready: Option<Duration>,
+    /// From the first power-on until the last machine was switched off again, where they have BMCs.
+    pub to_off: Option<Duration>,
     /// From the first power-on (or, where the ways were told apart, the first instance) to the last Running.
     pub to_running: Duration,
     /// From the first deletion to the last machine free and erased, the last instance gone.
@@ -63,8 +66,10 @@ pub struct Report {
     pub running: Usage,
     /// The server at the end.
     pub end: Usage,
-    /// Processor time of the simulation itself.
-    pub own_cpu: Duration,
+    /// The simulation itself.
+    pub own: Usage,
+    /// What BMCs were asked, where machines have some.
+    pub bmcs: Option<bmcs::Figures>,
     /// Interrupted watches of the judge.
     pub gaps: u64,
 }
@@ -213,6 +218,9 @@ impl fmt::Display for Report {
                 per_minute(ready)
             )?;
         }
+        if let Some(off) = self.to_off {
+            writeln!(f, "first boot to all idle, off   {:>8.1} s", off.as_secs_f64())?;
+        }
         writeln!(
             f,
             "{}     {:>8.1} s  {:>7.0} machines a minute",
@@ -242,8 +250,12 @@ impl fmt::Display for Report {
             "processor time                {:>8.1} s server to Running, {:.1} s in all; {:.1} s simulation",
             self.running.cpu.as_secs_f64(),
             self.end.cpu.as_secs_f64(),
-            self.own_cpu.as_secs_f64()
+            self.own.cpu.as_secs_f64()
         )?;
+        writeln!(f, "memory of the simulation      {:>8.1} MiB at most", mib(self.own.peak))?;
+        if let Some(bmcs) = &self.bmcs {
+            writeln!(f, "asked of BMCs                 {bmcs}")?;
+        }
         writeln!(
             f,
             "API writes                    {:>8} ({:.1} a life)",

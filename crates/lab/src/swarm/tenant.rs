@@ -1,13 +1,18 @@
-//! The people of the swarm: an admin who writes a policy, a network and an image, and a tenant who asks for instances and gives them back.
+//! The people of the swarm: an admin who writes a policy, a network and an image and names the machines' BMCs, and a tenant who asks for instances and gives them back.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
 
 use agent_protocol::order::ImageFormat;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use api::{
-    BareMetalDiscoveryPolicy, BareMetalDiscoveryPolicySpec, BareMetalImage, BareMetalImageSpec, BareMetalInstance, BareMetalInstanceSpec,
-    BareMetalNetwork, BareMetalNetworkSpec, DhcpMode,
+    BareMetalDiscoveryPolicy, BareMetalDiscoveryPolicySpec, BareMetalHardware, BareMetalHardwareClass, BareMetalHardwareClassSpec,
+    BareMetalImage, BareMetalImageSpec, BareMetalInstance, BareMetalInstanceSpec, BareMetalNetwork, BareMetalNetworkSpec, DhcpMode,
+    IdlePolicy,
     common::{LocalSecretKey, NetworkRef},
+    idle::ClassIdle,
     network::{AddressPlan, AddressRange},
 };
 use futures::{StreamExt, TryStreamExt, stream};
@@ -17,13 +22,25 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client,
-    api::{DeleteParams, ObjectMeta, PostParams},
+    api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams},
+};
+
+use super::{
+    Power,
+    bmcs::Bmcs,
+    judge::{Judge, Kind},
 };
 
 /// Namespace of the instances.
 const NAMESPACE: &str = "swarm";
 /// The tenant's Secret.
 const USER_DATA: &str = "user-data";
+/// Namespace of the operator, where it looks for credentials.
+const OPERATORS: &str = "kube-baremetal-system";
+/// The Secret with the credentials of all BMCs.
+const BMC: &str = "swarm-bmc";
+/// The class of machines with a BMC.
+const CLASS: &str = "swarm";
 /// Requests of the tenant at a time.
 const AT_ONCE: usize = 16;
 
@@ -107,6 +124,78 @@ pub async fn prepare(client: &Client, addresses: bool) -> Result<()> {
         .create(&how, &policy)
         .await
         .context("creating the policy")?;
+    Ok(())
+}
+
+/// What is needed besides where machines have BMCs: who is let in there, and a class whose idle machines are switched off.
+///
+/// # Errors
+/// When the API refuses.
+pub async fn prepare_power(client: &Client, power: &Power) -> Result<()> {
+    let how = PostParams::default();
+    let simulator = &power.controllers.simulator;
+    let credentials = [
+        ("username", &simulator.user),
+        ("password", &simulator.password),
+        ("token", &simulator.password),
+    ];
+    let secret = Secret {
+        metadata: named(BMC),
+        string_data: Some(credentials.map(|(key, value)| (key.to_owned(), value.clone())).into()),
+        ..Secret::default()
+    };
+    Api::namespaced(client.clone(), OPERATORS)
+        .create(&how, &secret)
+        .await
+        .context("creating the Secret with the credentials of BMCs")?;
+    let spec = BareMetalHardwareClassSpec {
+        idle: Some(ClassIdle {
+            policy: IdlePolicy::PowerOff,
+            after_seconds: power.idle_seconds,
+            warm: 0,
+        }),
+        ..BareMetalHardwareClassSpec::default()
+    };
+    Api::all(client.clone())
+        .create(&how, &BareMetalHardwareClass::new(CLASS, spec))
+        .await
+        .context("creating the class")?;
+    Ok(())
+}
+
+/// Writes down by what each machine is switched, as they are accepted, until all are: `macs` in the order of their BMCs.
+///
+/// # Errors
+/// When the API refuses.
+pub async fn wire(client: &Client, judge: &Judge, bmcs: &Bmcs, macs: &[[u8; 6]]) -> Result<()> {
+    let index_of: HashMap<[u8; 6], usize> = macs.iter().enumerate().map(|(index, mac)| (*mac, index)).collect();
+    let (api, how) = (&Api::<BareMetalHardware>::all(client.clone()), &PatchParams::default());
+    let mut wired = BTreeSet::new();
+    while wired.len() < macs.len() {
+        let new: Vec<(String, usize)> = judge.look(|present| {
+            let names = present
+                .objects
+                .keys()
+                .filter(|(kind, name)| *kind == Kind::Hardware && !wired.contains(name));
+            names
+                .filter_map(|(_, name)| Some((name.clone(), *index_of.get(&present.mac(name)?)?)))
+                .collect()
+        });
+        let patched: Vec<String> = stream::iter(new)
+            .map(|(name, index)| async move {
+                let patch = serde_json::json!({"spec": {"class": CLASS, "power": bmcs.spec(index, BMC)}});
+                let patched = api.patch(&name, how, &Patch::Merge(patch)).await;
+                patched.with_context(|| format!("naming the BMC of {name}"))?;
+                anyhow::Ok(name)
+            })
+            .buffer_unordered(AT_ONCE)
+            .try_collect()
+            .await?;
+        for name in patched {
+            ensure!(wired.insert(name.clone()), "{name} was named twice");
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     Ok(())
 }
 

@@ -1,9 +1,11 @@
 //! Drivers against the simulator of BMCs: a machine's life with each vendor's manners, each fault with its error and its bound, thousands of controllers of which some
 //! are dead, and the protocols beside Redfish.
 
+mod amt;
 mod inventory;
 mod life;
 mod many;
 mod others;
+mod plugs;
 mod struck;
 mod world;

@@ -1,10 +1,10 @@
-//! IPMI and plugs: one machine by several protocols, and their own faults.
+//! IPMI and HTTPS: one machine by several protocols, and their own faults.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bmc_simulator::{
     Options, Simulator,
-    faults::{Fault as Set, Operation, Protocol, What},
+    faults::{Fault as Set, Protocol, What},
     host::Timing,
     machine::Source,
     profile,
@@ -12,7 +12,6 @@ use bmc_simulator::{
 use power::{
     BootDevice, Driver, Fault, Off, PowerState,
     ipmi::{Ipmi, Settings, handshake::Privilege, suite::CipherSuite},
-    plug::{Load, Make, Plug, home_assistant::HomeAssistant, shelly::Shelly},
     redfish::{self, Redfish},
     tls::Trust,
 };
@@ -120,52 +119,4 @@ async fn https_is_believed_by_its_fingerprint() {
     assert_eq!(right.state().await, Ok(PowerState::Off));
     let wrong = driver(&"ab".repeat(32)).state().await;
     assert!(matches!(wrong, Err(Fault::Untrusted(_))), "{wrong:?}");
-}
-
-#[tokio::test]
-async fn plugs_switch_the_mains() {
-    let simulator = several(2).await;
-    let load = Load {
-        rest: Duration::from_millis(200),
-        running_watts: Some(20.0),
-    };
-    let shelly = |index, password: &str| {
-        let make = Shelly::new(&simulator.url(index), None, Some(password.to_owned().into()), 0).expect("good settings");
-        Plug::new(Make::Shelly(make), load).expect("good settings")
-    };
-    let home = HomeAssistant::new(
-        &simulator.url(1),
-        None,
-        PASSWORD.to_owned().into(),
-        "switch.rack_1".to_owned(),
-        Some("sensor.rack_1_power".to_owned()),
-    )
-    .expect("good settings");
-    let home = Plug::new(Make::HomeAssistant(home), load).expect("good settings");
-    for (index, plug) in [(0, shelly(0, PASSWORD)), (1, home)] {
-        let plug = Arc::new(plug);
-        assert_eq!(plug.state().await, Ok(PowerState::Off), "{index}");
-        plug.on().await.expect("on");
-        until("it runs", async || plug.state().await == Ok(PowerState::On)).await;
-        plug.cycle().await.expect("cycled");
-        until("it runs again", async || boots(simulator.bmc(index), 0).len() == 2).await;
-        // A machine that shut itself down is off, though the relay is on.
-        world::redfish(&simulator, index, 0).off(Off::Soft).await.expect("taken");
-        until("it draws little", async || plug.state().await == Ok(PowerState::Off)).await;
-        plug.off(Off::Hard).await.expect("off");
-        assert_eq!(plug.state().await, Ok(PowerState::Off));
-    }
-    let wrong = shelly(0, "wrong-Pass-1").state().await;
-    assert!(matches!(wrong, Err(Fault::Credentials(_))), "{wrong:?}");
-    let mut fault = Set::new(
-        "busy",
-        What::Status {
-            code: 503,
-            retry_after: None,
-        },
-    );
-    fault.operation = Operation::Reset;
-    simulator.fleet().faults().set(fault).expect("good");
-    let busy = shelly(0, PASSWORD).on().await;
-    assert!(matches!(busy, Err(Fault::Busy { .. })), "{busy:?}");
 }

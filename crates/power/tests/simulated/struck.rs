@@ -4,50 +4,29 @@ use std::time::Duration;
 
 use bmc_simulator::{
     Simulator,
-    faults::{Claim, Fault as Set, Operation, What},
+    faults::{Claim, Operation, What},
     machine::Source,
-    profile,
 };
 use power::{BootDevice, Driver, Fault, Off, PowerState, redfish::Redfish};
 use tokio::time::Instant;
 
-use crate::world::{boots, once, redfish, simulator, until};
-
-/// The longest time of a call that asks once and is not answered: one request (12 s), and what goes before it.
-const UNANSWERED: Duration = Duration::from_secs(16);
-/// The longest time of a call that is answered.
-const ANSWERED: Duration = Duration::from_secs(8);
+use crate::world::{self, ANSWERED, UNANSWERED, boots, once, redfish, until};
 
 /// A controller with a fault, and a driver for it that has not asked anything yet.
 async fn struck(what: What, operation: Operation) -> (Simulator, Redfish) {
-    let profile = profile::named("idrac-9").expect("it is there");
-    let simulator = simulator(&profile, 1).await;
-    let fault = Set {
-        operation,
-        ..Set::new("fault", what)
-    };
-    simulator.fleet().faults().set(fault).expect("a good fault");
+    let simulator = world::spoilt("idrac-9", what, operation).await;
     let driver = redfish(&simulator, 0, 0);
     (simulator, driver)
 }
 
-/// What a look at the state comes to, within a bound.
 async fn look(what: What, operation: Operation, bound: Duration) -> Result<PowerState, Fault> {
     let (_simulator, driver) = struck(what, operation).await;
-    let began = Instant::now();
-    let seen = driver.state().await;
-    assert!(began.elapsed() < bound, "{what:?}: {:?}", began.elapsed());
-    seen
+    world::look(&driver, bound).await
 }
 
-/// What switching on comes to, within a bound, and whether the machine has booted.
 async fn switch(what: What, operation: Operation, bound: Duration) -> (Result<(), Fault>, bool) {
     let (simulator, driver) = struck(what, operation).await;
-    let began = Instant::now();
-    let done = driver.on().await;
-    assert!(began.elapsed() < bound, "{what:?}: {:?}", began.elapsed());
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    (done, !boots(simulator.bmc(0), 0).is_empty())
+    world::switch(&driver, &simulator, bound).await
 }
 
 const fn status(code: u16) -> What {

@@ -2,15 +2,27 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bmc_simulator::{Options, Simulator, bmc::Bmc, host::Timing, machine::Source, profile::Profile};
+use bmc_simulator::{
+    Options, Simulator,
+    bmc::Bmc,
+    faults::{Fault as Set, Operation, What},
+    host::Timing,
+    machine::Source,
+    profile::{self, Profile},
+};
 use power::{
-    BootDevice, BootOnce, Firmware,
+    BootDevice, BootOnce, Driver, Fault, Firmware, PowerState,
     calls::{Calls, Limits, Machine},
     redfish::{Redfish, Settings},
 };
 use tokio::time::{Instant, sleep};
 
 pub const PASSWORD: &str = "simulated-Pass-1";
+
+/// The longest time of a call that asks once and is not answered: one request (12 s), and what goes before it.
+pub const UNANSWERED: Duration = Duration::from_secs(16);
+/// The longest time of a call that is answered.
+pub const ANSWERED: Duration = Duration::from_secs(8);
 
 /// The next boot goes there, by UEFI.
 pub const fn once(device: BootDevice) -> BootOnce {
@@ -32,6 +44,45 @@ pub fn options(profile: &Arc<Profile>, controllers: usize, systems: usize) -> Op
 
 pub async fn simulator(profile: &Arc<Profile>, systems: usize) -> Simulator {
     Simulator::start(options(profile, 1, systems)).await.expect("it starts")
+}
+
+/// A controller of this kind, with a fault.
+pub async fn spoilt(kind: &str, what: What, operation: Operation) -> Simulator {
+    let profile = profile::named(kind).expect("it is there");
+    let simulator = simulator(&profile, 1).await;
+    let fault = Set {
+        operation,
+        ..Set::new("fault", what)
+    };
+    simulator.fleet().faults().set(fault).expect("a good fault");
+    simulator
+}
+
+/// What a look at the state comes to, within a bound.
+pub async fn look(driver: &dyn Driver, bound: Duration) -> Result<PowerState, Fault> {
+    let began = Instant::now();
+    let seen = driver.state().await;
+    assert!(
+        began.elapsed() < bound,
+        "{}: {seen:?} after {:?}",
+        driver.kind().name,
+        began.elapsed()
+    );
+    seen
+}
+
+/// What switching on comes to, within a bound, and whether the first controller's machine has booted.
+pub async fn switch(driver: &dyn Driver, simulator: &Simulator, bound: Duration) -> (Result<(), Fault>, bool) {
+    let began = Instant::now();
+    let done = driver.on().await;
+    assert!(
+        began.elapsed() < bound,
+        "{}: {done:?} after {:?}",
+        driver.kind().name,
+        began.elapsed()
+    );
+    sleep(Duration::from_millis(300)).await;
+    (done, !boots(simulator.bmc(0), 0).is_empty())
 }
 
 /// A driver of a machine; it is named where the controller shows several.

@@ -169,3 +169,26 @@ fn the_lost_the_unknown_and_the_unfinished_are_found() {
         "{found}"
     );
 }
+
+#[test]
+fn a_bmc_that_takes_a_system_from_its_instance_is_found() {
+    let switched = |instance: &str| Fact::Switched {
+        instance: instance.to_owned(),
+    };
+    let found = verdict(|_, e| e.push(did(9, 0, switched("u"))));
+    assert!(found.contains("its BMC switched it while it ran u"), "{found}");
+    assert_eq!(verdict(|_, e| e.push(did(9, 0, switched("")))), "", "it ran nobody's system");
+    assert_eq!(verdict(|_, e| e.push(did(8, 0, switched("u")))), "", "nobody was told that it runs");
+    let accused = |given_back| {
+        verdict(|r, e| {
+            let mut seen = instance("u", Some("m"), InstancePhase::Running);
+            if let Seen::Instance { deleting, .. } = &mut seen {
+                *deleting = true;
+            }
+            r.push(at(given_back, "d/i", seen));
+            e.push(did(10, 0, switched("u")));
+        })
+    };
+    assert_eq!(accused(10), "", "it was given back");
+    assert!(accused(13).contains("nobody had given back"), "{}", accused(13));
+}

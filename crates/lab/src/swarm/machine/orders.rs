@@ -22,6 +22,9 @@ impl Machine {
         if let Some(agent) = &mut self.agent {
             agent.session = opened.session;
         }
+        if let Some(system) = &mut self.system {
+            system.left = None;
+        }
         self.ask(Point::Order)
     }
 
@@ -103,6 +106,7 @@ impl Machine {
         self.system = config.map(|config| System {
             config,
             key: SigningKey::from_bytes(&self.random.bytes()),
+            left: None,
         });
         self.begin()
     }

@@ -57,6 +57,20 @@ impl Timing {
     }
 }
 
+/// What firmware tries first at the next boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum First {
+    /// As it is set up.
+    #[default]
+    Usual,
+    /// The network.
+    Network,
+    /// The disk.
+    Disk,
+    /// Its own settings: there it stands until somebody switches it.
+    Setup,
+}
+
 /// What happened.
 #[derive(Debug)]
 pub enum Input {
@@ -165,6 +179,11 @@ pub enum Fact {
     /// The installed system ends: order, power cut.
     Ends {
         /// The instance's uid.
+        instance: String,
+    },
+    /// Its BMC switched it, or had its system shut down.
+    Switched {
+        /// Whose system ran; empty for none.
         instance: String,
     },
     /// A fault of the plan strikes.

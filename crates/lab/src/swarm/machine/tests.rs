@@ -78,3 +78,31 @@ fn no_answer_stops_a_machine_or_makes_it_touch_a_disk_that_no_order_names() {
         assert_eq!(machine.body.contents, before, "an order without a disk is refused");
     }
 }
+
+/// Whether firmware asks the network at this boot.
+fn asks_the_network(machine: &mut Machine) -> bool {
+    machine.lose_power();
+    assert!(matches!(machine.step(Input::Go), Action::Wait(_)), "firmware takes its time");
+    matches!(machine.step(Input::Go), Action::Boot { .. })
+}
+
+#[test]
+fn firmware_that_tries_the_disk_first_goes_to_the_network_when_it_is_told_once() {
+    let new = || Machine::new(0, 1, Plan::none(1).of_machine(0), Timing::short());
+    let mut machine = new().disk_first();
+    assert!(asks_the_network(&mut machine), "nothing boots from a blank disk");
+    machine.body.contents.state = ContentsState::Marked;
+    assert!(!asks_the_network(&mut machine));
+    machine.boots_from(First::Network);
+    assert!(asks_the_network(&mut machine));
+    assert!(!asks_the_network(&mut machine), "that was for one boot");
+
+    let mut machine = new();
+    machine.body.contents.state = ContentsState::Marked;
+    assert!(asks_the_network(&mut machine));
+    machine.boots_from(First::Disk);
+    assert!(!asks_the_network(&mut machine));
+    machine.boots_from(First::Setup);
+    machine.lose_power();
+    assert!(matches!(machine.step(Input::Go), Action::Wait(wait) if wait > Duration::from_secs(3_600)));
+}
