@@ -25,6 +25,7 @@ use tokio::{
 
 use crate::{
     driver::{Act, BootOnce, Driver, Media, Off, Operation, PowerState},
+    events::{Stream, Subscription},
     fault::{Again, Fault, PowerError},
 };
 
@@ -50,8 +51,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            // Two hundred sockets are promised, and one lingers for a moment behind its call.
-            at_once: 150,
+            // Two hundred sockets are promised, with those of streams of events and of BMCs that send theirs; and one lingers for a moment behind its call.
+            at_once: 128,
             doubted: 40,
             attempts: 3,
             attempt: Duration::from_secs(20),
@@ -194,6 +195,30 @@ impl Calls {
     /// As the driver says, or [`Fault::Late`].
     pub async fn close(&self, machine: &Machine) -> Result<(), PowerError> {
         self.call(machine, Operation::Close, |driver| driver.close()).await
+    }
+
+    /// [`Driver::subscribe`].
+    ///
+    /// # Errors
+    /// As the driver says, or [`Fault::Late`].
+    pub async fn subscribe(&self, machine: &Machine, subscription: &Subscription) -> Result<(), PowerError> {
+        self.call(machine, Operation::Subscribe, |driver| driver.subscribe(subscription)).await
+    }
+
+    /// [`Driver::unsubscribe`].
+    ///
+    /// # Errors
+    /// As the driver says, or [`Fault::Late`].
+    pub async fn unsubscribe(&self, machine: &Machine, subscription: &Subscription) -> Result<(), PowerError> {
+        self.call(machine, Operation::Unsubscribe, |driver| driver.unsubscribe(subscription)).await
+    }
+
+    /// [`Driver::listen`]. Opening the stream is a call like any other; the stream itself is none, and how many there are is the caller's to bound.
+    ///
+    /// # Errors
+    /// As the driver says, or [`Fault::Late`].
+    pub async fn listen(&self, machine: &Machine) -> Result<Stream, PowerError> {
+        self.call(machine, Operation::Listen, |driver| driver.listen()).await
     }
 
     async fn call<'a, T>(

@@ -151,6 +151,8 @@ fn promised(calls: &[WebhookCall]) -> Capabilities {
         .map(|(_, device)| device)
         .collect();
     Capabilities {
+        // Its contract has none.
+        events: false,
         on: has(WebhookCall::On),
         off_soft: has(WebhookCall::ShutDown),
         off_hard: has(WebhookCall::Off),

@@ -5,13 +5,15 @@
 //! | [`reader`] | documents, read leniently; pure |
 //! | [`system`] | what a machine offers and the words that do what is wanted; pure |
 //! | [`quirks`] | what vendors do in their own way, as data |
+//! | [`eventing`] | subscriptions, and streams of events |
 //! | [`http`] | requests, sessions, errors |
 //!
 //! A machine is found from the service's root, once, and looked at freshly in each call: what it offers, which version of its document it is, whether it is on already.
 //! Of several forms that the standard allows the next one is tried where a controller refuses one, never where it does not answer.
 //!
-//! What it does not do: events, firmware, BIOS settings, inventory; a medium is fetched by the controller itself and never passes through here.
+//! What it does not do: firmware, BIOS settings, inventory; a medium is fetched by the controller itself and never passes through here.
 
+pub mod eventing;
 pub mod http;
 pub mod quirks;
 pub mod reader;
@@ -35,6 +37,7 @@ use self::{
 };
 use crate::{
     driver::{Act, BootDevice, BootDevices, BootOnce, Capabilities, Driver, Kind, Media, Off, Operation, PowerState},
+    events::{Stream, Subscription},
     fault::{Fault, quoted},
     tls::Trust,
 };
@@ -44,6 +47,7 @@ pub static KIND: Kind = Kind {
     name: "redfish",
     title: "Redfish",
     capabilities: Capabilities {
+        events: true,
         on: true,
         off_soft: true,
         off_hard: true,
@@ -510,5 +514,17 @@ impl Driver for Redfish {
 
     fn close(&self) -> Act<'_, ()> {
         Box::pin(self.http.log_out())
+    }
+
+    fn subscribe<'a>(&'a self, subscription: &'a Subscription) -> Act<'a, ()> {
+        Box::pin(self.set_subscription(subscription))
+    }
+
+    fn unsubscribe<'a>(&'a self, subscription: &'a Subscription) -> Act<'a, ()> {
+        Box::pin(self.remove_subscription(subscription))
+    }
+
+    fn listen(&self) -> Act<'_, Stream> {
+        Box::pin(self.open_stream())
     }
 }
