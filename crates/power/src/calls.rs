@@ -52,7 +52,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             // Two hundred sockets are promised, with those of streams of events and of BMCs that send theirs; and one lingers for a moment behind its call.
-            at_once: 128,
+            at_once: 112,
             doubted: 40,
             attempts: 3,
             attempt: Duration::from_secs(20),

@@ -68,8 +68,7 @@ impl Endpoint {
 
     /// Host and port, for people.
     pub fn authority(&self) -> String {
-        let port = self.url.port_or_known_default().unwrap_or_default();
-        format!("{}:{port}", self.url.host_str().unwrap_or_default())
+        authority(&self.url)
     }
 
     /// A client for one conversation: its connections are closed with it. It takes no proxies out of the environment and follows no redirects.
@@ -105,6 +104,12 @@ impl Endpoint {
             .connect_timeout(CONNECT)
             .user_agent(concat!("kube-baremetal/", env!("CARGO_PKG_VERSION")))
     }
+}
+
+/// Host and port of a URL.
+pub(crate) fn authority(url: &Url) -> String {
+    let port = url.port_or_known_default().unwrap_or_default();
+    format!("{}:{port}", url.host_str().unwrap_or_default())
 }
 
 /// The content of an answer, if it is JSON; else null, and the answer is judged by its status.

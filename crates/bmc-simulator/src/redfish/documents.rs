@@ -15,7 +15,7 @@ pub(super) fn link(path: &str) -> Value {
     json!({"@odata.id": format!("{ROOT}{path}")})
 }
 
-fn collection(kind: &str, at: &str, members: impl IntoIterator<Item = String>) -> Value {
+pub(super) fn collection(kind: &str, at: &str, members: impl IntoIterator<Item = String>) -> Value {
     let members: Vec<Value> = members.into_iter().map(|member| link(&format!("{at}/{member}"))).collect();
     json!({
         "@odata.id": format!("{ROOT}{at}"),
@@ -49,6 +49,9 @@ impl Bmc {
         });
         add(&mut root, "Vendor", self.profile.identity.vendor.clone());
         add(&mut root, "Product", self.profile.identity.product.clone());
+        if self.profile.events.is_some() {
+            root["EventService"] = link("/EventService");
+        }
         if self.profile.sessions.is_some() {
             root["SessionService"] = link("/SessionService");
             root["Links"]["Sessions"] = link("/SessionService/Sessions");

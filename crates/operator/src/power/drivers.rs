@@ -186,6 +186,14 @@ pub(crate) fn secret(spec: &PowerSpec) -> Option<&str> {
     Some(&Way::of(spec)?.credentials()?.name)
 }
 
+/// The controller that tells by itself what happens to its machines, as its driver names it.
+pub(crate) fn telling(spec: &PowerSpec) -> Option<String> {
+    match Way::of(spec)? {
+        Way::Redfish(way) => redfish::controller(&way.address),
+        _ => None,
+    }
+}
+
 /// The driver of a machine whose interfaces have these addresses. Nothing is sent.
 pub(crate) fn driver(spec: &PowerSpec, macs: &[String], credentials: &Contents) -> Result<Box<dyn Driver>, Fault> {
     let way = Way::of(spec).ok_or_else(|| Fault::Settings {

@@ -3,6 +3,7 @@
 //! * **All events** are subscribed to: which of them mean that a machine was switched is told otherwise by each vendor, and is not read here anyway.
 //! * **Own subscriptions are known** by their destination, or by their context where the destination has changed. One is enough; doubles, and those of before, are
 //!   taken away, because controllers have few places. Those of others are never touched.
+//! * **Places**: with some a subscription is a place that is always there. A free one is changed, where it is a quirk that is known.
 //! * **Forms**: what a service shows says which of the standard's forms it was written after. Of several the next one is tried where one is refused.
 //!
 //! A service that is switched off is left so: it is a setting of the controller.
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 use super::{
     Redfish, collected,
     http::Conversation,
+    quirks::Quirk,
     reader::{self, Link},
 };
 use crate::{
@@ -94,6 +96,7 @@ impl Service {
         if self.later {
             forms.extend(later);
             forms.extend(first);
+            forms.push(with(&[]));
         } else {
             forms.extend(first);
             forms.extend(later);
@@ -111,6 +114,8 @@ pub enum Whose {
     Stale,
     /// Another's, or ours that is wanted for something else.
     Others,
+    /// Nobody's: a place that is free.
+    Nobodys,
 }
 
 /// Judges a subscription that a service shows.
@@ -122,6 +127,9 @@ pub fn whose(document: &Value, subscription: &Subscription) -> Whose {
     let dead = matches!(state.as_deref(), Some("Disabled" | "UnavailableOffline"));
     if destination == subscription.destination.expose_secret() {
         return if dead { Whose::Stale } else { Whose::Ours };
+    }
+    if dead && matches!(destination.as_str(), "" | "0.0.0.0") {
+        return Whose::Nobodys;
     }
     let context = reader::text(document, "Context").unwrap_or_default();
     let own = destination.starts_with(&subscription.prefix) || context == subscription.context;
@@ -149,52 +157,97 @@ async fn service(talk: &Conversation<'_>) -> Result<Service, Fault> {
     Ok(service)
 }
 
-/// Takes away what is ours of these and of no use. Whether the one that is wanted is there.
-async fn tidied(talk: &Conversation<'_>, service: &Service, subscription: &Subscription, wanted: bool) -> Result<bool, Fault> {
-    let mut there = false;
+/// What became of our subscriptions.
+#[derive(Debug, Default)]
+struct Tidied {
+    /// The one that is wanted is there.
+    there: bool,
+    /// A place that is free.
+    free: Option<Link>,
+}
+
+/// Takes away what is ours of these and of no use.
+async fn tidied(
+    talk: &Conversation<'_>,
+    (service, quirk): (&Service, &Quirk),
+    subscription: &Subscription,
+    wanted: bool,
+) -> Result<Tidied, Fault> {
+    let mut tidied = Tidied::default();
     for link in collected(talk, service.subscriptions.clone()).await?.iter().take(LOOKED_AT) {
         // One that cannot be read is not known to be ours, or is just gone.
         let document = match talk.get(link).await {
-            Ok(document) => document.body,
+            Ok(document) => document,
             Err(Fault::Refused(_) | Fault::Privilege(_)) => continue,
             Err(fault) => return Err(fault),
         };
-        match whose(&document, subscription) {
-            Whose::Ours if wanted && !there => there = true,
-            Whose::Ours | Whose::Stale => talk.delete(link).await?,
-            Whose::Others => {}
+        match (whose(&document.body, subscription), quirk.place) {
+            (Whose::Ours, _) if wanted && !tidied.there => tidied.there = true,
+            (Whose::Ours | Whose::Stale, place) => match (talk.delete(link).await, place) {
+                (Err(Fault::Refused(_)), Some(place)) => {
+                    let off = switched(json!({}), place, false);
+                    talk.patch(link, &off, document.etag.as_deref()).await?;
+                    tidied.free = Some(link.clone());
+                }
+                (deleted, _) => deleted?,
+            },
+            (Whose::Nobodys, Some(_)) => tidied.free = Some(link.clone()),
+            (Whose::Nobodys, None) | (Whose::Others, _) => {}
         }
     }
-    Ok(there)
+    Ok(tidied)
+}
+
+/// A change of a place, with the vendor's own switch.
+fn switched(mut form: Value, (vendor, member): (&str, &str), on: bool) -> Value {
+    form["Oem"] = json!({vendor: {member: on}});
+    form
 }
 
 impl Redfish {
     pub(super) async fn set_subscription(&self, subscription: &Subscription) -> Result<(), Fault> {
         let talk = self.http.converse_about(subscription.secret())?;
         let service = service(&talk).await?;
-        if tidied(&talk, &service, subscription, true).await? {
+        let (system, _) = self.system(&talk).await?;
+        let quirk = self.quirk(&talk, &system).await;
+        let tidied = tidied(&talk, (&service, quirk), subscription, true).await?;
+        if tidied.there {
             return Ok(());
         }
-        let mut last = Ok(());
+        let mut refused = Ok(());
         for form in service.forms(subscription) {
+            let mut last;
+            if let (Some(place), Some(free)) = (quirk.place, &tidied.free) {
+                let etag = talk.get(free).await?.etag;
+                last = talk.patch(free, &switched(form.clone(), place, true), etag.as_deref()).await.map(|_| ());
+                if !matches!(last, Err(Fault::Refused(_))) {
+                    return last;
+                }
+            }
             last = talk.post(&service.subscriptions, &form).await.map(|_| ());
             if !matches!(last, Err(Fault::Refused(_))) {
-                break;
+                return last;
+            }
+            // Said of the form that fits best: the first of an old service, the barest of a later one.
+            if service.later || refused.is_ok() {
+                refused = last;
             }
         }
-        last
+        refused
     }
 
     pub(super) async fn remove_subscription(&self, subscription: &Subscription) -> Result<(), Fault> {
         let talk = self.http.converse_about(subscription.secret())?;
         let service = service(&talk).await?;
-        tidied(&talk, &service, subscription, false).await.map(|_| ())
+        let (system, _) = self.system(&talk).await?;
+        let quirk = self.quirk(&talk, &system).await;
+        tidied(&talk, (&service, quirk), subscription, false).await.map(|_| ())
     }
 
     pub(super) async fn open_stream(&self) -> Result<Stream, Fault> {
         let talk = self.http.converse()?;
-        let service = service(&talk).await?;
-        let link = service.stream.ok_or_else(|| none("no stream of them (ServerSentEventUri)"))?;
+        let link = service(&talk).await?.stream;
+        let link = link.ok_or_else(|| none("no stream of them (ServerSentEventUri)"))?;
         talk.stream(&link).await.map(Stream::new)
     }
 }
@@ -246,7 +299,8 @@ mod tests {
             (&json!("Event"), &json!(false), None)
         );
         assert_eq!(new[1].get("VerifyCertificate"), None, "not all know it");
-        assert_eq!(new.last().map(|form| form["EventTypes"].as_array().map(Vec::len)), Some(Some(5)));
+        assert_eq!(new[3]["EventTypes"].as_array().map(Vec::len), Some(5));
+        assert_eq!(new.last().and_then(Value::as_object).map(serde_json::Map::len), Some(3));
         let verified = Subscription {
             unverified: false,
             ..subscription()
@@ -271,9 +325,11 @@ mod tests {
             json!({"Destination": "https://them.example/bmc-events/aa", "Context": "kube-baremetal 2"}),
             json!({"Destination": "https://us.example.evil/bmc-events/aa"}),
             json!({"Destination": null}),
+            json!({"Destination": "https://them.example/", "Status": {"State": "Disabled"}}),
             json!({}),
         ] {
             assert_eq!(judged(others.clone()), Whose::Others, "{others}");
         }
+        assert_eq!(judged(json!({"Destination": "0.0.0.0", "Status": {"State": "Disabled"}})), Whose::Nobodys);
     }
 }

@@ -40,6 +40,7 @@ use crate::{
     events::{Stream, Subscription},
     fault::{Fault, quoted},
     tls::Trust,
+    web,
 };
 
 /// What is the same for all machines with Redfish.
@@ -89,6 +90,12 @@ pub struct Settings {
     pub password: SecretString,
     /// Which of several machines: its path, `Id`, UUID, serial number or name. None: the only one.
     pub system: Option<String>,
+}
+
+/// The controller at a URL, as [`Driver::controller`] names it. None: it is no URL.
+#[must_use]
+pub fn controller(url: &str) -> Option<String> {
+    Url::parse(url).ok().map(|url| web::authority(&url))
 }
 
 /// A machine behind a Redfish service.

@@ -1,6 +1,7 @@
-//! Drivers against the simulator of BMCs: a machine's life with each vendor's manners, each fault with its error and its bound, thousands of controllers of which some
+//! Drivers against the simulator of BMCs: a machine's life with each vendor's manners, each fault with its error and its bound, events, thousands of controllers of which some
 //! are dead, and the protocols beside Redfish.
 
+mod eventing;
 mod life;
 mod many;
 mod others;

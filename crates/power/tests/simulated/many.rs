@@ -23,7 +23,7 @@ const CONTROLLERS: usize = 2_000;
 /// Sockets at any moment.
 const SOCKETS: u64 = 200;
 /// Calls at the same time. A socket outlives its call for a moment: with 200 calls there were 242 sockets.
-const CALLS: usize = 150;
+const CALLS: usize = 112;
 /// Within which a background check has asked everybody who is alive.
 const KNOWN: Duration = Duration::from_secs(120);
 
