@@ -250,6 +250,12 @@ impl Bmc {
         self.memory().subscriptions.values().flatten().count()
     }
 
+    /// Where its events are sent.
+    #[must_use]
+    pub fn destinations(&self) -> Vec<String> {
+        self.memory().subscriptions.values().flatten().map(|one| one.destination.clone()).collect()
+    }
+
     /// Streams of its events that are open.
     #[must_use]
     pub fn streams(&self) -> usize {

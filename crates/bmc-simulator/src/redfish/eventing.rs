@@ -53,7 +53,7 @@ static SENDING: Semaphore = Semaphore::const_new(256);
 /// A subscription.
 #[derive(Debug, Clone)]
 pub(crate) struct Subscribed {
-    destination: String,
+    pub destination: String,
     context: Value,
     /// What it was asked for.
     asked: Value,

@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use agent_protocol::token::TokenKey;
 use api::{BareMetalHardware, power::PowerEvents};
 use kube::ResourceExt;
 use power::{
@@ -474,13 +475,16 @@ pub(super) async fn unsubscribe(world: &Arc<World>, wired: &Wired) {
 async fn subscription(world: &Arc<World>, controller: &str) -> Option<Subscription> {
     let settings = world.config.bmc_events.as_ref()?;
     let keys = world.keys.get().await.ok().flatten()?;
-    // Tells apart what is still wanted from what is left over.
-    world.power.events.tokens.make(world, &keys.tokens);
     let prefix = format!("{}{PATH}", settings.url);
-    let token = keys.tokens.derived(TOKENS, controller);
+    let token = hex::encode(keys.tokens.derived(TOKENS, controller));
+    // Tells apart what is still wanted from what is left over.
+    let tokens = &world.power.events.tokens;
+    if tokens.is_old() || tokens.machines(&token).is_none() {
+        tokens.make(world, &keys.tokens);
+    }
     let (tokens, own) = (Arc::clone(&world.power.events.tokens), prefix.clone());
     Some(Subscription {
-        destination: format!("{prefix}{}", hex::encode(token)).into(),
+        destination: format!("{prefix}{token}").into(),
         prefix,
         context: format!("kube-baremetal {}", hex::encode(&keys.tokens.derived("bmc-events-context", "")[..8])),
         unverified: settings.url.starts_with("https://") && settings.identity.is_none(),
@@ -519,11 +523,8 @@ impl Tokens {
         self.lock().made.is_none_or(|made| made.elapsed() >= ANEW)
     }
 
-    /// Makes the list anew, unless it is fresh.
-    fn make(&self, world: &World, key: &agent_protocol::token::TokenKey) {
-        if !self.is_old() {
-            return;
-        }
+    /// Makes the list anew.
+    fn make(&self, world: &World, key: &TokenKey) {
         let mut machines: HashMap<[u8; 16], ([u8; 16], Vec<String>)> = HashMap::new();
         for hardware in world.hardware.all() {
             if let Some(controller) = hardware.spec.power.as_ref().and_then(drivers::telling) {

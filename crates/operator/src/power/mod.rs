@@ -167,7 +167,7 @@ impl Switches {
 }
 
 /// The machine is gone, or has no driver any more.
-async fn forget(world: &World, name: &str) {
+async fn forget(world: &Arc<World>, name: &str) {
     world.power.turns.withdraw(name);
     let known = world.power.lock().remove(name);
     let abandoned = world.power.events.leave(name);
@@ -289,7 +289,7 @@ fn its_turn(world: &World, hardware: &BareMetalHardware, key: &Key, act: Option<
 }
 
 /// The machine's driver; what keeps it from having one is for people.
-async fn wired(world: &World, name: &str, spec: &PowerSpec, macs: Vec<String>) -> Result<std::result::Result<Arc<Wired>, String>> {
+async fn wired(world: &Arc<World>, name: &str, spec: &PowerSpec, macs: Vec<String>) -> Result<std::result::Result<Arc<Wired>, String>> {
     let before = world.power.with(name, |known| known.wired.clone());
     let same = |wired: &&Arc<Wired>| wired.spec == *spec && wired.macs == macs;
     if let Some(wired) = before.as_ref().filter(same).filter(|w| w.read_at.elapsed() < FRESH) {

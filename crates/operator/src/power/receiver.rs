@@ -7,7 +7,7 @@
 use std::{
     collections::HashMap,
     convert::Infallible,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -177,7 +177,14 @@ async fn answer(world: &Arc<World>, request: Request<Incoming>) -> std::result::
 }
 
 fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let listener = std::net::TcpListener::bind(address)?;
+    let everywhere = address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    let listener = match std::net::TcpListener::bind(address) {
+        // Without IPv6 everywhere is all of IPv4.
+        Err(error) if everywhere && error.kind() != std::io::ErrorKind::AddrInUse => {
+            std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port()))?
+        }
+        other => other?,
+    };
     listener.set_nonblocking(true)?;
     TcpListener::from_std(listener)
 }
