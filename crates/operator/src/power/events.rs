@@ -30,7 +30,7 @@ use subtle::ConstantTimeEq;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::AbortHandle,
-    time::Instant,
+    time::{Instant, timeout},
 };
 
 use super::{Wired, drivers};
@@ -44,7 +44,9 @@ use crate::{
 /// Streams at once. Each is a socket, of the two hundred that are promised.
 const STREAMS: usize = 32;
 /// BMCs that are asked for their events at the same time.
-const CHECKS: usize = 16;
+const CHECKS: usize = 32;
+/// How long one is asked. One that is too slow for that is asked more and more rarely, and keeps a place for others.
+const ASKED: Duration = Duration::from_secs(10);
 /// Between two looks at a machine because of events.
 const GAP: Duration = Duration::from_secs(3);
 const LONGEST_GAP: Duration = Duration::from_secs(9);
@@ -52,7 +54,7 @@ const LONGEST_GAP: Duration = Duration::from_secs(9);
 const FOLLOWING: u8 = 3;
 /// After so long without one an event is the first one again.
 const QUIET: Duration = Duration::from_secs(60);
-/// When a BMC that did not answer, or was not asked because others were, is asked again for its events.
+/// When a BMC that did not answer is asked again for its events, the first time; and one that was not asked because others were.
 const SOON: Duration = Duration::from_secs(60);
 const NEXT: Duration = Duration::from_secs(2);
 /// A stream that lived for less than that is not opened at once again.
@@ -146,6 +148,8 @@ struct Controller {
     told: Option<(PowerEvents, String)>,
     /// When it is asked again.
     next: Instant,
+    /// How often in a row it did not answer.
+    silent: u32,
     stream: Option<Task>,
 }
 
@@ -203,6 +207,7 @@ impl Events {
             machines: HashSet::new(),
             told: None,
             next: Instant::now(),
+            silent: 0,
             stream: None,
         };
         let controller = state.controllers.entry(controller.to_owned()).or_insert_with(new);
@@ -263,10 +268,19 @@ impl Events {
         let mut state = self.lock();
         let Some(known) = state.controllers.get_mut(controller) else { return false };
         known.next = Instant::now() + next;
+        known.silent = 0;
         if told.0 != PowerEvents::Stream {
             known.stream = None;
         }
         known.told.replace(told.clone()).as_ref() != Some(&told)
+    }
+
+    /// A BMC did not answer: when to ask it again, at most after `longest`.
+    fn silent(&self, controller: &str, longest: Duration) {
+        if let Some(known) = self.lock().controllers.get_mut(controller) {
+            known.next = Instant::now() + jittered(SOON.saturating_mul(1 << known.silent.min(8)).min(longest));
+            known.silent += 1;
+        }
     }
 
     /// The term has ended.
@@ -363,12 +377,13 @@ pub(super) async fn check(world: &Arc<World>, machine: &str, wired: &Wired) -> O
     };
     // Another machine of this BMC need not ask, too.
     events.next(machine, SOON);
-    let (told, next) = match asked(world, wired, controller).await {
-        Ok(told) => (told, jittered(world.config.bmc_events_check)),
+    let longest = world.config.bmc_events_check;
+    let Ok(Ok(told)) = timeout(ASKED, asked(world, wired, controller)).await else {
         // What was, may still be.
-        Err(Silent) => return Some(jittered(SOON)),
+        events.silent(controller, longest);
+        return None;
     };
-    if events.know(controller, told, next) {
+    if events.know(controller, told, jittered(longest)) {
         for machine in events.machines_of(controller) {
             world.queues.hardware.add(Key::cluster(machine));
         }

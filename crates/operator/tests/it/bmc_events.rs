@@ -4,6 +4,7 @@
 
 use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
 
+use agent_protocol::token::TokenKey;
 use api::{
     BareMetalHardware, BareMetalHardwareSpec,
     power::{PowerEvents, PowerState, PowerStatus},
@@ -14,14 +15,22 @@ use bmc_simulator::{
     host::{Command, Timing},
     profile,
 };
-use kube::{Api, ResourceExt, api::ListParams};
-use operator::{BmcEvents, Config};
+use kube::{
+    Api, ResourceExt,
+    api::{ListParams, ObjectMeta},
+};
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::MicroTime,
+};
+use operator::{BmcEvents, Config, LeaderElection, Operator};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::Instant,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     power::credentials,
@@ -269,5 +278,61 @@ async fn a_bmc_that_refuses_says_why_and_one_that_forgot_is_told_again() {
     all_tell(&api, PowerEvents::Push).await;
     assert_eq!(status(&api, "m-0").await.events_fault, "");
     assert!(api.list(&ListParams::default()).await.unwrap().iter().all(|h| h.name_any().starts_with("m-")));
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_does_not_lead_passes_on_what_it_is_told() {
+    // It cannot send, so nobody knows of anything here but by the other replica.
+    let simulator = simulated(&["sushy-tools"], 1).await;
+    let bench = bench_with(rarely).await;
+    let api = machines(&bench, &simulator).await;
+    is_known(&api, "m-0", PowerState::Off).await;
+    // Somebody else leads, and for long.
+    let lease = Lease {
+        metadata: ObjectMeta {
+            name: Some("taken".to_owned()),
+            namespace: Some("kube-baremetal-system".to_owned()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(LeaseSpec {
+            holder_identity: Some("somebody".to_owned()),
+            lease_duration_seconds: Some(3_600),
+            renew_time: Some(MicroTime(jiff::Timestamp::now())),
+            acquire_time: Some(MicroTime(jiff::Timestamp::now())),
+            ..LeaseSpec::default()
+        }),
+    };
+    create(&Api::namespaced(bench.client.clone(), "kube-baremetal-system"), &lease).await;
+    let mut config = Config::new(bench.client.clone(), Vec::new());
+    receives(&mut config, "http");
+    config.leader_election = Some(LeaderElection {
+        lease: "taken".to_owned(),
+        identity: "two".to_owned(),
+        times: operator::lease::Times::default(),
+    });
+    let base = config.bmc_events.as_ref().expect("it is set").url.clone();
+    let (health, metrics, stop) = (Arc::clone(&config.health), Arc::clone(&config.metrics), CancellationToken::new());
+    let two = tokio::spawn(Operator::run(config, stop.clone()));
+    until("it is ready", async || health.is_ready().then_some(())).await;
+    assert!(!health.is_leading());
+
+    let token = TokenKey::new(&[7; 32]).expect("a key").derived("bmc-events", simulator.url(0).trim_start_matches("http://"));
+    let token: String = token.iter().map(|byte| format!("{byte:02x}")).collect();
+    press(&simulator, 0, Command::On);
+    until("it is on", async || simulator.bmc(0).hosts[0].power().is_on().then_some(())).await;
+    assert_eq!(post(&format!("{base}/bmc-events/{}", token.replace(&token[60..], "0000")), b"{}").await, 404);
+    for _ in 0..20 {
+        assert_eq!(post(&format!("{base}/bmc-events/{token}"), b"{}").await, 204);
+    }
+    is_known(&api, "m-0", PowerState::On).await;
+    let (mut registry, mut figures) = (prometheus_client::registry::Registry::default(), String::new());
+    metrics.register(&mut registry);
+    prometheus_client::encoding::text::encode(&mut figures, &registry).unwrap();
+    let patches = figures.lines().find(|line| line.contains("kind=\"BareMetalHardware\"") && line.contains("verb=\"patch\"") && line.contains("result=\"ok\""));
+    let patches: u64 = patches.and_then(|line| line.rsplit(' ').next()?.parse().ok()).expect("it was counted");
+    assert!((1..=3).contains(&patches), "twenty posts, {patches} writes");
+    stop.cancel();
+    two.await.expect("no panic").expect("it ends well");
     bench.end().await;
 }
