@@ -253,7 +253,12 @@ impl Bmc {
     /// Where its events are sent.
     #[must_use]
     pub fn destinations(&self) -> Vec<String> {
-        self.memory().subscriptions.values().flatten().map(|one| one.destination.clone()).collect()
+        self.memory()
+            .subscriptions
+            .values()
+            .flatten()
+            .map(|one| one.destination.clone())
+            .collect()
     }
 
     /// Streams of its events that are open.

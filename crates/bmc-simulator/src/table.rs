@@ -75,7 +75,12 @@ fn events(profile: &Profile) -> String {
     } else {
         String::new()
     };
-    format!("{} {kind}, then {}; by {}{streams}", events.most, events.full, events.schemes.join(", "))
+    format!(
+        "{} {kind}, then {}; by {}{streams}",
+        events.most,
+        events.full,
+        events.schemes.join(", ")
+    )
 }
 
 /// The table, in Markdown.

@@ -202,7 +202,8 @@ impl Calls {
     /// # Errors
     /// As the driver says, or [`Fault::Late`].
     pub async fn subscribe(&self, machine: &Machine, subscription: &Subscription) -> Result<(), PowerError> {
-        self.call(machine, Operation::Subscribe, |driver| driver.subscribe(subscription)).await
+        self.call(machine, Operation::Subscribe, |driver| driver.subscribe(subscription))
+            .await
     }
 
     /// [`Driver::unsubscribe`].
@@ -210,7 +211,8 @@ impl Calls {
     /// # Errors
     /// As the driver says, or [`Fault::Late`].
     pub async fn unsubscribe(&self, machine: &Machine, subscription: &Subscription) -> Result<(), PowerError> {
-        self.call(machine, Operation::Unsubscribe, |driver| driver.unsubscribe(subscription)).await
+        self.call(machine, Operation::Unsubscribe, |driver| driver.unsubscribe(subscription))
+            .await
     }
 
     /// [`Driver::listen`]. Opening the stream is a call like any other; the stream itself is none, and how many there are is the caller's to bound.

@@ -97,7 +97,10 @@ async fn tell(bmc: &Arc<Bmc>, system: usize, on: bool) {
     bmc.counters.request(Protocol::Redfish, Operation::Event);
     let mishap = bmc.faults.mishap(bmc.index, &bmc.name, Protocol::Redfish, Operation::Event, false);
     sleep(mishap.delay).await;
-    if matches!(mishap.what, Some(What::Silent | What::Closed | What::LostAnswer | What::Status { .. } | What::Hidden)) {
+    if matches!(
+        mishap.what,
+        Some(What::Silent | What::Closed | What::LostAnswer | What::Status { .. } | What::Hidden)
+    ) {
         return;
     }
     let times = if mishap.what == Some(What::Doubled) { 2 } else { 1 };
@@ -217,7 +220,9 @@ async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str
 static CONNECTOR: LazyLock<Option<TlsConnector>> = LazyLock::new(|| {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let anybody = Arc::new(Anybody(provider.signature_verification_algorithms));
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().ok()?;
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .ok()?;
     let config = config.dangerous().with_custom_certificate_verifier(anybody).with_no_client_auth();
     Some(TlsConnector::from(Arc::new(config)))
 });
@@ -310,7 +315,13 @@ impl Bmc {
             "Context": subscription.map_or(&Value::Null, |one| &one.context),
             "Status": {"State": if subscription.is_some() { "Enabled" } else { "Disabled" }, "Health": "OK"},
         });
-        for name in ["EventTypes", "EventFormatType", "SubscriptionType", "DeliveryRetryPolicy", "VerifyCertificate"] {
+        for name in [
+            "EventTypes",
+            "EventFormatType",
+            "SubscriptionType",
+            "DeliveryRetryPolicy",
+            "VerifyCertificate",
+        ] {
             if let Some(value) = subscription.and_then(|one| one.asked.get(name)) {
                 document[name] = value.clone();
             }
@@ -373,8 +384,17 @@ impl Request<'_> {
             return Err(refusal(400, "PropertyValueFormatError", &message, &["Destination"]));
         }
         let kinds = asked.get("EventTypes").and_then(Value::as_array).into_iter().flatten();
-        if !events.types.is_empty() && kinds.filter_map(Value::as_str).any(|kind| !events.types.iter().any(|own| own == kind)) {
-            return Err(refusal(400, "PropertyValueNotInList", "EventTypes has one that is not offered", &["EventTypes"]));
+        if !events.types.is_empty()
+            && kinds
+                .filter_map(Value::as_str)
+                .any(|kind| !events.types.iter().any(|own| own == kind))
+        {
+            return Err(refusal(
+                400,
+                "PropertyValueNotInList",
+                "EventTypes has one that is not offered",
+                &["EventTypes"],
+            ));
         }
         let policy = asked.get("DeliveryRetryPolicy").and_then(Value::as_str);
         Ok(Subscribed {
@@ -428,7 +448,12 @@ impl Request<'_> {
         let mut memory = self.bmc.memory();
         memory.streams.retain(|stream| !stream.is_closed());
         if memory.streams.len() >= most {
-            return refusal(503, "EventSubscriptionLimitExceeded", "there are as many streams as there can be", &[]);
+            return refusal(
+                503,
+                "EventSubscriptionLimitExceeded",
+                "there are as many streams as there can be",
+                &[],
+            );
         }
         let (sender, events) = mpsc::channel(KEPT);
         memory.streams.push(sender);

@@ -67,7 +67,11 @@ pub(crate) async fn answer(bmc: &Bmc, ask: &Ask, rewrite: Option<&Rewrite>) -> F
     };
     let segments: Vec<&str> = rest.split('/').filter(|segment| !segment.is_empty()).collect();
     let streams = eventing::is_stream(bmc, &segments);
-    let operation = if streams { Operation::Subscribe } else { operation(&ask.method, &segments) };
+    let operation = if streams {
+        Operation::Subscribe
+    } else {
+        operation(&ask.method, &segments)
+    };
     let mishap = bmc.asked(Protocol::Redfish, operation, ask.method == "GET");
     if !mishap.delay.is_zero() {
         tokio::time::sleep(mishap.delay).await;

@@ -265,8 +265,17 @@ mod tests {
     #[test]
     fn a_url_for_events_has_no_credentials_and_no_slash_at_its_end() {
         assert_eq!(events_url("https://kbm.example:9443/"), Ok("https://kbm.example:9443".to_owned()));
-        assert_eq!(events_url("http://[2001:db8::1]:9443/kbm"), Ok("http://[2001:db8::1]:9443/kbm".to_owned()));
-        for wrong in ["kbm.example", "https://", "https:///x", "https://u:p@kbm.example", "https://kbm.example/?a=b"] {
+        assert_eq!(
+            events_url("http://[2001:db8::1]:9443/kbm"),
+            Ok("http://[2001:db8::1]:9443/kbm".to_owned())
+        );
+        for wrong in [
+            "kbm.example",
+            "https://",
+            "https:///x",
+            "https://u:p@kbm.example",
+            "https://kbm.example/?a=b",
+        ] {
             assert!(events_url(wrong).is_err(), "{wrong}");
         }
     }

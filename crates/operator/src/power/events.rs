@@ -220,7 +220,9 @@ impl Events {
         let mut state = self.lock();
         state.paces.remove(machine);
         let Some(own) = state.of.remove(machine) else { return false };
-        let Some(controller) = state.controllers.get_mut(&own) else { return false };
+        let Some(controller) = state.controllers.get_mut(&own) else {
+            return false;
+        };
         controller.machines.remove(machine);
         let abandoned = controller.machines.is_empty();
         if abandoned {
@@ -266,7 +268,9 @@ impl Events {
     /// What is known of a BMC now. Whether that is new.
     fn know(&self, controller: &str, told: (PowerEvents, String), next: Duration) -> bool {
         let mut state = self.lock();
-        let Some(known) = state.controllers.get_mut(controller) else { return false };
+        let Some(known) = state.controllers.get_mut(controller) else {
+            return false;
+        };
         known.next = Instant::now() + next;
         known.silent = 0;
         if told.0 != PowerEvents::Stream {
@@ -285,7 +289,7 @@ impl Events {
 
     /// The term has ended.
     pub(crate) fn end(&self) {
-        self.lock().controllers.clear();
+        *self.lock() = State::default();
     }
 }
 
@@ -308,7 +312,9 @@ pub(super) fn was_told(old: &BareMetalHardware, new: &BareMetalHardware) -> bool
 
 /// Somebody posted to a URL with this token. Whether it is one of ours.
 pub(super) async fn posted(world: &Arc<World>, token: &str) -> bool {
-    let Some(machines) = machines(world, token).await else { return false };
+    let Some(machines) = machines(world, token).await else {
+        return false;
+    };
     let leads = world.config.leader_election.is_none() || world.config.health.is_leading();
     for machine in machines {
         if leads {
@@ -368,7 +374,11 @@ pub(super) async fn check(world: &Arc<World>, machine: &str, wired: &Wired) -> O
         return None;
     }
     let controller = wired.machine.driver().controller();
-    let due = events.lock().controllers.get(controller).is_some_and(|known| known.next <= Instant::now());
+    let due = events
+        .lock()
+        .controllers
+        .get(controller)
+        .is_some_and(|known| known.next <= Instant::now());
     if !due {
         return None;
     }
@@ -409,7 +419,9 @@ async fn asked(world: &Arc<World>, wired: &Wired, controller: &str) -> std::resu
     }
     let Ok(permit) = Arc::clone(&events.streams).try_acquire_owned() else {
         if fault.is_empty() {
-            fault = format!("no stream is free: {STREAMS} other BMCs have one; give the operator a URL to which BMCs can send (--bmc-events-url)");
+            fault = format!(
+                "no stream is free: {STREAMS} other BMCs have one; give the operator a URL to which BMCs can send (--bmc-events-url)"
+            );
         }
         return Ok((PowerEvents::None, fault));
     };
@@ -437,7 +449,9 @@ fn why(fault: Fault) -> std::result::Result<String, Silent> {
 fn follow(world: &Arc<World>, controller: &str, mut stream: Stream, permit: OwnedSemaphorePermit) {
     let (weak, own) = (Arc::downgrade(world), controller.to_owned());
     let mut state = world.power.events.lock();
-    let Some(known) = state.controllers.get_mut(controller) else { return };
+    let Some(known) = state.controllers.get_mut(controller) else {
+        return;
+    };
     let task = tokio::spawn(async move {
         let opened = Instant::now();
         // What happened just before nobody told.
@@ -464,7 +478,9 @@ fn ended(world: &Weak<World>, controller: &str, lived: Duration) {
     let wait = spread(if lived < LIVED { SOON } else { NEXT });
     {
         let mut state = world.power.events.lock();
-        let Some(known) = state.controllers.get_mut(controller) else { return };
+        let Some(known) = state.controllers.get_mut(controller) else {
+            return;
+        };
         known.next = Instant::now() + wait;
         known.stream = None;
     }
@@ -501,7 +517,10 @@ async fn subscription(world: &Arc<World>, controller: &str) -> Option<Subscripti
     Some(Subscription {
         destination: format!("{prefix}{token}").into(),
         prefix,
-        context: format!("kube-baremetal {}", hex::encode(&keys.tokens.derived("bmc-events-context", "")[..8])),
+        context: format!(
+            "kube-baremetal {}",
+            hex::encode(&keys.tokens.derived("bmc-events-context", "")[..8])
+        ),
         unverified: settings.url.starts_with("https://") && settings.identity.is_none(),
         is_wanted: Arc::new(move |url| url.strip_prefix(&own).is_some_and(|token| tokens.machines(token).is_some())),
     })
@@ -616,7 +635,11 @@ mod tests {
         assert_eq!(pace.looked(start, true), None, "nobody told anything");
         assert_eq!(pace.told(start), Duration::ZERO);
         assert_eq!(pace.looked(at(start, 0), true), None);
-        assert_eq!(pace.told(at(start, 1)), Duration::from_secs(2), "a second one may say something new");
+        assert_eq!(
+            pace.told(at(start, 1)),
+            Duration::from_secs(2),
+            "a second one may say something new"
+        );
         let mut now = at(start, 3);
         for again in [3, 6, 9] {
             let wait = pace.looked(now, false).expect("it may take its time");
@@ -636,7 +659,10 @@ mod tests {
         assert!(!events.join("a", "bmc:443"));
         assert_eq!(events.of("a"), None, "nobody asked it");
         assert!(events.know("bmc:443", (PowerEvents::Push, String::new()), SOON));
-        assert!(!events.know("bmc:443", (PowerEvents::Push, String::new()), SOON), "that is nothing new");
+        assert!(
+            !events.know("bmc:443", (PowerEvents::Push, String::new()), SOON),
+            "that is nothing new"
+        );
         assert_eq!(events.of("b"), Some((PowerEvents::Push, String::new())));
         assert!(!events.join("a", "other:443"), "b is still there");
         assert!(events.leave("b"));

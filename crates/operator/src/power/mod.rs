@@ -245,7 +245,11 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
     let again = match wired {
         Ok(wired) if wired.machine.driver().capabilities().state => {
             let looked = look(&world, &hardware, &key, &wired).await;
-            let checks = if looked.answered { events::check(&world, &name, &wired).await } else { None };
+            let checks = if looked.answered {
+                events::check(&world, &name, &wired).await
+            } else {
+                None
+            };
             let soon = world
                 .power
                 .with(&name, |known| known.soon_until.is_some_and(|until| Instant::now() < until));

@@ -194,12 +194,16 @@ fn acceptor(settings: &BmcEvents) -> std::result::Result<TlsAcceptor, String> {
         Some((certificate, key)) => {
             let chain: std::result::Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificate).collect();
             let chain = chain.map_err(|error| format!("--bmc-events-certificate is no certificate in PEM: {error}"))?;
-            let key = PrivateKeyDer::from_pem_slice(key.expose_secret()).map_err(|_| "--bmc-events-key is no private key in PEM".to_owned())?;
+            let key =
+                PrivateKeyDer::from_pem_slice(key.expose_secret()).map_err(|_| "--bmc-events-key is no private key in PEM".to_owned())?;
             (chain, key)
         }
         None => {
             let host = settings.url.trim_start_matches("https://").split('/').next().unwrap_or_default();
-            let host = host.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).map_or(host, |(host, _)| host);
+            let host = host
+                .rsplit_once(':')
+                .filter(|(_, port)| !port.ends_with(']'))
+                .map_or(host, |(host, _)| host);
             let name = host.trim_matches(['[', ']']).to_owned();
             let made = rcgen::generate_simple_self_signed(vec![name]).map_err(|error| error.to_string())?;
             let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));

@@ -15,13 +15,13 @@ use bmc_simulator::{
     host::{Command, Timing},
     profile,
 };
-use kube::{
-    Api, ResourceExt,
-    api::{ListParams, ObjectMeta},
-};
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::MicroTime,
+};
+use kube::{
+    Api, ResourceExt,
+    api::{ListParams, ObjectMeta},
 };
 use operator::{BmcEvents, Config, LeaderElection, Operator};
 use serde_json::json;
@@ -199,10 +199,22 @@ async fn a_flood_makes_for_few_looks_and_a_stranger_for_none() {
         other.replace_range(at..=at, digit);
         other
     };
-    for stranger in [other(0), other(31), other(32), other(63), token[..63].to_owned(), format!("{token}0"), String::new(), "../".repeat(30)] {
+    for stranger in [
+        other(0),
+        other(31),
+        other(32),
+        other(63),
+        token[..63].to_owned(),
+        format!("{token}0"),
+        String::new(),
+        "../".repeat(30),
+    ] {
         assert_eq!(post(&format!("{base}/{stranger}"), b"{}").await, 404, "{stranger}");
     }
-    assert_eq!(post(&format!("{}/metrics", base.rsplit_once('/').expect("a base").0), b"{}").await, 404);
+    assert_eq!(
+        post(&format!("{}/metrics", base.rsplit_once('/').expect("a base").0), b"{}").await,
+        404
+    );
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(simulator.bmc(0).requests(), before, "nobody was asked anything");
 
@@ -263,7 +275,11 @@ async fn a_bmc_that_refuses_says_why_and_one_that_forgot_is_told_again() {
     })
     .await;
     assert_eq!(refused.events, PowerEvents::None);
-    assert!(refused.events_fault.contains("the user may not do this"), "{}", refused.events_fault);
+    assert!(
+        refused.events_fault.contains("the user may not do this"),
+        "{}",
+        refused.events_fault
+    );
     until("the other one sends", async || {
         (status(&api, "m-1").await.events == PowerEvents::Push).then_some(())
     })
@@ -277,7 +293,13 @@ async fn a_bmc_that_refuses_says_why_and_one_that_forgot_is_told_again() {
     simulator.fleet().faults().remove("refuses");
     all_tell(&api, PowerEvents::Push).await;
     assert_eq!(status(&api, "m-0").await.events_fault, "");
-    assert!(api.list(&ListParams::default()).await.unwrap().iter().all(|h| h.name_any().starts_with("m-")));
+    assert!(
+        api.list(&ListParams::default())
+            .await
+            .unwrap()
+            .iter()
+            .all(|h| h.name_any().starts_with("m-"))
+    );
     bench.end().await;
 }
 
@@ -317,11 +339,16 @@ async fn a_replica_that_does_not_lead_passes_on_what_it_is_told() {
     until("it is ready", async || health.is_ready().then_some(())).await;
     assert!(!health.is_leading());
 
-    let token = TokenKey::new(&[7; 32]).expect("a key").derived("bmc-events", simulator.url(0).trim_start_matches("http://"));
+    let token = TokenKey::new(&[7; 32])
+        .expect("a key")
+        .derived("bmc-events", simulator.url(0).trim_start_matches("http://"));
     let token: String = token.iter().map(|byte| format!("{byte:02x}")).collect();
     press(&simulator, 0, Command::On);
     until("it is on", async || simulator.bmc(0).hosts[0].power().is_on().then_some(())).await;
-    assert_eq!(post(&format!("{base}/bmc-events/{}", token.replace(&token[60..], "0000")), b"{}").await, 404);
+    assert_eq!(
+        post(&format!("{base}/bmc-events/{}", token.replace(&token[60..], "0000")), b"{}").await,
+        404
+    );
     for _ in 0..20 {
         assert_eq!(post(&format!("{base}/bmc-events/{token}"), b"{}").await, 204);
     }
@@ -329,8 +356,12 @@ async fn a_replica_that_does_not_lead_passes_on_what_it_is_told() {
     let (mut registry, mut figures) = (prometheus_client::registry::Registry::default(), String::new());
     metrics.register(&mut registry);
     prometheus_client::encoding::text::encode(&mut figures, &registry).unwrap();
-    let patches = figures.lines().find(|line| line.contains("kind=\"BareMetalHardware\"") && line.contains("verb=\"patch\"") && line.contains("result=\"ok\""));
-    let patches: u64 = patches.and_then(|line| line.rsplit(' ').next()?.parse().ok()).expect("it was counted");
+    let patches = figures
+        .lines()
+        .find(|line| line.contains("kind=\"BareMetalHardware\"") && line.contains("verb=\"patch\"") && line.contains("result=\"ok\""));
+    let patches: u64 = patches
+        .and_then(|line| line.rsplit(' ').next()?.parse().ok())
+        .expect("it was counted");
     assert!((1..=3).contains(&patches), "twenty posts, {patches} writes");
     stop.cancel();
     two.await.expect("no panic").expect("it ends well");

@@ -162,7 +162,10 @@ async fn world(faults: Vec<Fault>) -> Seen {
         )
         .await;
     }
-    all_are(&bench, &alive, "off", Duration::from_secs(120), |power| power.state == PowerState::Off).await;
+    all_are(&bench, &alive, "off", Duration::from_secs(120), |power| {
+        power.state == PowerState::Off
+    })
+    .await;
     let known = began.elapsed();
     let took = decisions(&bench).await;
     let tells = |name: &&String| {
@@ -172,7 +175,10 @@ async fn world(faults: Vec<Fault>) -> Seen {
     let telling: HashSet<String> = alive.iter().filter(tells).cloned().collect();
     let mute: HashSet<String> = alive.iter().filter(|name| !tells(name)).cloned().collect();
     assert!(telling.len() > mute.len() && !mute.is_empty());
-    all_are(&bench, &telling, "sending", Duration::from_secs(180), |power| power.events == PowerEvents::Push).await;
+    all_are(&bench, &telling, "sending", Duration::from_secs(180), |power| {
+        power.events == PowerEvents::Push
+    })
+    .await;
     let subscribed = began.elapsed();
     // Somebody presses buttons.
     let is_on = |power: &PowerStatus| power.state == PowerState::On;

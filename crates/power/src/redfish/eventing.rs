@@ -80,7 +80,10 @@ impl Service {
         let kind = ("SubscriptionType", json!("RedfishEvent"));
         // Else it is taken away after some events that did not arrive.
         let patience = ("DeliveryRetryPolicy", json!("RetryForever"));
-        let types = ("EventTypes", json!(self.types.clone().unwrap_or_else(|| TYPES.map(str::to_owned).to_vec())));
+        let types = (
+            "EventTypes",
+            json!(self.types.clone().unwrap_or_else(|| TYPES.map(str::to_owned).to_vec())),
+        );
         let mut later = vec![format.clone(), kind.clone()];
         if self.types.is_some() {
             later.push(types.clone());
@@ -219,7 +222,10 @@ impl Redfish {
             let mut last;
             if let (Some(place), Some(free)) = (quirk.place, &tidied.free) {
                 let etag = talk.get(free).await?.etag;
-                last = talk.patch(free, &switched(form.clone(), place, true), etag.as_deref()).await.map(|_| ());
+                last = talk
+                    .patch(free, &switched(form.clone(), place, true), etag.as_deref())
+                    .await
+                    .map(|_| ());
                 if !matches!(last, Err(Fault::Refused(_))) {
                     return last;
                 }
@@ -274,7 +280,8 @@ mod tests {
 
     #[test]
     fn a_service_is_read_leniently() {
-        let bare = read(&json!({"ServiceEnabled": null, "Subscriptions": null, "ServerSentEventUri": "None", "EventTypesForSubscription": []}));
+        let bare =
+            read(&json!({"ServiceEnabled": null, "Subscriptions": null, "ServerSentEventUri": "None", "EventTypesForSubscription": []}));
         assert_eq!(bare.subscriptions.as_str(), "/redfish/v1/EventService/Subscriptions");
         assert_eq!((bare.enabled, &bare.stream, &bare.types, bare.later), (true, &None, &None, false));
         let full = read(&json!({
@@ -305,7 +312,12 @@ mod tests {
             unverified: false,
             ..subscription()
         };
-        assert!(read(&json!({})).forms(&verified).iter().all(|form| form.get("VerifyCertificate").is_none()));
+        assert!(
+            read(&json!({}))
+                .forms(&verified)
+                .iter()
+                .all(|form| form.get("VerifyCertificate").is_none())
+        );
     }
 
     #[test]
@@ -320,7 +332,10 @@ mod tests {
             Whose::Others,
             "that of another driver for the same controller"
         );
-        assert_eq!(judged(json!({"Destination": "https://before.example/x", "Context": "kube-baremetal 1"})), Whose::Stale);
+        assert_eq!(
+            judged(json!({"Destination": "https://before.example/x", "Context": "kube-baremetal 1"})),
+            Whose::Stale
+        );
         for others in [
             json!({"Destination": "https://them.example/bmc-events/aa", "Context": "kube-baremetal 2"}),
             json!({"Destination": "https://us.example.evil/bmc-events/aa"}),
@@ -330,6 +345,9 @@ mod tests {
         ] {
             assert_eq!(judged(others.clone()), Whose::Others, "{others}");
         }
-        assert_eq!(judged(json!({"Destination": "0.0.0.0", "Status": {"State": "Disabled"}})), Whose::Nobodys);
+        assert_eq!(
+            judged(json!({"Destination": "0.0.0.0", "Status": {"State": "Disabled"}})),
+            Whose::Nobodys
+        );
     }
 }

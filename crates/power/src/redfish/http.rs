@@ -139,7 +139,11 @@ impl Http {
     pub fn converse(&self) -> Result<Conversation<'_>, Fault> {
         let client = self.endpoint.client()?;
         let hidden = None;
-        Ok(Conversation { http: self, client, hidden })
+        Ok(Conversation {
+            http: self,
+            client,
+            hidden,
+        })
     }
 
     /// Begins a conversation in which something is said that is as secret as a password.
@@ -148,7 +152,10 @@ impl Http {
     /// The HTTP library cannot be set up.
     pub fn converse_about<'a>(&'a self, secret: &'a str) -> Result<Conversation<'a>, Fault> {
         let hidden = Some(secret);
-        Ok(Conversation { hidden, ..self.converse()? })
+        Ok(Conversation {
+            hidden,
+            ..self.converse()?
+        })
     }
 
     /// Ends the session that is kept, if there is one.
@@ -431,10 +438,18 @@ impl Conversation<'_> {
                 let at = reply.location.or_else(|| reader::link_of(&reply.body));
                 Ok(self.http.become_known(Identity::Session { token, at }))
             }
-            401 | 403 => Err(Fault::Credentials(format!("{}, {}", raw.status, self.http.said(&raw.body, self.hidden)))),
+            401 | 403 => Err(Fault::Credentials(format!(
+                "{}, {}",
+                raw.status,
+                self.http.said(&raw.body, self.hidden)
+            ))),
             // It has no sessions, or none left, or none for this user.
             400 | 404 | 405 | 409 | 429 | 501 | 503 => Ok(self.http.become_known(Identity::Basic)),
-            _ => Err(Fault::Garbled(format!("no session: {}, {}", raw.status, self.http.said(&raw.body, self.hidden)))),
+            _ => Err(Fault::Garbled(format!(
+                "no session: {}, {}",
+                raw.status,
+                self.http.said(&raw.body, self.hidden)
+            ))),
         }
     }
 
@@ -468,7 +483,9 @@ impl Conversation<'_> {
         version: Option<&str>,
         identity: &Identity,
     ) -> Result<Raw, Fault> {
-        let mut request = self.request(&self.client, method.clone(), path, identity)?.header(header::ACCEPT, "application/json");
+        let mut request = self
+            .request(&self.client, method.clone(), path, identity)?
+            .header(header::ACCEPT, "application/json");
         if let Some(version) = version {
             request = request.header(header::IF_MATCH, version);
         }

@@ -143,17 +143,29 @@ async fn each_controller_sends_when_its_machine_is_switched_by_hand() {
         let receiver = Receiver::start().await;
         let driver = redfish(&simulator, 0, 0);
         let subscription = receiver.subscription("aa");
-        driver.subscribe(&subscription).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+        driver
+            .subscribe(&subscription)
+            .await
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
         // Found again, also by a driver that remembers nothing.
-        driver.subscribe(&subscription).await.unwrap_or_else(|error| panic!("{name}, again: {error}"));
+        driver
+            .subscribe(&subscription)
+            .await
+            .unwrap_or_else(|error| panic!("{name}, again: {error}"));
         let another = redfish(&simulator, 0, 0);
-        another.subscribe(&subscription).await.unwrap_or_else(|error| panic!("{name}, another: {error}"));
+        another
+            .subscribe(&subscription)
+            .await
+            .unwrap_or_else(|error| panic!("{name}, another: {error}"));
         assert_eq!(simulator.bmc(0).subscriptions(), 1, "{name}");
         press(&simulator, Command::On);
         until(&format!("{name} tells that it is on"), async || receiver.heard() == 1).await;
         press(&simulator, Command::Off);
         until(&format!("{name} tells that it is off"), async || receiver.heard() == 2).await;
-        driver.unsubscribe(&subscription).await.unwrap_or_else(|error| panic!("{name}, end: {error}"));
+        driver
+            .unsubscribe(&subscription)
+            .await
+            .unwrap_or_else(|error| panic!("{name}, end: {error}"));
         assert_eq!(simulator.bmc(0).subscriptions(), 0, "{name}");
         press(&simulator, Command::On);
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -188,15 +200,24 @@ async fn only_what_is_ours_and_useless_is_taken_away() {
             let mut subscription = receiver.subscription(token);
             // Made as if the others were not known yet.
             subscription.is_wanted = Arc::new(|_| true);
-            driver.subscribe(&subscription).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+            driver
+                .subscribe(&subscription)
+                .await
+                .unwrap_or_else(|error| panic!("{name}: {error}"));
         }
         assert_eq!(destinations(&simulator).await.len(), 3, "{name}");
-        driver.subscribe(&receiver.subscription("aa")).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+        driver
+            .subscribe(&receiver.subscription("aa"))
+            .await
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
         let base = &receiver.base;
         let mut left = [format!("{base}aa"), format!("{base}wanted"), "https://192.0.2.1/theirs".to_owned()];
         left.sort();
         assert_eq!(destinations(&simulator).await, left, "{name}");
-        driver.unsubscribe(&receiver.subscription("aa")).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+        driver
+            .unsubscribe(&receiver.subscription("aa"))
+            .await
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
         left = [String::new(), format!("{base}wanted"), "https://192.0.2.1/theirs".to_owned()];
         left.sort();
         assert_eq!(destinations(&simulator).await, left[1..], "{name}");
@@ -222,7 +243,10 @@ async fn streams_tell_too() {
         until(&format!("{name} has its stream back"), async || simulator.bmc(0).streams() == 0).await;
         let mut stream = driver.listen().await.unwrap_or_else(|error| panic!("{name}: {error}"));
         simulator.bmc(0).restart();
-        assert!(stream.next_within(Duration::from_secs(5)).await.is_err(), "{name}: it ends with the controller");
+        assert!(
+            stream.next_within(Duration::from_secs(5)).await.is_err(),
+            "{name}: it ends with the controller"
+        );
     }
     let without = simulator(&profile::named("ilo-5").expect("it is there"), 1).await;
     let refused = redfish(&without, 0, 0).listen().await.err();
@@ -277,7 +301,11 @@ async fn a_controller_that_has_forgotten_is_asked_again_and_one_that_refuses_say
     driver.subscribe(&subscription).await.expect("subscribed");
     simulator.bmc(0).restart();
     assert_eq!(simulator.bmc(0).subscriptions(), 1, "they outlive a start");
-    simulator.fleet().faults().set(Set::new("forgets", What::Forgets)).expect("a good fault");
+    simulator
+        .fleet()
+        .faults()
+        .set(Set::new("forgets", What::Forgets))
+        .expect("a good fault");
     simulator.bmc(0).restart();
     assert_eq!(simulator.bmc(0).subscriptions(), 0);
     driver.subscribe(&subscription).await.expect("subscribed anew, with a session anew");
@@ -288,10 +316,18 @@ async fn a_controller_that_has_forgotten_is_asked_again_and_one_that_refuses_say
     // All places are taken by others.
     let theirs = json!({"Destination": "https://192.0.2.1/theirs", "Context": "theirs", "Protocol": "Redfish"});
     for _ in 0..profile.events.as_ref().expect("it has").most {
-        assert_eq!(ask(&simulator, reqwest::Method::POST, "EventService/Subscriptions", &theirs).await.0, 201);
+        assert_eq!(
+            ask(&simulator, reqwest::Method::POST, "EventService/Subscriptions", &theirs)
+                .await
+                .0,
+            201
+        );
     }
     let full = driver.subscribe(&subscription).await;
-    assert!(matches!(&full, Err(Fault::Busy { detail, .. }) if detail.contains("as many subscriptions")), "{full:?}");
+    assert!(
+        matches!(&full, Err(Fault::Busy { detail, .. }) if detail.contains("as many subscriptions")),
+        "{full:?}"
+    );
     assert_eq!(simulator.bmc(0).subscriptions(), 20, "none of theirs was taken away");
 
     let refuses = Set {
@@ -323,7 +359,10 @@ async fn a_refusal_does_not_tell_the_url() {
     };
     let refused = redfish(&simulator, 0, 0).subscribe(&subscription).await.expect_err("refused");
     let said = refused.to_string();
-    assert!(matches!(refused, Fault::Refused(_)) && said.contains("http://127.0.0.1:1/events/***"), "{said}");
+    assert!(
+        matches!(refused, Fault::Refused(_)) && said.contains("http://127.0.0.1:1/events/***"),
+        "{said}"
+    );
     assert!(!said.contains("5ec0"), "{said}");
 }
 
