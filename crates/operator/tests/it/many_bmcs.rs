@@ -36,9 +36,10 @@ const MARGIN: Duration = Duration::from_secs(20);
 const TOLD: Duration = Duration::from_secs(10);
 /// Machines that somebody switches, where their BMCs tell and where they do not.
 const PRESSED: usize = 20;
-/// Sockets at any moment, with those by which BMCs send: the operator takes so many at most.
+/// Sockets at any moment, with those by which BMCs send and with streams of events: the operator has so many of these at most.
 const SOCKETS: u64 = 200;
 const RECEIVED: u64 = 24;
+const STREAMS: u64 = 32;
 
 fn controllers() -> usize {
     std::env::var("KBM_BMCS").map_or(200, |text| text.parse().expect("KBM_BMCS is a number"))
@@ -228,7 +229,7 @@ async fn dead_bmcs_delay_nobody_else() {
     }
     assert!(struck.dead * 8 > controllers(), "{struck:?}");
     for seen in [&healthy, &struck] {
-        assert!(seen.most_open + RECEIVED <= SOCKETS, "{seen:?}");
+        assert!(seen.most_open + RECEIVED + STREAMS <= SOCKETS, "{seen:?}");
     }
     // Beside other tests: what is asserted is that nobody waits for a dead one, whose calls take a minute.
     assert!(struck.p99 < healthy.p99 * 4 + Duration::from_millis(500), "{healthy:?}, {struck:?}");

@@ -64,7 +64,7 @@ pub static KIND: Kind = Kind {
         media: true,
     },
     evidence: "sushy-tools 2.2 (fake driver; feature sets minimum, vmedia, full) by HTTP and HTTPS; sessions, tasks, ETags and settings resources against a service of the \
-               tests' own; not yet seen on real equipment",
+               tests' own; events against the simulator of BMCs only; not yet seen on real equipment",
 };
 
 /// Pages of a collection, and machines behind one service, that are looked at.
