@@ -121,6 +121,11 @@ impl TokenKey {
         serde_json::from_slice(&payload).map_err(|_| TokenError::Malformed)
     }
 
+    /// What follows from the key for a purpose and a name: 32 bytes that nobody guesses who does not know the key, the same in every replica.
+    pub fn derived(&self, purpose: &str, name: &str) -> [u8; 32] {
+        self.mac(&format!("derived {purpose}"), name).finalize().into_bytes().into()
+    }
+
     /// Makes a boot token.
     pub fn issue_boot(&self, claims: &BootClaims) -> String {
         self.issue("boot", claims)

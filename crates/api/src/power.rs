@@ -69,6 +69,18 @@ pub enum PowerState {
     Unknown,
 }
 
+/// How it becomes known that a machine was switched by somebody else. Without any of these ways it is asked from time to time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum PowerEvents {
+    /// Nothing tells: it is asked.
+    #[default]
+    None,
+    /// Its BMC sends to the operator (a subscription to its events).
+    Push,
+    /// The operator listens to its BMC (server-sent events).
+    Stream,
+}
+
 /// What is done about a machine's power.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum PowerActKind {
@@ -123,6 +135,12 @@ pub struct PowerStatus {
     /// What the driver said last.
     #[serde(default)]
     pub state: PowerState,
+    /// Whether its BMC tells that it was switched. What it tells is not believed: the machine is looked at then, and from time to time anyway.
+    #[serde(default)]
+    pub events: PowerEvents,
+    /// Why there are no events, or none that the BMC sends.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub events_fault: String,
     /// What is being done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub act: Option<PowerAct>,

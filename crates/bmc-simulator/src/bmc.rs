@@ -19,6 +19,7 @@ use crate::{
     host::{Command, Host, Power},
     machine::{Boot, Source},
     profile::Profile,
+    redfish::eventing::{Listener, Subscribed},
 };
 
 /// Who is let in.
@@ -64,6 +65,11 @@ pub(crate) struct Memory {
     pub tasks: BTreeMap<u64, Task>,
     /// By machine and the drive's name.
     pub drives: HashMap<(usize, String), Loaded>,
+    /// By number. Of places that are always there, free ones have nothing in them.
+    pub subscriptions: BTreeMap<u64, Option<Subscribed>>,
+    pub subscribed: u64,
+    pub streams: Vec<Listener>,
+    pub told: u64,
     /// From where boots are to go with AMT's configuration, until that is used.
     pub amt_order: Option<Source>,
 }
@@ -114,6 +120,10 @@ pub struct Shown {
     pub profile: String,
     /// Sessions of Redfish that are open.
     pub sessions: usize,
+    /// Subscriptions to its events.
+    pub subscriptions: usize,
+    /// Streams of its events that are open.
+    pub streams: usize,
     /// Requests of all protocols.
     pub requests: u64,
     /// Its machines, by their names in Redfish.
@@ -130,7 +140,7 @@ impl Bmc {
         faults: Arc<Faults>,
         counters: Arc<Counters>,
     ) -> Self {
-        Self {
+        let bmc = Self {
             index,
             name: format!("bmc-{index}"),
             address,
@@ -144,6 +154,31 @@ impl Bmc {
             nonces: crate::digest::Nonces::default(),
             requests: AtomicU64::new(0),
             memory: Mutex::default(),
+        };
+        bmc.make_places();
+        bmc
+    }
+
+    /// It starts anew: sessions, tasks and streams are gone. Subscriptions stay, unless a fault has them lost.
+    pub fn restart(&self) {
+        let forgets = self.faults.forgets(self.index, &self.name);
+        {
+            let mut memory = self.memory();
+            memory.sessions.clear();
+            memory.tasks.clear();
+            memory.streams.clear();
+            if forgets {
+                memory.subscriptions.clear();
+            }
+        }
+        if forgets {
+            self.make_places();
+        }
+    }
+
+    fn make_places(&self) {
+        if let Some(events) = self.profile.events.as_ref().filter(|events| events.places.is_some()) {
+            self.memory().subscriptions = (1..=events.most as u64).map(|id| (id, None)).collect();
         }
     }
 
@@ -222,6 +257,29 @@ impl Bmc {
         self.memory().sessions.len()
     }
 
+    /// Subscriptions to its events.
+    #[must_use]
+    pub fn subscriptions(&self) -> usize {
+        self.memory().subscriptions.values().flatten().count()
+    }
+
+    /// Where its events are sent.
+    #[must_use]
+    pub fn destinations(&self) -> Vec<String> {
+        self.memory()
+            .subscriptions
+            .values()
+            .flatten()
+            .map(|one| one.destination.clone())
+            .collect()
+    }
+
+    /// Streams of its events that are open.
+    #[must_use]
+    pub fn streams(&self) -> usize {
+        self.memory().streams.iter().filter(|stream| !stream.is_closed()).count()
+    }
+
     /// Requests of all protocols.
     #[must_use]
     pub fn requests(&self) -> u64 {
@@ -243,6 +301,8 @@ impl Bmc {
             address: self.address,
             profile: self.profile.name.clone(),
             sessions: self.sessions(),
+            subscriptions: self.subscriptions(),
+            streams: self.streams(),
             requests: self.requests(),
             systems: self.hosts.iter().enumerate().map(seen).collect(),
         }

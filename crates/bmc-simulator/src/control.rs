@@ -8,6 +8,8 @@
 //! | `GET /counters` | connections and requests |
 //! | `DELETE /counters` | begins counting anew |
 //! | `GET /machines?from=0&count=100`, `GET /machines/NAME` | controllers with their machines, power and boots |
+//! | `POST /machines/NAME/power/WORD?system=0` | somebody at the machine switches it: `on`, `off`, `reset`, `cycle`, `shutDown` |
+//! | `POST /machines/NAME/restart` | the controller starts anew |
 //! | `GET /profiles` | all profiles |
 
 use std::sync::Arc;
@@ -18,14 +20,15 @@ use axum::{
     extract::{Path, Query, State},
     http::StatusCode,
     response::{IntoResponse, Response},
-    routing::{delete, get},
+    routing::{delete, get, post},
 };
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::{
-    faults::{Fault, FaultError},
+    faults::{Conduct, Fault, FaultError},
     fleet::Fleet,
+    host::Command,
     profile,
 };
 
@@ -41,6 +44,8 @@ pub(crate) fn router(fleet: Arc<Fleet>) -> Router {
         .route("/counters", get(counters).delete(count_anew))
         .route("/machines", get(machines))
         .route("/machines/{name}", get(machine))
+        .route("/machines/{name}/power/{word}", post(press))
+        .route("/machines/{name}/restart", post(restart))
         .route("/profiles", get(profiles))
         .fallback(|| async { unknown("there is nothing at this path: see /faults, /counters, /machines, /profiles") })
         .with_state(fleet)
@@ -118,6 +123,41 @@ async fn machines(State(fleet): Shared, Query(page): Query<Page>) -> Response {
 async fn machine(State(fleet): Shared, Path(name): Path<String>) -> Response {
     match fleet.named(&name) {
         Some(bmc) => Json(bmc.shown()).into_response(),
+        None => unknown("there is no controller of this name: they are called bmc-0, bmc-1, ..."),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Which {
+    #[serde(default)]
+    system: usize,
+}
+
+async fn press(State(fleet): Shared, Path((name, word)): Path<(String, String)>, Query(which): Query<Which>) -> Response {
+    let command = match word.as_str() {
+        "on" => Command::On,
+        "off" => Command::Off,
+        "reset" => Command::Reset,
+        "cycle" => Command::Cycle,
+        "shutDown" => Command::ShutDown,
+        _ => return unknown("the words are on, off, reset, cycle and shutDown"),
+    };
+    match fleet.named(&name).and_then(|bmc| bmc.hosts.get(which.system)) {
+        Some(host) => {
+            host.tell(command, Conduct::default());
+            StatusCode::NO_CONTENT.into_response()
+        }
+        None => unknown("there is no such machine: controllers are called bmc-0, bmc-1, ..., their machines 0, 1, ..."),
+    }
+}
+
+async fn restart(State(fleet): Shared, Path(name): Path<String>) -> Response {
+    match fleet.named(&name) {
+        Some(bmc) => {
+            bmc.restart();
+            StatusCode::NO_CONTENT.into_response()
+        }
         None => unknown("there is no controller of this name: they are called bmc-0, bmc-1, ..."),
     }
 }

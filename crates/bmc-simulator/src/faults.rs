@@ -60,6 +60,10 @@ pub enum Operation {
     Media,
     /// Looks how something goes.
     Task,
+    /// Asks for events: makes, changes or deletes a subscription, or opens a stream.
+    Subscribe,
+    /// What the controller does by itself: it sends an event.
+    Event,
 }
 
 /// How a client speaks.
@@ -90,6 +94,8 @@ impl Operation {
             Self::Boot => "boot",
             Self::Media => "media",
             Self::Task => "task",
+            Self::Subscribe => "subscribe",
+            Self::Event => "event",
         }
     }
 }
@@ -166,6 +172,10 @@ pub enum What {
     CommandIgnored,
     /// The system does not listen when it is asked to shut down.
     ShutdownIgnored,
+    /// An event is sent twice.
+    Doubled,
+    /// A controller that starts anew has lost its subscriptions.
+    Forgets,
 }
 
 /// A fault.
@@ -266,6 +276,8 @@ impl Fault {
             What::Lies { .. } => &[Operation::Any, Operation::Read, Operation::State],
             What::SlowPower { .. } | What::CommandIgnored | What::ShutdownIgnored => &[Operation::Any, Operation::Reset],
             What::BootIgnored => &[Operation::Any, Operation::Boot],
+            What::Doubled => &[Operation::Any, Operation::Event],
+            What::Forgets => &[Operation::Any],
             _ => return Ok(()),
         };
         if only.contains(&self.operation) {
@@ -426,8 +438,9 @@ impl Faults {
             };
             match active.fault.what {
                 _ if !meant => {}
-                What::SlowPower { .. } | What::BootIgnored | What::CommandIgnored | What::ShutdownIgnored => {}
+                What::SlowPower { .. } | What::BootIgnored | What::CommandIgnored | What::ShutdownIgnored | What::Forgets => {}
                 What::SessionsFull if operation != Operation::Login => {}
+                What::Doubled if operation != Operation::Event => {}
                 What::Latency { ms } => {
                     if active.strike(index) {
                         mishap.delay += Duration::from_millis(ms);
@@ -446,6 +459,13 @@ impl Faults {
             }
         }
         mishap
+    }
+
+    /// Whether a controller that starts anew has lost its subscriptions.
+    #[must_use]
+    pub fn forgets(&self, index: usize, name: &str) -> bool {
+        let mut active = self.of(index, name, Protocol::Redfish).into_iter();
+        active.any(|active| active.fault.what == What::Forgets && active.strike(index))
     }
 
     /// How a machine behaves when it is told something.

@@ -2,7 +2,8 @@
 //! may not listen. Protocols ask it and tell it; what stands behind is a [`Machine`].
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     time::Duration,
 };
 
@@ -145,6 +146,16 @@ struct State {
     version: u64,
 }
 
+/// Who is told that a machine went on or off.
+#[derive(Default)]
+struct Told(OnceLock<Box<dyn Fn(bool) + Send + Sync>>);
+
+impl fmt::Debug for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Told").finish_non_exhaustive()
+    }
+}
+
 /// A machine.
 #[derive(Debug)]
 pub struct Host {
@@ -152,6 +163,7 @@ pub struct Host {
     machine: Arc<dyn Machine>,
     timing: Timing,
     state: Mutex<State>,
+    told: Told,
 }
 
 impl Host {
@@ -167,6 +179,7 @@ impl Host {
             machine,
             timing,
             state: Mutex::new(state),
+            told: Told::default(),
         })
     }
 
@@ -174,6 +187,19 @@ impl Host {
     #[must_use]
     pub fn machine(&self) -> &Arc<dyn Machine> {
         &self.machine
+    }
+
+    /// Has somebody told whenever it has gone on (true) or off, by whatever cause. It is called while nothing may be asked of the machine, and must return at once. Only
+    /// the first one is.
+    pub(crate) fn tells(&self, told: impl Fn(bool) + Send + Sync + 'static) {
+        // A second one would be a mistake of this crate's; the first one stays.
+        drop(self.told.0.set(Box::new(told)));
+    }
+
+    fn tell_of(&self, on: bool) {
+        if let Some(told) = self.told.0.get() {
+            told(on);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -190,6 +216,7 @@ impl Host {
             state.on = false;
             state.booted = None;
             state.version += 1;
+            self.tell_of(false);
             if state.restarts {
                 self.begin(state, Change::Boot, self.timing.on);
             }
@@ -204,11 +231,13 @@ impl Host {
                 state.on = false;
                 state.booted = None;
                 self.machine.off();
+                self.tell_of(false);
             }
             Change::OffAndBoot => {
                 state.on = false;
                 state.booted = None;
                 self.machine.off();
+                self.tell_of(false);
                 self.begin(state, Change::Boot, self.timing.on);
             }
             Change::Boot => {
@@ -216,6 +245,7 @@ impl Host {
                 let boot = next_boot(state);
                 self.machine.on(&boot);
                 remember(state, boot, at);
+                self.tell_of(true);
             }
             Change::Reset => {
                 let boot = next_boot(state);

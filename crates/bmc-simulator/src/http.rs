@@ -25,6 +25,7 @@ use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpSocket, TcpStream},
+    sync::mpsc,
     time::sleep,
 };
 use tokio_rustls::TlsAcceptor;
@@ -62,6 +63,8 @@ pub(crate) struct Answer {
     pub text: Option<String>,
     /// Its content ends in the middle.
     pub cut: bool,
+    /// Content that comes by and by, instead: server-sent events.
+    pub stream: Option<mpsc::Receiver<Bytes>>,
 }
 
 /// What becomes of a request.
@@ -80,6 +83,7 @@ impl Answer {
             body: None,
             text: None,
             cut: false,
+            stream: None,
         }
     }
 
@@ -114,14 +118,17 @@ pub(crate) enum Content {
     Whole(Option<Bytes>),
     /// So much comes, and then the connection ends.
     Cut(Option<Bytes>),
+    /// It goes on until the other side of the channel is gone.
+    Stream(mpsc::Receiver<Bytes>),
 }
 
 impl Body for Content {
     type Data = Bytes;
     type Error = Ended;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Ended>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Ended>>> {
         Poll::Ready(match &mut *self {
+            Self::Stream(events) => return events.poll_recv(context).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes)))),
             Self::Whole(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
             Self::Cut(bytes) => Some(bytes.take().map(Frame::data).ok_or(Ended)),
         })
@@ -134,7 +141,7 @@ impl Body for Content {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Cut(_) => SizeHint::default(),
+            Self::Cut(_) | Self::Stream(_) => SizeHint::default(),
         }
     }
 }
@@ -235,6 +242,7 @@ fn written(answer: Answer) -> Response<Content> {
     let bytes = bytes.filter(|_| !matches!(answer.status, 204 | 304));
     let length = bytes.as_ref().map_or(0, Bytes::len);
     let content = match bytes {
+        _ if answer.stream.is_some() => answer.stream.map_or(Content::Whole(None), Content::Stream),
         Some(bytes) if answer.cut => Content::Cut(Some(bytes.slice(..length / 2))),
         bytes => Content::Whole(bytes),
     };

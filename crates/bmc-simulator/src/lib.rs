@@ -23,7 +23,7 @@
 //! * **A profile is all that differs** between vendors; there is no vendor's name in code.
 //! * It shares no code with the drivers that are tried on it: an error in one cannot hide one in the other.
 //!
-//! What it does not do: sensors, firmware, BIOS settings, events, users, SOL. Images of virtual media are named, never fetched. It is for tests: its one password is no
+//! What it does not do: sensors, firmware, BIOS settings, users, SOL; of events only those that a machine went on or off. Images of virtual media are named, never fetched. It is for tests: its one password is no
 //! secret.
 
 pub mod amt;
@@ -208,7 +208,7 @@ impl Simulator {
     pub async fn start(options: Options) -> Result<Self, StartError> {
         check(&options)?;
         let (faults, counters) = (Arc::new(Faults::default()), Arc::new(Counters::default()));
-        let all = (0..options.controllers)
+        let all: Vec<_> = (0..options.controllers)
             .map(|index| {
                 let hosts = (0..options.systems)
                     .map(|system| Host::new((options.machines)(index, system), options.timing))
@@ -230,6 +230,7 @@ impl Simulator {
                 ))
             })
             .collect();
+        all.iter().for_each(redfish::eventing::attend);
         let fleet = Arc::new(Fleet::new(options.first, all, faults, counters, options.rewrite));
         let mut servers = Vec::new();
 

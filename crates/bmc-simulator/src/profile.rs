@@ -80,6 +80,9 @@ pub struct Profile {
     pub media: Option<Media>,
     /// What it says that its machine is.
     pub inventory: Inventory,
+    /// The events that it sends. None: it has no event service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<Events>,
     /// Where values are told, by their path here: `boot` stands for all of `boot` that is not named more closely.
     pub sources: BTreeMap<String, String>,
     /// Paths of values that nobody can be named for.
@@ -307,6 +310,52 @@ pub struct Media {
     pub schemes: Vec<String>,
 }
 
+/// Events.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Events {
+    /// How many subscriptions at the same time.
+    pub most: usize,
+    /// The status of one too many.
+    pub full: u16,
+    /// They are places that are always there: a free one is changed, none is made or deleted. The name is that of the vendor's own object in `Oem`, whose
+    /// `EnableSubscription` switches one on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub places: Option<String>,
+    /// Members that are taken; with another one a subscription is refused.
+    pub takes: Vec<String>,
+    /// Members without which it is refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requires: Vec<String>,
+    /// `EventTypesForSubscription`. Empty: the member is not there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub types: Vec<String>,
+    /// `EventFormatTypes`. Empty: the member is not there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub formats: Vec<String>,
+    /// `RegistryPrefixes`. Empty: the member is not there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub registries: Vec<String>,
+    /// Schemes of destinations that are taken.
+    pub schemes: Vec<String>,
+    /// A destination's certificate is checked unless the subscription says otherwise (`VerifyCertificate`).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub verifies: bool,
+    /// A subscription whose events do not arrive is taken away, unless it says otherwise (`DeliveryRetryPolicy`).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub gives_up: bool,
+    /// Where the stream of events is, below the root. None: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<String>,
+    /// How many streams at the same time.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub streams: usize,
+    /// `MessageId` of the event that a machine is on, and of the one that it is off.
+    pub messages: [String; 2],
+    /// The status of a subscription that is taken.
+    pub answer: u16,
+}
+
 /// How a medium is put into a drive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -497,6 +546,14 @@ impl Profile {
         if self.boot.etag_demanded && self.boot.etag == Etag::None {
             return wrong("boot.etagDemanded", "there are no versions to be said");
         }
+        if let Some(events) = &self.events {
+            if events.stream.is_some() != (events.streams > 0) {
+                return wrong("events.streams", "goes with events.stream");
+            }
+            if let Some(nothing) = events.requires.iter().find(|member| !events.takes.contains(member)) {
+                return wrong("events.requires", &format!("{nothing} is not among those that are taken"));
+            }
+        }
         if let Some(nothing) = self.boot.media.iter().find(|word| !self.boot.targets.contains(word)) {
             return wrong("boot.media", &format!("{nothing} is not among the targets"));
         }
@@ -510,7 +567,7 @@ impl Profile {
         let Ok(serde_json::Value::Object(rooms)) = serde_json::to_value(self) else {
             return Vec::new();
         };
-        for room in ["identity", "paths", "sessions", "power", "boot", "media", "inventory"] {
+        for room in ["identity", "paths", "sessions", "power", "boot", "media", "inventory", "events"] {
             let Some(serde_json::Value::Object(members)) = rooms.get(room) else {
                 continue;
             };

@@ -65,11 +65,29 @@ fn media(profile: &Profile) -> String {
     format!("below the {}; booted by {}", places.join(" and the "), words.join(", "))
 }
 
+fn events(profile: &Profile) -> String {
+    let Some(events) = &profile.events else {
+        return "none".to_owned();
+    };
+    let kind = if events.places.is_some() { "places" } else { "subscriptions" };
+    let streams = if events.streams > 0 {
+        format!("; {} streams", events.streams)
+    } else {
+        String::new()
+    };
+    format!(
+        "{} {kind}, then {}; by {}{streams}",
+        events.most,
+        events.full,
+        events.schemes.join(", ")
+    )
+}
+
 /// The table, in Markdown.
 #[must_use]
 pub fn profiles() -> String {
     let mut out = String::from(
-        "| profile | is | resets; answer | next boot | ETag | sessions | media | values without a source |\n|---|---|---|---|---|---|---|---|\n",
+        "| profile | is | resets; answer | next boot | ETag | sessions | media | events | values without a source |\n|---|---|---|---|---|---|---|---|---|\n",
     );
     for profile in ALL.iter() {
         let sessions = profile.sessions.as_ref().map_or_else(
@@ -81,13 +99,14 @@ pub fn profiles() -> String {
         // Writing into a String cannot fail.
         let _written = writeln!(
             out,
-            "| `{}` | {} | {} | {} | {} | {sessions} | {} | {without} of {} |",
+            "| `{}` | {} | {} | {} | {} | {sessions} | {} | {} | {without} of {} |",
             profile.name,
             profile.title,
             resets(profile),
             boot(profile),
             etag(profile),
             media(profile),
+            events(profile),
             values.len()
         );
     }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     account,
     install::{self, NETBOOT, OPERATOR},
-    roles::{Decisions, Lan, NETBOOT_NAMESPACE, OPERATOR_NAMESPACE, Starts, bracketed, signalled},
+    roles::{BmcEvents, Decisions, Lan, NETBOOT_NAMESPACE, OPERATOR_NAMESPACE, Starts, bracketed, signalled},
 };
 
 #[derive(Debug, clap::Args)]
@@ -60,6 +60,8 @@ pub struct Arguments {
     decisions: Decisions,
     #[command(flatten)]
     starts: Starts,
+    #[command(flatten)]
+    bmc_events: BmcEvents,
     /// Reckon with so many machines of a lab that all come from one address: wide quotas for one address. Not for a network with strangers.
     #[arg(long, value_name = "MACHINES", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     lab_machines: Option<u32>,
@@ -148,6 +150,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     operator.operator_namespace = OPERATOR_NAMESPACE.to_owned();
     operator.netboot_namespace = NETBOOT_NAMESPACE.to_owned();
     operator.lifecycle = decisions;
+    operator.bmc_events = arguments.bmc_events.config()?;
     let operator = operator::Operator::run(operator, stop.child_token());
     parts.spawn(async move { operator.await.context("running the operator") });
 

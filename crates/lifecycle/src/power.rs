@@ -9,7 +9,7 @@
 
 use api::{
     hardware::BareMetalHardwareStatus,
-    power::{PowerAct, PowerActKind, PowerState, PowerStatus},
+    power::{PowerAct, PowerActKind, PowerEvents, PowerState, PowerStatus},
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -52,6 +52,10 @@ pub struct PowerFacts {
     pub can: Can,
     /// What the driver said last.
     pub state: PowerState,
+    /// Whether its BMC tells that it was switched.
+    pub events: PowerEvents,
+    /// Why it does not, or not in the better way.
+    pub events_fault: String,
     /// How the latest act ended, as far as whoever carries them out remembers it.
     pub ended: Option<Ended>,
     /// The interfaces by which it is woken, where netboot is to do it.
@@ -160,6 +164,8 @@ pub(crate) fn settle(
     };
     let mut new = old.cloned().unwrap_or_default();
     new.state = facts.state;
+    new.events = facts.events;
+    new.events_fault.clone_from(&facts.events_fault);
     take_in(&mut new, facts, config);
     let mut again = None;
     match next(&mut new, facts, want, config, now) {

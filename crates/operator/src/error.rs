@@ -30,6 +30,14 @@ pub enum Error {
         /// What is wrong, without a word of the contents.
         problem: String,
     },
+    /// The listener for events of BMCs cannot be had.
+    #[error("events of BMCs cannot be received at {address}: {problem}")]
+    BmcEvents {
+        /// Where it was to listen.
+        address: std::net::SocketAddr,
+        /// Why not, and what to do.
+        problem: String,
+    },
     /// A seed could not be sealed.
     #[error("could not seal the seed of {instance}")]
     Seal {

@@ -23,6 +23,7 @@
 
 use std::{
     future::Future,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -31,6 +32,7 @@ use std::{
 };
 
 use kube::Client;
+use secrecy::SecretSlice;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -73,6 +75,26 @@ pub struct LeaderElection {
     pub times: lease::Times,
 }
 
+/// Where BMCs send their events, and who is there.
+#[derive(Clone)]
+pub struct BmcEvents {
+    /// The URL by which BMCs reach the listener, without a slash at its end: `https://kube-baremetal.example:9443`.
+    pub url: String,
+    /// Where it listens; by TLS, if the URL is one of HTTPS.
+    pub listen: SocketAddr,
+    /// Certificate and key, in PEM. `None`: a certificate is made at each start, and BMCs are told not to check it.
+    pub identity: Option<(Vec<u8>, SecretSlice<u8>)>,
+}
+
+impl std::fmt::Debug for BmcEvents {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BmcEvents")
+            .field("url", &self.url)
+            .field("listen", &self.listen)
+            .finish_non_exhaustive()
+    }
+}
+
 /// What a health check asks.
 #[derive(Debug, Default)]
 pub struct Health {
@@ -111,6 +133,10 @@ pub struct Config {
     pub concurrency: usize,
     /// After this time the driver of a machine is asked again whether it is on, where nothing was done to it; up to a tenth later, so that not all are asked at once.
     pub power_check: Duration,
+    /// Where BMCs send their events. `None`: nowhere; streams of events are listened to nevertheless.
+    pub bmc_events: Option<BmcEvents>,
+    /// After this time it is looked whether a BMC still sends its events.
+    pub bmc_events_check: Duration,
     /// So many writes a second, in all, of what can wait: progress, and steps that nobody waits for.
     pub progress_per_second: f64,
     /// At most one progress write per instance in this time.
@@ -155,6 +181,8 @@ impl Config {
             leader_election: None,
             concurrency: 64,
             power_check: Duration::from_secs(100),
+            bmc_events: None,
+            bmc_events_check: Duration::from_secs(900),
             progress_per_second: 20.0,
             progress_interval: Duration::from_secs(2),
             step_interval: Duration::from_secs(1),
@@ -178,6 +206,10 @@ impl Operator {
     /// # Errors
     /// [`Error::Deposed`] when its turn ended before it was told to stop, [`Error::Ended`] when a part of the operator ended by itself.
     pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
+        let receiver = match &config.bmc_events {
+            Some(settings) => Some(power::receiver::Receiver::open(settings)?),
+            None => None,
+        };
         let (world, notices) = World::new(config);
         wiring::listen(&world);
 
@@ -206,6 +238,13 @@ impl Operator {
             parts.spawn(async move {
                 writer.run(notices, background).await;
                 "event writer".to_owned()
+            });
+        }
+        if let Some(receiver) = receiver {
+            let (world, background) = (Arc::clone(&world), background.clone());
+            parts.spawn(async move {
+                receiver.run(world, background).await;
+                "receiver of BMCs' events".to_owned()
             });
         }
         let outcome = tokio::select! {
@@ -425,6 +464,7 @@ async fn work(world: &Arc<World>, stop: CancellationToken) -> Result<()> {
     let asked = stop.is_cancelled();
     stop.cancel();
     while parts.join_next().await.is_some() {}
+    world.power.events.end();
     match ended {
         _ if asked => Ok(()),
         Some(Ok(name)) => Err(Error::Ended(name.to_owned())),

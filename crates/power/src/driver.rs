@@ -8,6 +8,7 @@ use std::{fmt, future::Future, pin::Pin};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    events::{Stream, Subscription},
     fault::Fault,
     inventory::{Depth, Survey},
 };
@@ -112,6 +113,12 @@ pub enum Operation {
     Survey,
     /// [`Driver::close`].
     Close,
+    /// [`Driver::subscribe`].
+    Subscribe,
+    /// [`Driver::unsubscribe`].
+    Unsubscribe,
+    /// [`Driver::listen`].
+    Listen,
 }
 
 impl Operation {
@@ -135,6 +142,9 @@ impl fmt::Display for Operation {
             Self::Detach => f.write_str("detach its medium"),
             Self::Survey => f.write_str("tell what the machine is"),
             Self::Close => f.write_str("end the session"),
+            Self::Subscribe => f.write_str("have it send events"),
+            Self::Unsubscribe => f.write_str("stop it from sending events"),
+            Self::Listen => f.write_str("listen to its events"),
         }
     }
 }
@@ -171,6 +181,8 @@ impl BootDevices {
 /// What a kind of driver can do. Of one controller it may be less: then the call says what that one offers ([`Fault::NotOffered`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capabilities {
+    /// Tell by itself that something happened.
+    pub events: bool,
     /// Switch on.
     pub on: bool,
     /// Ask the system to shut down.
@@ -192,6 +204,7 @@ pub struct Capabilities {
 impl Capabilities {
     /// Nothing at all.
     pub const NONE: Self = Self {
+        events: false,
         on: false,
         off_soft: false,
         off_hard: false,
@@ -215,6 +228,7 @@ impl Capabilities {
             Operation::Attach | Operation::Detach => self.media,
             Operation::Survey => self.inventory,
             Operation::Close => true,
+            Operation::Subscribe | Operation::Unsubscribe | Operation::Listen => self.events,
         }
     }
 }
@@ -300,5 +314,20 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// Gives back what the controller keeps for this driver between calls (a session). The next call gets it anew.
     fn close(&self) -> Act<'_, ()> {
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Has the controller send its events to a URL, unless it does already. What this installation left behind there before is taken away, what others did never.
+    fn subscribe<'a>(&'a self, _subscription: &'a Subscription) -> Act<'a, ()> {
+        incapable(Operation::Subscribe)
+    }
+
+    /// Takes away what [`Driver::subscribe`] left.
+    fn unsubscribe<'a>(&'a self, _subscription: &'a Subscription) -> Act<'a, ()> {
+        incapable(Operation::Unsubscribe)
+    }
+
+    /// Opens a stream of the controller's events: a connection that stays.
+    fn listen(&self) -> Act<'_, Stream> {
+        incapable(Operation::Listen)
     }
 }

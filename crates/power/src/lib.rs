@@ -32,6 +32,7 @@ pub mod amt;
 pub mod calls;
 pub mod digest;
 pub mod driver;
+pub mod events;
 pub mod fault;
 pub mod inventory;
 pub mod ipmi;

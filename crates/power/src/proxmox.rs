@@ -35,6 +35,7 @@ pub static KIND: Kind = Kind {
     name: "proxmox",
     title: "Virtual machine of Proxmox VE",
     capabilities: Capabilities {
+        events: false,
         on: true,
         off_soft: true,
         off_hard: true,

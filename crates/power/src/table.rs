@@ -24,7 +24,7 @@ fn row(kind: &Kind) -> String {
         .collect();
     let boot = if devices.is_empty() { "no".to_owned() } else { devices.join(", ") };
     format!(
-        "| `{}` | {} | {} | {} | {} | {} | {} | {boot} | {} | {} |\n",
+        "| `{}` | {} | {} | {} | {} | {} | {} | {} | {boot} | {} | {} |\n",
         kind.name,
         kind.title,
         yes(able.on),
@@ -32,6 +32,7 @@ fn row(kind: &Kind) -> String {
         yes(able.off_hard),
         yes(able.cycle),
         yes(able.state),
+        yes(able.events),
         yes(able.media),
         yes(able.inventory),
     )
@@ -41,7 +42,7 @@ fn row(kind: &Kind) -> String {
 #[must_use]
 pub fn markdown() -> String {
     let mut out =
-        "| driver | what | on | shut down | off, hard | cycle | state | next boot | media | inventory |\n|---|---|---|---|---|---|---|---|---|---|\n"
+        "| driver | what | on | shut down | off, hard | cycle | state | events | next boot | media | inventory |\n|---|---|---|---|---|---|---|---|---|---|---|\n"
             .to_owned();
     out.extend(KINDS.iter().map(|kind| row(kind)));
     out.push_str("\n| driver | seen |\n|---|---|\n");

@@ -30,6 +30,7 @@ pub static KIND: Kind = Kind {
     name: "wakeOnLan",
     title: "Wake-on-LAN",
     capabilities: Capabilities {
+        events: false,
         on: true,
         ..Capabilities::NONE
     },

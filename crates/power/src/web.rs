@@ -2,7 +2,7 @@
 
 use std::{error::Error, time::Duration};
 
-use reqwest::{Client, Method, Response, Url, redirect};
+use reqwest::{Client, ClientBuilder, Method, Response, Url, redirect};
 use rustls::ClientConfig;
 use serde_json::Value;
 
@@ -15,6 +15,9 @@ use crate::{
 const CONNECT: Duration = Duration::from_secs(5);
 /// The longest time of one request. BMCs think for seconds over a document.
 const REQUEST: Duration = Duration::from_secs(12);
+/// Of a connection over which nothing comes for long: how often, and how often in a row in vain, the other side is asked whether it is there.
+const ALIVE: Duration = Duration::from_secs(30);
+const ALIVE_TRIES: u32 = 3;
 /// The largest document that is read. Whole systems of the largest servers are below 100 KiB.
 const LARGEST: usize = 2 << 20;
 
@@ -65,8 +68,7 @@ impl Endpoint {
 
     /// Host and port, for people.
     pub fn authority(&self) -> String {
-        let port = self.url.port_or_known_default().unwrap_or_default();
-        format!("{}:{port}", self.url.host_str().unwrap_or_default())
+        authority(&self.url)
     }
 
     /// A client for one conversation: its connections are closed with it. It takes no proxies out of the environment and follows no redirects.
@@ -74,6 +76,25 @@ impl Endpoint {
     /// # Errors
     /// The HTTP library cannot be set up.
     pub fn client(&self) -> Result<Client, Fault> {
+        Self::built(self.builder().timeout(REQUEST))
+    }
+
+    /// A client for one answer that goes on for as long as both sides live. That the other side is gone is noticed by the kernel.
+    ///
+    /// # Errors
+    /// The HTTP library cannot be set up.
+    pub fn lasting_client(&self) -> Result<Client, Fault> {
+        let builder = self.builder().tcp_keepalive(ALIVE).tcp_keepalive_interval(ALIVE);
+        Self::built(builder.tcp_keepalive_retries(ALIVE_TRIES))
+    }
+
+    fn built(builder: ClientBuilder) -> Result<Client, Fault> {
+        builder
+            .build()
+            .map_err(|error| Fault::Unreachable(format!("no HTTP client: {error}")))
+    }
+
+    fn builder(&self) -> ClientBuilder {
         Client::builder()
             .tls_backend_preconfigured(self.tls.clone())
             .no_proxy()
@@ -81,11 +102,14 @@ impl Endpoint {
             .referer(false)
             .http1_only()
             .connect_timeout(CONNECT)
-            .timeout(REQUEST)
             .user_agent(concat!("kube-baremetal/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| Fault::Unreachable(format!("no HTTP client: {error}")))
     }
+}
+
+/// Host and port of a URL.
+pub(crate) fn authority(url: &Url) -> String {
+    let port = url.port_or_known_default().unwrap_or_default();
+    format!("{}:{port}", url.host_str().unwrap_or_default())
 }
 
 /// The content of an answer, if it is JSON; else null, and the answer is judged by its status.

@@ -29,6 +29,7 @@ pub static KIND: Kind = Kind {
     name: "webhook",
     title: "Signed requests to a service of yours; which of these it does, its settings say",
     capabilities: Capabilities {
+        events: false,
         on: true,
         off_soft: true,
         off_hard: true,

@@ -20,6 +20,7 @@ static KIND: Kind = Kind {
     name: "script",
     title: "A script",
     capabilities: Capabilities {
+        events: false,
         on: true,
         off_soft: false,
         off_hard: true,

@@ -52,6 +52,9 @@ impl Bmc {
         }
         add(&mut root, "Vendor", self.profile.identity.vendor.clone());
         add(&mut root, "Product", self.profile.identity.product.clone());
+        if self.profile.events.is_some() {
+            root["EventService"] = link("/EventService");
+        }
         if self.profile.sessions.is_some() {
             root["SessionService"] = link("/SessionService");
             root["Links"]["Sessions"] = link("/SessionService/Sessions");

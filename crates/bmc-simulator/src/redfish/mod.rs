@@ -6,6 +6,7 @@
 //! | [`changes`] | resets and the next boot |
 //! | [`drives`] | virtual media |
 //! | [`inventory`] | what the machine is |
+//! | [`eventing`] | subscriptions, streams, and what is sent |
 //! | [`sessions`] | who is let in |
 //! | [`forms`] | how documents are written, and how they are spoilt |
 //!
@@ -14,6 +15,7 @@
 mod changes;
 mod documents;
 mod drives;
+pub(crate) mod eventing;
 pub mod forms;
 mod inventory;
 mod sessions;
@@ -51,6 +53,7 @@ fn operation(method: &str, segments: &[&str]) -> Operation {
         ("GET", ["Systems", _]) => Operation::State,
         ("PATCH", ["Systems", ..]) => Operation::Boot,
         (_, ["TaskService", ..]) => Operation::Task,
+        ("POST" | "PATCH" | "DELETE", ["EventService", "Subscriptions", ..]) => Operation::Subscribe,
         _ => Operation::Any,
     }
 }
@@ -65,7 +68,12 @@ pub(crate) async fn answer(bmc: &Bmc, ask: &Ask, rewrite: Option<&Rewrite>) -> F
         });
     };
     let segments: Vec<&str> = rest.split('/').filter(|segment| !segment.is_empty()).collect();
-    let operation = operation(&ask.method, &segments);
+    let streams = eventing::is_stream(bmc, &segments);
+    let operation = if streams {
+        Operation::Subscribe
+    } else {
+        operation(&ask.method, &segments)
+    };
     let mishap = bmc.asked(Protocol::Redfish, operation, ask.method == "GET");
     if !mishap.delay.is_zero() {
         tokio::time::sleep(mishap.delay).await;
@@ -145,6 +153,8 @@ impl Request<'_> {
             ("GET", ["Systems"]) => Answer::json(200, self.bmc.systems()),
             ("GET", ["Managers"]) => Answer::json(200, self.bmc.managers()),
             ("GET", ["TaskService", kind @ ("Tasks" | "TaskMonitors"), id]) => self.task(kind, id),
+            (method, ["EventService", rest @ ..]) if !eventing::is_stream(self.bmc, &self.segments) => self.of_events(method, rest),
+            ("GET", segments) if eventing::is_stream(self.bmc, segments) => self.open_stream(),
             (method, ["Systems", id, rest @ ..]) => match self.system(id) {
                 Some(system) => self.of_system(method, system, rest),
                 None if method == "GET" && rest.is_empty() && self.bmc.profile.paths.besides.iter().any(|own| own == id) => {

@@ -5,7 +5,10 @@
 pub mod netboot;
 pub mod operator;
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use ::netboot::LanInterface;
 use anyhow::{Context, Result};
@@ -81,6 +84,54 @@ impl Starts {
             per_minute_per_rack: self.starts_per_minute_per_rack,
         }
     }
+}
+
+/// Where BMCs send their events.
+#[derive(Debug, Clone, clap::Args)]
+pub struct BmcEvents {
+    /// URL by which BMCs reach this operator, so that they can tell when a machine is switched: `https://host:port`; `http://` is taken by few BMCs. Left out: the operator listens to the
+    /// events of some BMCs, and asks the others from time to time.
+    #[arg(long, env = "KBM_BMC_EVENTS_URL", value_name = "URL", value_parser = events_url)]
+    bmc_events_url: Option<String>,
+    /// Where events of BMCs are received, by TLS if the URL is one of https.
+    #[arg(long, env = "KBM_BMC_EVENTS_LISTEN", default_value = "[::]:9443")]
+    bmc_events_listen: SocketAddr,
+    /// Certificate (PEM) for that URL. Left out: one is made at each start, and BMCs are told not to check it.
+    #[arg(long, env = "KBM_BMC_EVENTS_CERTIFICATE", value_name = "FILE", requires_all = ["bmc_events_key", "bmc_events_url"])]
+    bmc_events_certificate: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long, env = "KBM_BMC_EVENTS_KEY", value_name = "FILE", requires = "bmc_events_certificate")]
+    bmc_events_key: Option<PathBuf>,
+}
+
+impl BmcEvents {
+    /// As the operator takes it.
+    pub fn config(&self) -> Result<Option<::operator::BmcEvents>> {
+        let Some(url) = &self.bmc_events_url else { return Ok(None) };
+        let read = |option: &str, path: &PathBuf| std::fs::read(path).with_context(|| format!("{option}: reading {}", path.display()));
+        let identity = match (&self.bmc_events_certificate, &self.bmc_events_key) {
+            (Some(certificate), Some(key)) => Some((
+                read("--bmc-events-certificate", certificate)?,
+                read("--bmc-events-key", key)?.into(),
+            )),
+            _ => None,
+        };
+        Ok(Some(::operator::BmcEvents {
+            url: url.clone(),
+            listen: self.bmc_events_listen,
+            identity,
+        }))
+    }
+}
+
+/// `https://host:port`, perhaps with a path.
+fn events_url(text: &str) -> Result<String, String> {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let rest = rest.ok_or_else(|| "it must begin with https:// or http://".to_owned())?;
+    if rest.is_empty() || rest.starts_with('/') || rest.contains(['@', '?', '#', ' ']) {
+        return Err("write it as https://host:port, without credentials and query".to_owned());
+    }
+    Ok(text.trim_end_matches('/').to_owned())
 }
 
 /// What a machine that nobody accepted gets.
@@ -210,6 +261,24 @@ fn host_name() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_url_for_events_has_no_credentials_and_no_slash_at_its_end() {
+        assert_eq!(events_url("https://kbm.example:9443/"), Ok("https://kbm.example:9443".to_owned()));
+        assert_eq!(
+            events_url("http://[2001:db8::1]:9443/kbm"),
+            Ok("http://[2001:db8::1]:9443/kbm".to_owned())
+        );
+        for wrong in [
+            "kbm.example",
+            "https://",
+            "https:///x",
+            "https://u:p@kbm.example",
+            "https://kbm.example/?a=b",
+        ] {
+            assert!(events_url(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn an_interface_may_come_with_a_mode() {

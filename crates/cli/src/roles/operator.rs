@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
-use super::{Cluster, Decisions, NETBOOT_NAMESPACE, OPERATOR_NAMESPACE, Starts, host_name, signalled};
+use super::{BmcEvents, Cluster, Decisions, NETBOOT_NAMESPACE, OPERATOR_NAMESPACE, Starts, host_name, signalled};
 use crate::monitor;
 
 #[derive(Debug, clap::Args)]
@@ -41,6 +41,8 @@ pub struct Arguments {
     decisions: Decisions,
     #[command(flatten)]
     starts: Starts,
+    #[command(flatten)]
+    bmc_events: BmcEvents,
 }
 
 /// Runs until SIGINT or SIGTERM, or until its turn is lost.
@@ -59,6 +61,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     config.lifecycle = arguments.decisions.config(arguments.allow_asserted_identity);
     config.lifecycle.starts = arguments.starts.limits();
     config.lifecycle.image_store = arguments.with_image_store;
+    config.bmc_events = arguments.bmc_events.config()?;
     config.leader_election = Some(operator::LeaderElection {
         lease: arguments.lease,
         // A replica that was restarted is another candidate: what the one before it had in flight must not be taken for its own.

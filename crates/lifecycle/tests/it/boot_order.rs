@@ -172,9 +172,7 @@ fn a_system_that_comes_after_its_driver_switched_the_machine_is_noticed() {
             ..Can::default()
         },
         state: PowerState::On,
-        macs: Vec::new(),
-        turn: String::new(),
-        ended: None,
+        ..PowerFacts::default()
     });
     world.settle();
     let act = world.status().power.unwrap().act.expect("its driver is told");

@@ -46,9 +46,7 @@ fn driven(can: Can, state: PowerState) -> World {
     world.power = Some(PowerFacts {
         can,
         state,
-        ended: None,
-        macs: Vec::new(),
-        turn: String::new(),
+        ..PowerFacts::default()
     });
     world.idle.policy = IdlePolicy::PowerOff;
     world.settle();
@@ -168,9 +166,7 @@ fn a_machine_that_nothing_switches_on_stays_on_and_says_why() {
         world.power = power.map(|can| PowerFacts {
             can,
             state: PowerState::On,
-            ended: None,
-            macs: Vec::new(),
-            turn: String::new(),
+            ..PowerFacts::default()
         });
         world.settle();
         world.pass(60);

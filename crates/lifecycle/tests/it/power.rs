@@ -21,9 +21,7 @@ fn with(can: Can, mut world: World) -> World {
     world.power = Some(PowerFacts {
         can,
         state: PowerState::On,
-        ended: None,
-        macs: Vec::new(),
-        turn: String::new(),
+        ..PowerFacts::default()
     });
     world.settle();
     world

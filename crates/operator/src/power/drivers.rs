@@ -151,6 +151,8 @@ fn promised(calls: &[WebhookCall]) -> Capabilities {
         .map(|(_, device)| device)
         .collect();
     Capabilities {
+        // Its contract has none.
+        events: false,
         on: has(WebhookCall::On),
         off_soft: has(WebhookCall::ShutDown),
         off_hard: has(WebhookCall::Off),
@@ -183,6 +185,14 @@ pub(crate) fn is_woken(spec: &PowerSpec) -> bool {
 /// Name of the Secret with a machine's credentials, in the operator's namespace, where it has any.
 pub(crate) fn secret(spec: &PowerSpec) -> Option<&str> {
     Some(&Way::of(spec)?.credentials()?.name)
+}
+
+/// The controller that tells by itself what happens to its machines, as its driver names it.
+pub(crate) fn telling(spec: &PowerSpec) -> Option<String> {
+    match Way::of(spec)? {
+        Way::Redfish(way) => redfish::controller(&way.address),
+        _ => None,
+    }
 }
 
 /// The driver of a machine whose interfaces have these addresses. Nothing is sent.

@@ -6,11 +6,14 @@
 //! Invariants:
 //! * One call at a time per machine (the queue), and per controller (`power::calls`); a dead controller holds up its own machines alone.
 //! * Nothing is written here: the status belongs to the machine's reconcile, and events tell what only a person can mend.
+//! * What a BMC tells by itself ([`events`]) makes it be asked, and is not believed.
 //! * Credentials are read by name, in the operator's namespace, and go to the driver and nowhere else. The last good ones are used on while the API server does not answer.
 
 pub(crate) mod drivers;
+mod events;
 pub(crate) mod inventory;
 mod medium;
+pub(crate) mod receiver;
 pub(crate) mod turns;
 
 use std::{
@@ -89,6 +92,8 @@ pub struct Switches {
     calls: Calls,
     /// By the hardware's name.
     machines: Mutex<HashMap<String, Known>>,
+    /// Which BMCs tell by themselves.
+    pub(crate) events: events::Events,
     /// Who is switched on next.
     pub(crate) turns: turns::Turns,
 }
@@ -104,6 +109,7 @@ impl Default for Switches {
         Self {
             calls: Calls::new(Limits::default()),
             machines: Mutex::default(),
+            events: events::Events::default(),
             turns: turns::Turns::default(),
         }
     }
@@ -123,6 +129,10 @@ impl Switches {
         } else {
             Vec::new()
         };
+        let (events, events_fault) = self.events.of(&hardware.name_any()).unwrap_or_else(|| {
+            let before = hardware.status.as_ref().and_then(|s| s.power.as_ref());
+            before.map(|p| (p.events, p.events_fault.clone())).unwrap_or_default()
+        });
         let machines = self.lock();
         let known = machines.get(&hardware.name_any());
         Some(PowerFacts {
@@ -140,6 +150,8 @@ impl Switches {
                 },
                 |k| k.state,
             ),
+            events,
+            events_fault,
             ended: known.and_then(|k| k.ended.clone()),
             turn: known.map(|k| k.turn.clone()).unwrap_or_default(),
         })
@@ -149,20 +161,24 @@ impl Switches {
         change(self.lock().entry(name.to_owned()).or_default())
     }
 
-    /// The machine is gone, or has no driver any more.
-    async fn forget(&self, name: &str) {
-        self.turns.withdraw(name);
-        let known = self.lock().remove(name);
-        if let Some(wired) = known.and_then(|k| k.wired) {
-            self.close(&wired).await;
-        }
-    }
-
     /// Gives the controller its session back, as far as it takes it.
     async fn close(&self, wired: &Wired) {
         if let Err(error) = self.calls.close(&wired.machine).await {
             tracing::debug!(%error, "a session with a BMC was not closed");
         }
+    }
+}
+
+/// The machine is gone, or has no driver any more.
+async fn forget(world: &Arc<World>, name: &str) {
+    world.power.turns.withdraw(name);
+    let known = world.power.lock().remove(name);
+    let abandoned = world.power.events.leave(name);
+    if let Some(wired) = known.and_then(|k| k.wired) {
+        if abandoned {
+            events::unsubscribe(world, &wired).await;
+        }
+        world.power.close(&wired).await;
     }
 }
 
@@ -181,6 +197,11 @@ pub(crate) fn wake(world: &World, old: Option<&Arc<BareMetalHardware>>, new: Opt
     // Whoever is claimed starts before those that are not.
     let claimed = |m: Option<&Arc<BareMetalHardware>>| m.is_some_and(|m| m.spec.claim_ref.is_some());
     let urgent = claimed(old) != claimed(new) && act(new).is_some();
+    if let (Some(old), Some(new)) = (old, new)
+        && events::was_told(old, new)
+    {
+        events::happened(world, &new.name_any());
+    }
     if (act(old) != act(new) || urgent || spec(old) != spec(new) || paused(old) != paused(new))
         && let Some(machine) = new.or(old)
     {
@@ -192,7 +213,7 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
     let hardware = world.hardware.get(&key);
     let switched = |spec: &PowerSpec| drivers::can(spec).is_some();
     let Some((hardware, spec)) = hardware.and_then(|h| Some((h.clone(), h.spec.power.clone().filter(switched)?))) else {
-        world.power.forget(&key.name).await;
+        forget(&world, &key.name).await;
         return Ok(Next::Rest);
     };
     if hardware.spec.paused {
@@ -226,13 +247,18 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
     }
     let again = match wired {
         Ok(wired) if wired.machine.driver().capabilities().state => {
-            if look(&world, &hardware, &key, &wired).await {
+            let looked = look(&world, &hardware, &key, &wired).await;
+            let checks = if looked.answered {
                 inventory::wake(&world, &hardware, discovery.as_deref());
-            }
+                events::check(&world, &name, &wired).await
+            } else {
+                None
+            };
             let soon = world
                 .power
                 .with(&name, |known| known.soon_until.is_some_and(|until| Instant::now() < until));
-            Some(if soon { SOON } else { jittered(world.config.power_check) })
+            let usual = if soon { SOON } else { jittered(world.config.power_check) };
+            [looked.again, checks, Some(usual)].into_iter().flatten().min()
         }
         // There is nothing to ask it.
         Ok(_) => None,
@@ -271,7 +297,7 @@ fn its_turn(world: &World, hardware: &BareMetalHardware, key: &Key, act: Option<
 }
 
 /// The machine's driver; what keeps it from having one is for people.
-async fn wired(world: &World, name: &str, spec: &PowerSpec, macs: Vec<String>) -> Result<std::result::Result<Arc<Wired>, String>> {
+async fn wired(world: &Arc<World>, name: &str, spec: &PowerSpec, macs: Vec<String>) -> Result<std::result::Result<Arc<Wired>, String>> {
     let before = world.power.with(name, |known| known.wired.clone());
     let same = |wired: &&Arc<Wired>| wired.spec == *spec && wired.macs == macs;
     if let Some(wired) = before.as_ref().filter(same).filter(|w| w.read_at.elapsed() < FRESH) {
@@ -309,7 +335,14 @@ async fn wired(world: &World, name: &str, spec: &PowerSpec, macs: Vec<String>) -
         machine,
     });
     world.power.with(name, |known| known.wired = Some(Arc::clone(&wired)));
+    let abandoned = match wired.machine.driver() {
+        driver if driver.capabilities().events => world.power.events.join(name, driver.controller()),
+        _ => world.power.events.leave(name),
+    };
     if let Some(old) = before.filter(|_| is_new) {
+        if abandoned {
+            events::unsubscribe(world, &old).await;
+        }
         world.power.close(&old).await;
     }
     Ok(Ok(wired))
@@ -378,8 +411,15 @@ fn interfaces(spec: &PowerSpec, discovery: Option<&BareMetalDiscovery>) -> Vec<S
     found.unwrap_or_default()
 }
 
-/// Asks whether the machine is on. Whether there was an answer.
-async fn look(world: &World, hardware: &Arc<BareMetalHardware>, key: &Key, wired: &Wired) -> bool {
+/// What came of a look.
+struct Looked {
+    answered: bool,
+    /// After what time to look again, because of an event that nothing is seen of yet.
+    again: Option<Duration>,
+}
+
+/// Asks whether the machine is on.
+async fn look(world: &World, hardware: &Arc<BareMetalHardware>, key: &Key, wired: &Wired) -> Looked {
     let name = hardware.name_any();
     let answer = world.power.calls.state(&wired.machine).await;
     let state = match &answer {
@@ -387,15 +427,21 @@ async fn look(world: &World, hardware: &Arc<BareMetalHardware>, key: &Key, wired
         Ok(power::PowerState::Off) => PowerState::Off,
         Ok(power::PowerState::Unknown) | Err(_) => PowerState::Unknown,
     };
-    let (changed, lost) = world.power.with(&name, |known| {
+    let answered = answer.is_ok();
+    let (changed, lost, back) = world.power.with(&name, |known| {
         let changed = known.state != state || known.asked_at.is_none();
         let lost = answer.is_err() && !known.unreachable;
+        let back = answer.is_ok() && known.unreachable;
         known.state = state;
         known.unreachable = answer.is_err();
         known.asked_at = Some(Instant::now());
-        (changed, lost)
+        (changed, lost, back)
     });
-    let answered = answer.is_ok();
+    if back {
+        // It may have started anew, and have lost who wanted its events.
+        world.power.events.doubt(&name);
+    }
+    let again = world.power.events.looked(&name, changed && state != PowerState::Unknown);
     if let Err(error) = answer {
         refresh(world, hardware, &error);
         if lost {
@@ -413,5 +459,5 @@ async fn look(world: &World, hardware: &Arc<BareMetalHardware>, key: &Key, wired
     if changed {
         world.queues.hardware.add(key.clone());
     }
-    answered
+    Looked { answered, again }
 }

@@ -2,6 +2,7 @@
 
 mod binding;
 mod bmc;
+mod bmc_events;
 mod crashes;
 mod embedded;
 mod faults;

@@ -1,4 +1,4 @@
-//! Many BMCs of all kinds, of which a fifth is dead or slow: the state of the others is known in time, sockets are few, and machines that have nothing to do with them are decided about as fast as without
+//! Many BMCs of all kinds, of which a fifth is dead or slow: the state of the others is known in time, that of machines that somebody switches at once where their BMC tells, sockets are few, and machines that have nothing to do with them are decided about as fast as without
 //! the dead ones. Both worlds one after the other in one run.
 //!
 //! `KBM_BMCS=2000` is the size that is promised; a tenth of it is part of every run.
@@ -8,16 +8,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use api::{BareMetalHardware, BareMetalHardwareSpec, HardwarePhase, power::PowerState};
+use api::{
+    BareMetalHardware, BareMetalHardwareSpec, HardwarePhase,
+    power::{PowerEvents, PowerState, PowerStatus},
+};
 use bmc_simulator::{
     Options, Simulator,
-    faults::{Fault, Operation, What, Which},
+    faults::{Conduct, Fault, Operation, What, Which},
     host::Command,
 };
 use kube::{Api, ResourceExt, api::ListParams};
 use serde_json::json;
 
 use crate::{
+    bmc_events::receives,
     power::credentials,
     support::{Bench, bench_with, create, until},
 };
@@ -28,8 +32,14 @@ const OTHERS: usize = 50;
 const CHECK: Duration = Duration::from_secs(15);
 /// What a check may take on top of that, of all machines.
 const MARGIN: Duration = Duration::from_secs(20);
-/// Sockets at any moment.
+/// After what time a machine that somebody switched is known to be so where its BMC tells.
+const TOLD: Duration = Duration::from_secs(10);
+/// Machines that somebody switches, where their BMCs tell and where they do not.
+const PRESSED: usize = 20;
+/// Sockets at any moment, with those by which BMCs send and with streams of events: the operator has so many of these at most.
 const SOCKETS: u64 = 200;
+const RECEIVED: u64 = 24;
+const STREAMS: u64 = 32;
 
 fn controllers() -> usize {
     std::env::var("KBM_BMCS").map_or(200, |text| text.parse().expect("KBM_BMCS is a number"))
@@ -51,6 +61,8 @@ fn share(name: &str, share: f64, seed: u64, what: What) -> Fault {
 #[derive(Debug)]
 struct Seen {
     known: Duration,
+    subscribed: Duration,
+    told: Duration,
     noticed: Duration,
     half: Duration,
     p99: Duration,
@@ -58,31 +70,30 @@ struct Seen {
     most_open: u64,
 }
 
-async fn states(bench: &Bench) -> Vec<(String, PowerState)> {
+/// Seconds until the status of all that are waited for is so.
+async fn all_are(bench: &Bench, names: &HashSet<String>, wanted: &str, limit: Duration, is_so: impl Fn(&PowerStatus) -> bool) -> Duration {
     let api: Api<BareMetalHardware> = Api::all(bench.client.clone());
-    let listed = api.list(&ListParams::default()).await.unwrap();
-    let state = |h: &BareMetalHardware| h.status.as_ref().and_then(|s| Some(s.power.as_ref()?.state)).unwrap_or_default();
-    listed.iter().map(|h| (h.name_any(), state(h))).collect()
-}
-
-/// Seconds until all that are waited for are in that state.
-async fn all_are(bench: &Bench, names: &HashSet<String>, wanted: PowerState, limit: Duration) -> Duration {
     let began = Instant::now();
     loop {
-        let there = states(bench).await;
-        let missing = there
-            .iter()
-            .filter(|(name, state)| names.contains(name) && *state != wanted)
-            .count();
+        let listed = api.list(&ListParams::default()).await.unwrap();
+        let is_so = |h: &BareMetalHardware| h.status.as_ref().and_then(|s| s.power.as_ref()).is_some_and(&is_so);
+        let missing = listed.iter().filter(|h| names.contains(&h.name_any()) && !is_so(h)).count();
         if missing == 0 {
             return began.elapsed();
         }
         assert!(
             began.elapsed() < limit,
-            "{missing} of {} are not known to be {wanted:?} within {limit:?}",
+            "{missing} of {} are not known to be {wanted} within {limit:?}",
             names.len()
         );
         tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+fn press(simulator: &Simulator, names: &HashSet<String>) {
+    for name in names {
+        let index: usize = name.trim_start_matches("m-").parse().expect("a number");
+        simulator.bmc(index).hosts[0].tell(Command::On, Conduct::default());
     }
 }
 
@@ -127,7 +138,11 @@ async fn world(faults: Vec<Fault>) -> Seen {
         .filter(|index| !is_dead(*index))
         .map(|index| format!("m-{index}"))
         .collect();
-    let bench = bench_with(|config| config.power_check = CHECK).await;
+    let bench = bench_with(|config| {
+        config.power_check = CHECK;
+        receives(config, "https");
+    })
+    .await;
     credentials(&bench, "simulated-Pass-1").await;
     let api: Api<BareMetalHardware> = Api::all(bench.client.clone());
     let spec = |index: usize, power: Option<serde_json::Value>| BareMetalHardwareSpec {
@@ -148,20 +163,38 @@ async fn world(faults: Vec<Fault>) -> Seen {
         )
         .await;
     }
-    all_are(&bench, &alive, PowerState::Off, Duration::from_secs(120)).await;
+    all_are(&bench, &alive, "off", Duration::from_secs(120), |power| {
+        power.state == PowerState::Off
+    })
+    .await;
     let known = began.elapsed();
     let took = decisions(&bench).await;
-    // Somebody presses buttons.
-    let pressed: HashSet<String> = alive.iter().take(20).cloned().collect();
-    for name in &pressed {
+    let tells = |name: &&String| {
         let index: usize = name.trim_start_matches("m-").parse().expect("a number");
-        simulator.bmc(index).hosts[0].tell(Command::On, bmc_simulator::faults::Conduct::default());
-    }
-    let noticed = all_are(&bench, &pressed, PowerState::On, CHECK + MARGIN).await;
+        simulator.bmc(index).profile.events.is_some()
+    };
+    let telling: HashSet<String> = alive.iter().filter(tells).cloned().collect();
+    let mute: HashSet<String> = alive.iter().filter(|name| !tells(name)).cloned().collect();
+    assert!(telling.len() > mute.len() && !mute.is_empty());
+    all_are(&bench, &telling, "sending", Duration::from_secs(180), |power| {
+        power.events == PowerEvents::Push
+    })
+    .await;
+    let subscribed = began.elapsed();
+    // Somebody presses buttons.
+    let is_on = |power: &PowerStatus| power.state == PowerState::On;
+    let pressed: HashSet<String> = telling.iter().take(PRESSED).cloned().collect();
+    press(&simulator, &pressed);
+    let told = all_are(&bench, &pressed, "on", TOLD, is_on).await;
+    let pressed: HashSet<String> = mute.iter().take(PRESSED).cloned().collect();
+    press(&simulator, &pressed);
+    let noticed = all_are(&bench, &pressed, "on", CHECK + MARGIN, is_on).await;
     let most_open = simulator.fleet().counters().now().most_open;
     bench.end().await;
     Seen {
         known,
+        subscribed,
+        told,
         noticed,
         half: took[took.len() / 2],
         p99: took[took.len() * 99 / 100],
@@ -182,6 +215,8 @@ async fn dead_bmcs_delay_nobody_else() {
     for (what, seen) in [("all alive", &healthy), ("a fifth dead or slow", &struck)] {
         let Seen {
             known,
+            subscribed,
+            told,
             noticed,
             half,
             p99,
@@ -189,12 +224,12 @@ async fn dead_bmcs_delay_nobody_else() {
             most_open,
         } = seen;
         println!(
-            "{what}: {dead} dead or slow, all others known after {known:?}, buttons noticed after {noticed:?}; a decision about another machine {half:?}, 99 of 100 {p99:?}; at most {most_open} sockets"
+            "{what}: {dead} dead or slow, all others known after {known:?}, all that can send after {subscribed:?}; buttons told of after {told:?}, noticed without events after {noticed:?}; a decision about another machine {half:?}, 99 of 100 {p99:?}; at most {most_open} sockets"
         );
     }
     assert!(struck.dead * 8 > controllers(), "{struck:?}");
     for seen in [&healthy, &struck] {
-        assert!(seen.most_open <= SOCKETS, "{seen:?}");
+        assert!(seen.most_open + RECEIVED + STREAMS <= SOCKETS, "{seen:?}");
     }
     // Beside other tests: what is asserted is that nobody waits for a dead one, whose calls take a minute.
     assert!(struck.p99 < healthy.p99 * 4 + Duration::from_millis(500), "{healthy:?}, {struck:?}");

@@ -41,6 +41,7 @@ pub static KIND: Kind = Kind {
     name: "amt",
     title: "Intel AMT (WS-Management)",
     capabilities: Capabilities {
+        events: false,
         on: true,
         off_soft: true,
         off_hard: true,

@@ -50,6 +50,7 @@ pub static KIND: Kind = Kind {
     name: "ipmi",
     title: "IPMI 2.0 (RMCP+)",
     capabilities: Capabilities {
+        events: false,
         on: true,
         off_soft: true,
         off_hard: true,

@@ -43,6 +43,7 @@ pub static KIND: Kind = Kind {
     name: "libvirt",
     title: "Virtual machine of libvirt",
     capabilities: Capabilities {
+        events: false,
         on: true,
         off_soft: true,
         off_hard: true,

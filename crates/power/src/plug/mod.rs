@@ -59,6 +59,7 @@ pub static HOME_ASSISTANT: Kind = Kind {
 };
 
 const CAPABILITIES: Capabilities = Capabilities {
+    events: false,
     on: true,
     off_soft: false,
     off_hard: true,

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use reqwest::{Client, Method, StatusCode, header};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, header};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
@@ -27,6 +27,8 @@ use crate::{
 const REDIRECTS: usize = 3;
 /// Where the service begins (DSP0266, 6.2).
 const ROOT: &str = "/redfish/v1/";
+/// The kind of content that a stream of events has.
+const EVENTS: &str = "text/event-stream";
 
 /// How requests say who we are.
 #[derive(Debug, Clone, Default)]
@@ -90,6 +92,8 @@ struct Raw {
 pub struct Conversation<'a> {
     http: &'a Http,
     client: Client,
+    /// What is sent in this conversation and must not come back in its errors.
+    hidden: Option<&'a str>,
 }
 
 impl Http {
@@ -134,7 +138,24 @@ impl Http {
     /// The HTTP library cannot be set up.
     pub fn converse(&self) -> Result<Conversation<'_>, Fault> {
         let client = self.endpoint.client()?;
-        Ok(Conversation { http: self, client })
+        let hidden = None;
+        Ok(Conversation {
+            http: self,
+            client,
+            hidden,
+        })
+    }
+
+    /// Begins a conversation in which something is said that is as secret as a password.
+    ///
+    /// # Errors
+    /// The HTTP library cannot be set up.
+    pub fn converse_about<'a>(&'a self, secret: &'a str) -> Result<Conversation<'a>, Fault> {
+        let hidden = Some(secret);
+        Ok(Conversation {
+            hidden,
+            ..self.converse()?
+        })
     }
 
     /// Ends the session that is kept, if there is one.
@@ -162,19 +183,20 @@ impl Http {
     }
 
     /// The service's own words, without what is secret.
-    fn said(&self, body: &Value) -> String {
-        self.plain(&reader::complaint(body))
+    fn said(&self, body: &Value, hidden: Option<&str>) -> String {
+        self.plain(&reader::complaint(body), hidden)
     }
 
-    fn plain(&self, text: &str) -> String {
+    fn plain(&self, text: &str, hidden: Option<&str>) -> String {
+        let (password, hidden) = (self.password.expose_secret(), hidden.unwrap_or_default());
         match &*self.identity.lock().unwrap_or_else(PoisonError::into_inner) {
-            Identity::Session { token, .. } => quoted(text, &[self.password.expose_secret(), token.expose_secret()]),
-            Identity::New | Identity::Basic => quoted(text, &[self.password.expose_secret()]),
+            Identity::Session { token, .. } => quoted(text, &[password, hidden, token.expose_secret()]),
+            Identity::New | Identity::Basic => quoted(text, &[password, hidden]),
         }
     }
 
-    fn fault(&self, method: &Method, path: &Link, raw: &Raw) -> Fault {
-        let said = self.said(&raw.body);
+    fn fault(&self, method: &Method, path: &Link, raw: &Raw, hidden: Option<&str>) -> Fault {
+        let said = self.said(&raw.body, hidden);
         let said = if said.is_empty() { "no reason given".to_owned() } else { said };
         let detail = format!("{method} {}: {}, {said}", quoted(path.as_str(), &[]), raw.status);
         match raw.status.as_u16() {
@@ -235,7 +257,7 @@ impl Conversation<'_> {
     /// What the service says somewhere, without what is secret, printable and shortened.
     #[must_use]
     pub fn plain(&self, text: &str) -> String {
-        self.http.plain(text)
+        self.http.plain(text, None)
     }
 
     /// The service's first document, which everybody may read.
@@ -259,7 +281,7 @@ impl Conversation<'_> {
                 continue;
             }
             if !raw.status.is_success() {
-                return Err(self.http.fault(&Method::GET, &path, &raw));
+                return Err(self.http.fault(&Method::GET, &path, &raw, self.hidden));
             }
             if !raw.body.is_object() {
                 return Err(Fault::Garbled(format!("{} is no JSON object", quoted(path.as_str(), &[]))));
@@ -291,6 +313,49 @@ impl Conversation<'_> {
         self.reply(&Method::POST, path, raw)
     }
 
+    /// Takes something away. What is gone already is no error.
+    ///
+    /// # Errors
+    /// The service cannot be reached, or refuses.
+    pub async fn delete(&self, path: &Link) -> Result<(), Fault> {
+        let raw = self.identified(Method::DELETE, path, None, None).await?;
+        if matches!(raw.status, StatusCode::NOT_FOUND | StatusCode::GONE) {
+            return Ok(());
+        }
+        self.reply(&Method::DELETE, path, raw).map(|_| ())
+    }
+
+    /// Opens a stream of events (DSP0266, 13.5): an answer that does not end.
+    ///
+    /// # Errors
+    /// The service cannot be reached, refuses, or answers something else.
+    pub async fn stream(&self, path: &Link) -> Result<Response, Fault> {
+        let client = self.http.endpoint.lasting_client()?;
+        let open = async |identity: &Identity| {
+            let request = self.request(&client, Method::GET, path, identity)?;
+            let request = request.header(header::ACCEPT, EVENTS);
+            request.send().await.map_err(|error| web::lost(&Method::GET, error))
+        };
+        let kept = self.http.identity();
+        let fresh = matches!(kept, Identity::New);
+        let identity = if fresh { self.log_in().await? } else { kept };
+        let mut response = open(&identity).await?;
+        if response.status() == StatusCode::UNAUTHORIZED && !fresh && matches!(identity, Identity::Session { .. }) {
+            self.http.become_known(Identity::New);
+            response = open(&self.log_in().await?).await?;
+        }
+        let (status, headers) = (response.status(), response.headers().clone());
+        let kind = header_text(&headers, header::CONTENT_TYPE).unwrap_or_default();
+        if status.is_success() && kind.to_ascii_lowercase().starts_with(EVENTS) {
+            return Ok(response);
+        }
+        if status.is_success() {
+            return Err(Fault::Garbled(format!("{} is no stream of events", quoted(path.as_str(), &[]))));
+        }
+        let body = web::content(&Method::GET, response).await?;
+        Err(self.http.fault(&Method::GET, path, &Raw { status, headers, body }, self.hidden))
+    }
+
     /// Changes a document of the version that was read. Services differ in what they want to hear of versions: it is said as it came; without the mark of a weak one; then
     /// not at all, or, where one must be, for any.
     ///
@@ -319,7 +384,7 @@ impl Conversation<'_> {
 
     fn reply(&self, method: &Method, path: &Link, raw: Raw) -> Result<Reply, Fault> {
         if !raw.status.is_success() {
-            return Err(self.http.fault(method, path, &raw));
+            return Err(self.http.fault(method, path, &raw, self.hidden));
         }
         Ok(Reply {
             accepted: raw.status == StatusCode::ACCEPTED,
@@ -364,7 +429,7 @@ impl Conversation<'_> {
     async fn log_in(&self) -> Result<Identity, Fault> {
         let first = self.beginning().await?;
         if !first.status.is_success() && !matches!(first.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-            return Err(self.http.fault(&Method::GET, &root()?, &first));
+            return Err(self.http.fault(&Method::GET, &root()?, &first, self.hidden));
         }
         // Some want to know who asks even here; they get it as the standard's last resort.
         let links = reader::member(&first.body, "Links").unwrap_or(&Value::Null);
@@ -382,11 +447,41 @@ impl Conversation<'_> {
                 let at = reply.location.or_else(|| reader::link_of(&reply.body));
                 Ok(self.http.become_known(Identity::Session { token, at }))
             }
-            401 | 403 => Err(Fault::Credentials(format!("{}, {}", raw.status, self.http.said(&raw.body)))),
+            401 | 403 => Err(Fault::Credentials(format!(
+                "{}, {}",
+                raw.status,
+                self.http.said(&raw.body, self.hidden)
+            ))),
             // It has no sessions, or none left, or none for this user.
             400 | 404 | 405 | 409 | 429 | 501 | 503 => Ok(self.http.become_known(Identity::Basic)),
-            _ => Err(Fault::Garbled(format!("no session: {}, {}", raw.status, self.http.said(&raw.body)))),
+            _ => Err(Fault::Garbled(format!(
+                "no session: {}, {}",
+                raw.status,
+                self.http.said(&raw.body, self.hidden)
+            ))),
         }
+    }
+
+    /// A request as somebody.
+    fn request(&self, client: &Client, method: Method, path: &Link, identity: &Identity) -> Result<RequestBuilder, Fault> {
+        let url = self
+            .http
+            .endpoint
+            .url
+            .join(path.as_str())
+            .map_err(|_| Fault::Garbled(format!("{} is no path", quoted(path.as_str(), &[]))))?;
+        let request = client.request(method, url).header("OData-Version", "4.0");
+        Ok(match identity {
+            Identity::New => request,
+            Identity::Session { token, .. } => match header::HeaderValue::from_str(token.expose_secret()) {
+                Ok(mut value) => {
+                    value.set_sensitive(true);
+                    request.header("X-Auth-Token", value)
+                }
+                Err(_) => return Err(Fault::Garbled("its token cannot be sent back".to_owned())),
+            },
+            Identity::Basic => request.basic_auth(&self.http.user, Some(self.http.password.expose_secret())),
+        })
     }
 
     async fn once(
@@ -397,28 +492,9 @@ impl Conversation<'_> {
         version: Option<&str>,
         identity: &Identity,
     ) -> Result<Raw, Fault> {
-        let url = self
-            .http
-            .endpoint
-            .url
-            .join(path.as_str())
-            .map_err(|_| Fault::Garbled(format!("{} is no path", quoted(path.as_str(), &[]))))?;
         let mut request = self
-            .client
-            .request(method.clone(), url)
-            .header(header::ACCEPT, "application/json")
-            .header("OData-Version", "4.0");
-        request = match identity {
-            Identity::New => request,
-            Identity::Session { token, .. } => match header::HeaderValue::from_str(token.expose_secret()) {
-                Ok(mut value) => {
-                    value.set_sensitive(true);
-                    request.header("X-Auth-Token", value)
-                }
-                Err(_) => return Err(Fault::Garbled("its token cannot be sent back".to_owned())),
-            },
-            Identity::Basic => request.basic_auth(&self.http.user, Some(self.http.password.expose_secret())),
-        };
+            .request(&self.client, method.clone(), path, identity)?
+            .header(header::ACCEPT, "application/json");
         if let Some(version) = version {
             request = request.header(header::IF_MATCH, version);
         }

@@ -7,13 +7,15 @@
 //! | [`quirks`] | what vendors do in their own way, as data |
 //! | [`inventory`] | what a machine's documents say that it is; pure |
 //! | [`survey`] | the way through them, in parts |
+//! | [`eventing`] | subscriptions, and streams of events |
 //! | [`http`] | requests, sessions, errors |
 //!
 //! A machine is found from the service's root, once, and looked at freshly in each call: what it offers, which version of its document it is, whether it is on already.
 //! Of several forms that the standard allows the next one is tried where a controller refuses one, never where it does not answer.
 //!
-//! What it does not do: events, firmware, BIOS settings; a medium is fetched by the controller itself and never passes through here.
+//! What it does not do: firmware, BIOS settings; a medium is fetched by the controller itself and never passes through here.
 
+pub mod eventing;
 pub mod http;
 pub mod inventory;
 pub mod quirks;
@@ -40,9 +42,11 @@ use self::{
 };
 use crate::{
     driver::{Act, BootDevice, BootDevices, BootOnce, Capabilities, Driver, Kind, Media, Off, Operation, PowerState},
+    events::{Stream, Subscription},
     fault::{Fault, quoted},
     inventory::{Depth, Survey},
     tls::Trust,
+    web,
 };
 
 /// What is the same for all machines with Redfish.
@@ -50,6 +54,7 @@ pub static KIND: Kind = Kind {
     name: "redfish",
     title: "Redfish",
     capabilities: Capabilities {
+        events: true,
         on: true,
         off_soft: true,
         off_hard: true,
@@ -66,7 +71,7 @@ pub static KIND: Kind = Kind {
         inventory: true,
     },
     evidence: "sushy-tools 2.2 (fake driver; feature sets minimum, vmedia, full) by HTTP and HTTPS; sessions, tasks, ETags and settings resources against a service of the \
-               tests' own; not yet seen on real equipment",
+               tests' own; events against the simulator of BMCs only; not yet seen on real equipment",
 };
 
 /// Pages of a collection, and machines behind one service, that are looked at.
@@ -92,6 +97,12 @@ pub struct Settings {
     pub password: SecretString,
     /// Which of several machines: its path, `Id`, UUID, serial number or name. None: the only one.
     pub system: Option<String>,
+}
+
+/// The controller at a URL, as [`Driver::controller`] names it. None: it is no URL.
+#[must_use]
+pub fn controller(url: &str) -> Option<String> {
+    Url::parse(url).ok().map(|url| web::authority(&url))
 }
 
 /// A machine behind a Redfish service.
@@ -567,5 +578,17 @@ impl Driver for Redfish {
 
     fn close(&self) -> Act<'_, ()> {
         Box::pin(self.http.log_out())
+    }
+
+    fn subscribe<'a>(&'a self, subscription: &'a Subscription) -> Act<'a, ()> {
+        Box::pin(self.set_subscription(subscription))
+    }
+
+    fn unsubscribe<'a>(&'a self, subscription: &'a Subscription) -> Act<'a, ()> {
+        Box::pin(self.remove_subscription(subscription))
+    }
+
+    fn listen(&self) -> Act<'_, Stream> {
+        Box::pin(self.open_stream())
     }
 }

@@ -27,6 +27,8 @@ pub struct Quirk {
     pub serial: &'static [&'static str],
     /// Beginnings of the names of virtual drives that come last: they take small images only, or none.
     pub last_drives: &'static [&'static str],
+    /// Where subscriptions to events are places that are always there, and a free one is changed: the vendor's object in `Oem`, and its member that switches one on.
+    pub place: Option<(&'static str, &'static str)>,
     /// Where it is told.
     pub source: &'static str,
 }
@@ -38,6 +40,7 @@ pub const STANDARD: Quirk = Quirk {
     medium: &["Cd", "UsbCd"],
     serial: &["SerialNumber"],
     last_drives: &[],
+    place: None,
     source: "DSP0266, DSP0268 (ComputerSystem, Boot)",
 };
 
@@ -54,8 +57,10 @@ pub static QUIRKS: &[Quirk] = &[
         vendor: "supermicro",
         mode: Mode::Always,
         medium: &["UsbCd", "Cd"],
+        place: Some(("Supermicro", "EnableSubscription")),
         source: "DMTF/Redfishtool pull request 106: without the mode it goes back to the default; ironcore-dev/metal-operator issue 982: X10 knows none; \
-                 openstack/sushy, resources/system: of Cd and UsbCd, which are both offered, only the latter boots virtual media",
+                 openstack/sushy, resources/system: of Cd and UsbCd, which are both offered, only the latter boots virtual media; \
+                 Supermicro's Redfish reference guide, event service: a subscription is added by a change of one that is there, and switched on by EnableSubscription",
         ..STANDARD
     },
     Quirk {

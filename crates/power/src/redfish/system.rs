@@ -131,6 +131,7 @@ pub fn resets(operation: Operation, offered: Option<&[String]>) -> Result<Vec<St
         Operation::OffSoft => &["GracefulShutdown", "PushPowerButton"],
         Operation::Cycle => &["ForceRestart", "PowerCycle", "FullPowerCycle"],
         Operation::State | Operation::BootOnce(_) | Operation::Attach | Operation::Detach | Operation::Survey | Operation::Close => &[],
+        Operation::Subscribe | Operation::Unsubscribe | Operation::Listen => &[],
     };
     choose(able, offered).ok_or_else(|| Fault::NotOffered {
         wanted: able.join(" or "),
