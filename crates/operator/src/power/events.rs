@@ -13,6 +13,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -529,10 +530,16 @@ async fn subscription(world: &Arc<World>, controller: &str) -> Option<Subscripti
 const TOKENS: &str = "bmc-events";
 
 /// Whose token it is.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Tokens(Mutex<Listed>);
 
-#[derive(Debug, Default)]
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokens").finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
 struct Listed {
     made: Option<Instant>,
     /// By the first half of a token; the second half is compared in a time that tells nothing of it.
