@@ -62,6 +62,8 @@ pub enum Command {
     On,
     /// Power off.
     Off,
+    /// The mains is gone: off, at once.
+    Unplug,
     /// Begin anew, with power.
     Reset,
     /// Power off, and on again.
@@ -300,6 +302,11 @@ impl Host {
         match command {
             Command::On if !on => self.begin(&mut state, Change::Boot, takes(self.timing.on)),
             Command::Off if on || state.change.is_some() => self.begin(&mut state, Change::Off, takes(self.timing.off)),
+            // Whoever puts the plug in a moment later starts it.
+            Command::Unplug if on || state.change.is_some() => {
+                self.begin(&mut state, Change::Off, Duration::ZERO);
+                self.settle(&mut state);
+            }
             Command::Reset if on => self.begin(&mut state, Change::Reset, takes(self.timing.off)),
             Command::Cycle if on => self.begin(&mut state, Change::OffAndBoot, takes(self.timing.off)),
             Command::ShutDown | Command::Restart if on && !conduct.ignores_shutdown => {
@@ -455,6 +462,18 @@ mod tests {
         pass(100).await;
         assert!(host.boots().iter().all(|boot| boot.source == Source::Disk));
         assert_eq!((host.boots().len(), host.pending_override()), (2, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn mains_that_comes_back_at_once_starts_it() {
+        let host = Host::new(Arc::new(InMemory::default()), Timing::default());
+        host.tell(Command::On, Conduct::default());
+        pass(3_000).await;
+        host.tell(Command::Unplug, Conduct::default());
+        assert_eq!(host.power(), Power::Off);
+        host.tell(Command::On, Conduct::default());
+        pass(3_000).await;
+        assert_eq!((host.power(), host.boots().len()), (Power::On, 2));
     }
 
     #[tokio::test(start_paused = true)]

@@ -78,7 +78,7 @@ fn relay(bmc: &Bmc, wanted: Wanted, mishap: Mishap) -> Relay {
     if let Some(host) = bmc.hosts.first() {
         if on != was {
             bmc.set_relay(on);
-            host.tell(if on { Command::On } else { Command::Off }, bmc.conduct(Protocol::Plug));
+            host.tell(if on { Command::On } else { Command::Unplug }, bmc.conduct(Protocol::Plug));
         }
         let runs = match mishap.claim {
             Some(claim) => claim == Claim::On,
