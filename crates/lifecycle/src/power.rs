@@ -241,6 +241,8 @@ fn next(new: &mut PowerStatus, facts: &PowerFacts, want: Want, config: &Config, 
     };
     // It was done, and what is wanted is not there yet.
     let patience = match done {
+        // One that is still off does not boot: the act was taken and not done. Some need a minute for the power alone.
+        PowerActKind::BootAgent if facts.state == PowerState::Off => config.power_state_within * 2,
         PowerActKind::BootAgent => config.power_boot_within,
         PowerActKind::On if matches!(want, Want::Wake(_)) => config.power_boot_within,
         PowerActKind::On | PowerActKind::Off => config.power_state_within,

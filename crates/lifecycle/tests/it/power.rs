@@ -117,6 +117,22 @@ fn a_machine_that_does_not_come_is_told_again_and_then_a_person_is_asked() {
 }
 
 #[test]
+fn a_machine_that_is_still_off_is_told_again_soon() {
+    let mut world = releasing(ALL);
+    world.pass(11);
+    world.settle();
+    assert_eq!(ends(&mut world, None), PowerActKind::BootAgent);
+    // It was going off when it was told, and stays off.
+    world.power.as_mut().unwrap().state = PowerState::Off;
+    world.pass(100);
+    world.settle();
+    assert_eq!(act(&world), None, "power takes its time");
+    world.pass(30);
+    world.settle();
+    assert_eq!(act(&world).map(|act| act.kind), Some(PowerActKind::BootAgent));
+}
+
+#[test]
 fn a_driver_that_fails_is_tried_again_after_a_while_and_named() {
     let mut world = releasing(ALL);
     world.pass(11);
