@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde::Serialize;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
     faults::Conduct,
@@ -143,8 +143,8 @@ struct State {
     boots: Vec<Boot>,
     image: Option<String>,
     ignores_boot: bool,
-    /// It was asked to restart, and goes off by itself first.
-    restarts: bool,
+    /// When it was asked to restart; it goes off by itself first.
+    restarts: Option<Instant>,
     version: u64,
 }
 
@@ -168,21 +168,39 @@ pub struct Host {
     told: Told,
 }
 
+/// How often a machine that goes on and off by itself is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+/// A system that was asked to restart and goes off later than this does so for another reason.
+const RESTARTS_WITHIN: Duration = Duration::from_secs(300);
+
 impl Host {
     /// A machine that is off, unless it says that it runs.
     #[must_use]
     pub fn new(machine: Arc<dyn Machine>, timing: Timing) -> Arc<Self> {
+        let runs = machine.runs();
         let state = State {
-            on: machine.runs() == Some(true),
+            on: runs == Some(true),
             ..State::default()
         };
-        Arc::new_cyclic(|own| Self {
+        let host = Arc::new_cyclic(|own| Self {
             own: own.clone(),
             machine,
             timing,
             state: Mutex::new(state),
             told: Told::default(),
-        })
+        });
+        if runs.is_some() {
+            // What it does by itself is seen without anybody asking.
+            let own = Arc::downgrade(&host);
+            tokio::spawn(async move {
+                loop {
+                    sleep(LOOK).await;
+                    let Some(own) = own.upgrade() else { return };
+                    drop(own.lock());
+                }
+            });
+        }
+        host
     }
 
     /// What it is.
@@ -213,13 +231,15 @@ impl Host {
     /// Carries out what is due.
     fn settle(&self, state: &mut State) {
         let now = Instant::now();
-        // A system that went off by itself.
-        if state.on && state.change.is_none() && self.machine.runs() == Some(false) {
-            state.on = false;
+        // What went off by itself, or was switched on by somebody else.
+        let runs = self.machine.runs().filter(|runs| state.change.is_none() && *runs != state.on);
+        if let Some(runs) = runs {
+            state.on = runs;
             state.booted = None;
             state.version += 1;
-            self.tell_of(false);
-            if state.restarts {
+            self.tell_of(runs);
+            let restarts = state.restarts.take().is_some_and(|since| since.elapsed() < RESTARTS_WITHIN);
+            if restarts && !runs {
                 self.begin(state, Change::Boot, self.timing.on);
             }
         }
@@ -262,7 +282,7 @@ impl Host {
         let at = Instant::now() + takes;
         state.change = Some((change, at));
         state.generation += 1;
-        state.restarts = false;
+        state.restarts = None;
         let own = self.own.clone();
         tokio::spawn(async move {
             sleep_until(at).await;
@@ -314,7 +334,7 @@ impl Host {
                 match self.machine.shut_down() {
                     Listens::Yes if restart => self.begin(&mut state, Change::Reset, takes(self.timing.shut_down)),
                     Listens::Yes => self.begin(&mut state, Change::Off, takes(self.timing.shut_down)),
-                    Listens::ByItself => state.restarts = restart,
+                    Listens::ByItself => state.restarts = restart.then(Instant::now),
                     Listens::No => {}
                 }
             }

@@ -19,19 +19,19 @@ use lab::{
 #[derive(Debug, Clone, clap::Args)]
 pub struct Settings {
     /// With BMCs: vendors' manners in Redfish, by turns: names with commas between them, or `mix` for all.
-    #[arg(long, default_value = "mix", value_name = "PROFILES")]
+    #[arg(long, requires = "bmc", default_value = "mix", value_name = "PROFILES")]
     bmc_profile: String,
     /// With BMCs: the first one's address; the others follow it.
-    #[arg(long, default_value = "127.64.0.1", value_name = "ADDRESS")]
+    #[arg(long, requires = "bmc", default_value = "127.64.0.1", value_name = "ADDRESS")]
     bmc_first: Ipv4Addr,
     /// With BMCs: the port of all that speaks HTTP.
-    #[arg(long, default_value_t = 8000, value_name = "PORT")]
+    #[arg(long, requires = "bmc", default_value_t = 8000, value_name = "PORT")]
     bmc_port: u16,
     /// With BMCs: the port of IPMI, where there is such.
-    #[arg(long, default_value_t = 6230, value_name = "PORT")]
+    #[arg(long, requires = "bmc", default_value_t = 6230, value_name = "PORT")]
     bmc_ipmi_port: u16,
     /// With BMCs: where their faults are set, and counters read.
-    #[arg(long, default_value = "127.0.0.1:8090", value_name = "ADDRESS")]
+    #[arg(long, requires = "bmc", default_value = "127.0.0.1:8090", value_name = "ADDRESS")]
     bmc_control: SocketAddr,
 }
 

@@ -62,10 +62,10 @@ struct PowerArguments {
     #[arg(long, requires = "bmc")]
     bmc_faults: Option<PathBuf>,
     /// With BMCs: for how many seconds a machine is idle before it is switched off.
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    #[arg(long, requires = "bmc", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     idle_seconds: u32,
     /// With BMCs: how many machines the server may switch on in a minute.
-    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, requires = "bmc", default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     starts_per_minute: u32,
 }
 

@@ -147,6 +147,7 @@ fn wrong_values_are_refused_by_name() {
         ("netboot.agentPort=70000", "agentPort"),
         ("netboot.dhcp.interfaces={eth0=both}", "interfaces"),
         ("image.digest=latest", "digest"),
+        ("networkPolicy.powerPorts.udp={70000}", "udp"),
         ("netboot.dhcp.interfaces={eth0},netboot.hostNetwork=false", "hostNetwork"),
     ] {
         let mut arguments = vec!["template", "x", chart.to_str().unwrap()];

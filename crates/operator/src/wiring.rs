@@ -196,6 +196,10 @@ pub(crate) fn listen(world: &Arc<World>) {
             wake_machine_and_claimant(&world, machine);
         }
         power::wake(&world, old, new);
+        let driver = |m: Option<&Arc<BareMetalHardware>>| m.and_then(|m| m.spec.power.clone());
+        if driver(old) != driver(new) {
+            world.power.events.changed();
+        }
         if let (Some(machine), None) = (old, new) {
             // The machine is not accepted any more, or was deleted to be accepted anew.
             world.queues.discovery.add(Key::cluster(machine.spec.discovery_name.clone()));

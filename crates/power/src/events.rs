@@ -38,6 +38,13 @@ impl fmt::Debug for Subscription {
     }
 }
 
+/// A URL as it is compared: services write them anew, with their default port or in lower case.
+#[must_use]
+pub fn plain(url: &str) -> String {
+    let parsed = reqwest::Url::parse(url);
+    parsed.map_or_else(|_| url.to_owned(), |url| url.to_string())
+}
+
 impl Subscription {
     /// What is secret in the URL: what follows the prefix.
     pub(crate) fn secret(&self) -> &str {

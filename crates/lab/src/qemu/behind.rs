@@ -11,7 +11,11 @@ use std::{
 };
 
 use bmc_simulator::machine::{Boot, Listens, Machine as Controlled, Source};
-use tokio::{io::AsyncWriteExt, sync::mpsc, time::interval};
+use tokio::{
+    io::AsyncWriteExt,
+    sync::mpsc,
+    time::{MissedTickBehavior, interval},
+};
 
 use super::{Machine, accel::Accelerator, first::First};
 use crate::LabError;
@@ -74,7 +78,10 @@ impl Behind {
 
 impl Controlled for Behind {
     fn on(&self, boot: &Boot) {
-        self.order(Order::Boot(boot.clone()), true);
+        // Somebody else switched it on meanwhile: its controller sees that a moment later.
+        if !lock(&self.state).runs {
+            self.order(Order::Boot(boot.clone()), true);
+        }
     }
 
     fn off(&self) {
@@ -101,6 +108,7 @@ impl Controlled for Behind {
 
 async fn obey(machine: Machine, accel: Accelerator, mut told: mpsc::UnboundedReceiver<Order>, state: Arc<Mutex<State>>) {
     let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let order = tokio::select! {
             order = told.recv() => match order {
@@ -113,7 +121,8 @@ async fn obey(machine: Machine, accel: Accelerator, mut told: mpsc::UnboundedRec
         if let Some(order) = order
             && let Err(error) = carry_out(&machine, accel, &order).await
         {
-            tracing::warn!(machine = machine.spec.name, ?order, %error, "a machine does not do as its BMC says");
+            let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            tracing::warn!(machine = machine.spec.name, %error, cause, "a machine does not do as its BMC says");
         }
         let mut state = lock(&state);
         state.pending -= usize::from(carried_out);
@@ -129,14 +138,22 @@ async fn carry_out(machine: &Machine, accel: Accelerator, order: &Order) -> Resu
         Order::PressPower => machine.press_power().await,
         Order::Boot(boot) => {
             let image = match (&boot.source, &boot.image) {
-                (Source::Media, Some(url)) => match fetch(machine, url).await {
-                    Ok(image) => Some(image),
-                    // A drive whose image is not to be had is empty, and firmware goes on.
-                    Err(error) => {
-                        tracing::warn!(machine = machine.spec.name, %error, "a medium is not attached");
-                        None
+                (Source::Media, Some(url)) => {
+                    // Whatever ran is over, however long the image takes.
+                    machine.power_off().await?;
+                    match fetch(machine, url).await {
+                        Ok(image) => Some(image),
+                        // A drive whose image is not to be had is empty, and firmware goes on.
+                        Err(error) => {
+                            let part = machine.folder.join("medium.part");
+                            if part.exists() {
+                                std::fs::remove_file(&part).map_err(LabError::file("cannot remove", &part))?;
+                            }
+                            tracing::warn!(machine = machine.spec.name, %error, "a medium is not attached");
+                            None
+                        }
                     }
-                },
+                }
                 _ => None,
             };
             let first = match (&boot.source, &image) {
@@ -156,21 +173,21 @@ async fn carry_out(machine: &Machine, accel: Accelerator, order: &Order) -> Resu
 async fn fetch(machine: &Machine, url: &str) -> Result<PathBuf, LabError> {
     let refused = |problem: String| LabError::Input {
         field: "the medium's image",
-        problem: format!("{url}: {problem}"),
+        problem,
     };
     if !url.starts_with("http://") {
         return Err(refused("only plain HTTP is fetched here".to_owned()));
     }
     let client = reqwest::Client::builder().no_proxy().timeout(FETCH).build();
     let answer = async { client?.get(url).send().await?.error_for_status() };
-    let mut answer = answer.await.map_err(|error| refused(error.to_string()))?;
+    let mut answer = answer.await.map_err(|error| refused(error.without_url().to_string()))?;
     let path = machine.folder.join("medium.iso");
     let part = machine.folder.join("medium.part");
     let mut file = tokio::fs::File::create(&part)
         .await
         .map_err(LabError::file("cannot create", &part))?;
     let mut length = 0;
-    while let Some(bytes) = answer.chunk().await.map_err(|error| refused(error.to_string()))? {
+    while let Some(bytes) = answer.chunk().await.map_err(|error| refused(error.without_url().to_string()))? {
         length += bytes.len();
         if length > LARGEST {
             return Err(refused(format!("it is larger than {LARGEST} bytes")));

@@ -50,6 +50,15 @@ impl Machine {
         if self.pid().is_none() {
             self.start(accel, true).await?;
         }
+        let chosen = self.choose(first).await;
+        if chosen.is_err() {
+            // It would wait for ever, and look as if it ran.
+            self.power_off().await?;
+        }
+        chosen
+    }
+
+    async fn choose(&self, first: First<'_>) -> Result<(), LabError> {
         let mut monitor = self.monitor().await?;
         // Where somebody else switched it on, it has no drive.
         monitor.execute("eject", json!({"id": DRIVE, "force": true})).await.ok();

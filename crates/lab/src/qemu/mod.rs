@@ -193,8 +193,9 @@ impl Machine {
         let pid: u32 = std::fs::read_to_string(self.folder.join("pid")).ok()?.trim().parse().ok()?;
         // A number alone may by now be somebody else's process.
         let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        let folder = self.folder.to_string_lossy();
-        String::from_utf8_lossy(&command).contains(folder.as_ref()).then_some(pid)
+        // With what follows it: one machine's name may be the beginning of another's.
+        let folder = format!("{}/", self.folder.display());
+        String::from_utf8_lossy(&command).contains(&folder).then_some(pid)
     }
 
     /// Switches the machine on. Does nothing when it is on.
@@ -246,6 +247,13 @@ impl Machine {
             if ended.is_some() || Instant::now() > deadline {
                 let log = std::fs::read_to_string(&log_path).unwrap_or_default();
                 let problem = ended.map_or("did not open its monitor within 20 s".to_owned(), |s| format!("ended with {s}"));
+                if ended.is_none() {
+                    // Nobody would know it any more, and it has the disks.
+                    child
+                        .kill()
+                        .await
+                        .map_err(LabError::file("cannot end", Path::new("qemu-system-x86_64")))?;
+                }
                 return Err(LabError::Qemu {
                     machine: self.spec.name.clone(),
                     problem,

@@ -713,6 +713,7 @@ impl Machine {
             }
             GuestAction::PowerOff => {
                 self.forget_ram();
+                self.then = Then::PowerOn;
                 Action::Off
             }
         }

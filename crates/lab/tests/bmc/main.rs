@@ -199,7 +199,7 @@ async fn firmware_goes_where_it_is_told_once_and_power_is_what_it_is() {
         served.asked() == 2 && said(machine, DISK) == 3
     })
     .await;
-    redfish.detach().await.expect("taken");
+    redfish.detach(&media).await.expect("taken");
 
     // Of a machine that runs.
     ipmi.boot_once(once(BootDevice::Disk)).await.expect("taken");

@@ -266,6 +266,16 @@ impl Events {
         self.lock().controllers.get(controller).is_some_and(|known| known.stream.is_some())
     }
 
+    fn is_due(&self, controller: &str) -> bool {
+        let state = self.lock();
+        state.controllers.get(controller).is_some_and(|known| known.next <= Instant::now())
+    }
+
+    /// Somebody else may be told of by a token now.
+    pub(crate) fn changed(&self) {
+        self.tokens.lock().changed = true;
+    }
+
     /// What is known of a BMC now. Whether that is new.
     fn know(&self, controller: &str, told: (PowerEvents, String), next: Duration) -> bool {
         let mut state = self.lock();
@@ -280,12 +290,20 @@ impl Events {
         known.told.replace(told.clone()).as_ref() != Some(&told)
     }
 
-    /// A BMC did not answer: when to ask it again, at most after `longest`.
-    fn silent(&self, controller: &str, longest: Duration) {
-        if let Some(known) = self.lock().controllers.get_mut(controller) {
-            known.next = Instant::now() + jittered(SOON.saturating_mul(1 << known.silent.min(8)).min(longest));
-            known.silent += 1;
+    /// A BMC did not answer, or has no time: it is asked again, at most after `longest`. Whether what is known of it is new.
+    fn silent(&self, controller: &str, longest: Duration) -> bool {
+        let mut state = self.lock();
+        let Some(known) = state.controllers.get_mut(controller) else {
+            return false;
+        };
+        known.next = Instant::now() + jittered(SOON.saturating_mul(1 << known.silent.min(8)).min(longest));
+        known.silent += 1;
+        let over = known.stream.is_none() && matches!(known.told, Some((PowerEvents::Stream, _)));
+        if over {
+            let fault = "the stream of events has ended, and the BMC does not answer".to_owned();
+            known.told = Some((PowerEvents::None, fault));
         }
+        over
     }
 
     /// The term has ended.
@@ -342,13 +360,14 @@ fn pass_on(world: &Arc<World>, machine: String) {
     tokio::spawn(async move {
         tokio::time::sleep(wait).await;
         let events = &world.power.events;
+        while let Err(wait) = events.passed_on.take() {
+            tokio::time::sleep(wait).await;
+        }
         if let Some(pace) = events.lock().paces.get_mut(&machine) {
             pace.passing = false;
             pace.next = Instant::now() + GAP;
         }
-        if events.passed_on.take().is_ok()
-            && let Err(error) = annotate(&world, &machine).await
-        {
+        if let Err(error) = annotate(&world, &machine).await {
             tracing::debug!(hardware = machine, %error, "an event of a BMC was not passed on");
         }
     });
@@ -368,38 +387,34 @@ async fn annotate(world: &World, machine: &str) -> Result<()> {
     Ok(())
 }
 
-/// Has a BMC send its events, or listens to it, where that is due. After what time to come again, where it was not asked.
-pub(super) async fn check(world: &Arc<World>, machine: &str, wired: &Wired) -> Option<Duration> {
+/// Has a BMC send its events, or listens to it, where that is due; in the background, because nobody's reconcile is to wait for its turn.
+pub(super) fn check(world: &Arc<World>, machine: &str, wired: &Arc<Wired>) {
     let events = &world.power.events;
-    if !wired.machine.driver().capabilities().events {
-        return None;
+    if !wired.machine.driver().capabilities().events || !events.is_due(wired.machine.driver().controller()) {
+        return;
     }
-    let controller = wired.machine.driver().controller();
-    let due = events
-        .lock()
-        .controllers
-        .get(controller)
-        .is_some_and(|known| known.next <= Instant::now());
-    if !due {
-        return None;
-    }
-    let Ok(_slot) = events.checks.try_acquire() else {
-        return Some(spread(NEXT));
-    };
-    // Another machine of this BMC need not ask, too.
-    events.next(machine, SOON);
-    let longest = world.config.bmc_events_check;
-    let Ok(Ok(told)) = timeout(ASKED, asked(world, wired, controller)).await else {
-        // What was, may still be.
-        events.silent(controller, longest);
-        return None;
-    };
-    if events.know(controller, told, jittered(longest)) {
-        for machine in events.machines_of(controller) {
-            world.queues.hardware.add(Key::cluster(machine));
+    // Another machine of this BMC need not ask, too; nor does this one, as long as it waits.
+    events.next(machine, world.config.bmc_events_check);
+    let (world, wired) = (Arc::clone(world), Arc::clone(wired));
+    tokio::spawn(async move {
+        let events = &world.power.events;
+        let controller = wired.machine.driver().controller();
+        let Ok(_slot) = events.checks.acquire().await else { return };
+        if !events.lock().controllers.contains_key(controller) {
+            return;
         }
-    }
-    None
+        let longest = world.config.bmc_events_check;
+        let changed = match timeout(ASKED, asked(&world, &wired, controller)).await {
+            Ok(Ok(told)) => events.know(controller, told, jittered(longest)),
+            // What was, may still be.
+            Ok(Err(Silent)) | Err(_) => events.silent(controller, longest),
+        };
+        if changed {
+            for machine in events.machines_of(controller) {
+                world.queues.hardware.add(Key::cluster(machine));
+            }
+        }
+    });
 }
 
 /// It did not answer, or was not asked.
@@ -441,7 +456,8 @@ async fn asked(world: &Arc<World>, wired: &Wired, controller: &str) -> std::resu
 /// Why a BMC does not tell; nothing where it just did not answer.
 fn why(fault: Fault) -> std::result::Result<String, Silent> {
     match fault {
-        Fault::Unreachable(_) | Fault::Unanswered(_) | Fault::Late { .. } => Err(Silent),
+        // After a reset it has no time, or no event service yet that makes sense.
+        Fault::Unreachable(_) | Fault::Unanswered(_) | Fault::Late { .. } | Fault::Busy { .. } | Fault::Garbled(_) => Err(Silent),
         fault => Ok(fault.to_string()),
     }
 }
@@ -498,8 +514,14 @@ pub(super) async fn unsubscribe(world: &Arc<World>, wired: &Wired) {
     let Some(subscription) = subscription(world, wired.machine.driver().controller()).await else {
         return;
     };
-    if let Err(error) = world.power.calls.unsubscribe(&wired.machine, &subscription).await {
-        tracing::debug!(%error, "a BMC may go on sending events");
+    let done = timeout(ASKED, world.power.calls.unsubscribe(&wired.machine, &subscription)).await;
+    match done {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a BMC may go on sending events"),
+        Err(_) => tracing::debug!(
+            controller = wired.machine.driver().controller(),
+            "a BMC did not answer, and may go on sending events"
+        ),
     }
 }
 
@@ -507,7 +529,7 @@ pub(super) async fn unsubscribe(world: &Arc<World>, wired: &Wired) {
 async fn subscription(world: &Arc<World>, controller: &str) -> Option<Subscription> {
     let settings = world.config.bmc_events.as_ref()?;
     let keys = world.keys.get().await.ok().flatten()?;
-    let prefix = format!("{}{PATH}", settings.url);
+    let prefix = power::events::plain(&format!("{}{PATH}", settings.url));
     let token = hex::encode(keys.tokens.derived(TOKENS, controller));
     // Tells apart what is still wanted from what is left over.
     let tokens = &world.power.events.tokens;
@@ -542,6 +564,8 @@ impl fmt::Debug for Tokens {
 #[derive(Default)]
 struct Listed {
     made: Option<Instant>,
+    /// Whether a machine has come, gone, or got another driver since.
+    changed: bool,
     /// By the first half of a token; the second half is compared in a time that tells nothing of it.
     machines: HashMap<[u8; 16], ([u8; 16], Vec<String>)>,
 }
@@ -564,6 +588,16 @@ impl Tokens {
         self.lock().made.is_none_or(|made| made.elapsed() >= ANEW)
     }
 
+    /// Whether whoever asks this is to make the list anew: the first of many, and not too often.
+    fn is_to_be_made(&self, because: impl FnOnce(&Listed) -> bool) -> bool {
+        let mut listed = self.lock();
+        let due = listed.made.is_none_or(|made| made.elapsed() >= ANEW) && because(&listed);
+        if due {
+            listed.made = Some(Instant::now());
+        }
+        due
+    }
+
     /// Makes the list anew.
     fn make(&self, world: &World, key: &TokenKey) {
         let mut machines: HashMap<[u8; 16], ([u8; 16], Vec<String>)> = HashMap::new();
@@ -576,6 +610,7 @@ impl Tokens {
         }
         *self.lock() = Listed {
             made: Some(Instant::now()),
+            changed: false,
             machines,
         };
     }
@@ -592,7 +627,10 @@ fn halves(token: &[u8; 32]) -> ([u8; 16], [u8; 16]) {
 async fn machines(world: &World, token: &str) -> Option<Vec<String>> {
     let tokens = &world.power.events.tokens;
     let known = tokens.machines(token);
-    if known.is_some() || token.len() != 64 || !tokens.is_old() {
+    if token.len() != 64
+        || !token.bytes().all(|c| c.is_ascii_hexdigit())
+        || !tokens.is_to_be_made(|listed| known.is_none() || listed.changed)
+    {
         return known;
     }
     // It may belong to a machine that is new here, or to a new key.

@@ -130,7 +130,9 @@ impl Switches {
             Vec::new()
         };
         let (events, events_fault) = self.events.of(&hardware.name_any()).unwrap_or_else(|| {
+            // Not asked yet, after a start: it is what it was. Another kind of driver tells nothing.
             let before = hardware.status.as_ref().and_then(|s| s.power.as_ref());
+            let before = before.filter(|_| drivers::telling(spec).is_some());
             before.map(|p| (p.events, p.events_fault.clone())).unwrap_or_default()
         });
         let machines = self.lock();
@@ -248,17 +250,15 @@ pub(crate) async fn reconcile(world: Arc<World>, key: Key) -> Result<Next> {
     let again = match wired {
         Ok(wired) if wired.machine.driver().capabilities().state => {
             let looked = look(&world, &hardware, &key, &wired).await;
-            let checks = if looked.answered {
+            if looked.answered {
                 inventory::wake(&world, &hardware, discovery.as_deref());
-                events::check(&world, &name, &wired).await
-            } else {
-                None
-            };
+                events::check(&world, &name, &wired);
+            }
             let soon = world
                 .power
                 .with(&name, |known| known.soon_until.is_some_and(|until| Instant::now() < until));
             let usual = if soon { SOON } else { jittered(world.config.power_check) };
-            [looked.again, checks, Some(usual)].into_iter().flatten().min()
+            Some(looked.again.map_or(usual, |again| again.min(usual)))
         }
         // There is nothing to ask it.
         Ok(_) => None,

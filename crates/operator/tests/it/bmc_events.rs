@@ -189,10 +189,19 @@ async fn a_flood_makes_for_few_looks_and_a_stranger_for_none() {
     all_tell(&api, PowerEvents::Push).await;
     let url = simulator.bmc(0).destinations().remove(0);
     let (base, token) = url.rsplit_once('/').expect("a token");
-    // What the checks after the start ask has been asked.
-    tokio::time::sleep(Duration::from_millis(500)).await;
-
-    let before = simulator.bmc(0).requests();
+    // What is asked after the start has been asked: of its events, and what the machine is.
+    until("its inventory is there", async || {
+        let machine = api.get("m-0").await.ok()?;
+        machine.status?.bmc_inventory.map(drop)
+    })
+    .await;
+    let before = loop {
+        let before = simulator.bmc(0).requests();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if simulator.bmc(0).requests() == before {
+            break before;
+        }
+    };
     let other = |at: usize| {
         let mut other = token.to_owned();
         let digit = if other.as_bytes()[at] == b'0' { "1" } else { "0" };

@@ -18,7 +18,7 @@ use super::{
     reader::{self, Link},
 };
 use crate::{
-    events::{Stream, Subscription},
+    events::{Stream, Subscription, plain},
     fault::Fault,
 };
 
@@ -124,11 +124,11 @@ pub enum Whose {
 /// Judges a subscription that a service shows.
 #[must_use]
 pub fn whose(document: &Value, subscription: &Subscription) -> Whose {
-    let destination = reader::text(document, "Destination").unwrap_or_default();
+    let destination = plain(&reader::text(document, "Destination").unwrap_or_default());
     let state = reader::member(document, "Status").and_then(|status| reader::text(status, "State"));
     // Given up by the service, after events that did not arrive.
     let dead = matches!(state.as_deref(), Some("Disabled" | "UnavailableOffline"));
-    if destination == subscription.destination.expose_secret() {
+    if destination == plain(subscription.destination.expose_secret()) {
         return if dead { Whose::Stale } else { Whose::Ours };
     }
     if dead && matches!(destination.as_str(), "" | "0.0.0.0") {
@@ -325,6 +325,11 @@ mod tests {
         let judged = |document: Value| whose(&document, &subscription());
         let ours = "https://us.example/bmc-events/aa";
         assert_eq!(judged(json!({"Destination": ours, "Context": "x"})), Whose::Ours);
+        assert_eq!(
+            judged(json!({"Destination": "https://US.example:443/bmc-events/aa"})),
+            Whose::Ours,
+            "services write URLs anew"
+        );
         assert_eq!(judged(json!({"Destination": ours, "Status": {"State": "Disabled"}})), Whose::Stale);
         assert_eq!(judged(json!({"Destination": "https://us.example/bmc-events/cc"})), Whose::Stale);
         assert_eq!(

@@ -40,6 +40,7 @@ impl Machine {
             }
             OrderKind::PowerOff => {
                 self.forget_ram();
+                self.then = Then::PowerOn;
                 Action::Off
             }
             OrderKind::Erase | OrderKind::Image => self.destructive(order, seed),
