@@ -41,7 +41,7 @@ pub enum Wanted {
     Everything,
 }
 
-fn agents<'a>(discovery: Option<&'a BareMetalDiscovery>) -> Option<&'a Inventory> {
+fn agents(discovery: Option<&BareMetalDiscovery>) -> Option<&Inventory> {
     view::seen(discovery).and_then(|seen| seen.inventory.as_ref())
 }
 

@@ -123,7 +123,7 @@ impl Driver for Script {
     fn survey(&self, _depth: Depth) -> Act<'_, Survey> {
         Box::pin(async {
             self.play().await?;
-            Ok(if self.tries() % 3 == 0 {
+            Ok(if self.tries().is_multiple_of(3) {
                 Survey::Done(Box::default())
             } else {
                 Survey::More

@@ -94,7 +94,7 @@ impl Service {
             full.push(("VerifyCertificate", json!(false)));
         }
         let later = [with(&full), with(&later), with(&[format])];
-        let first = [with(&[types.clone()]), with(&[types, kind])];
+        let first = [with(std::slice::from_ref(&types)), with(&[types.clone(), kind])];
         let mut forms = Vec::new();
         if self.later {
             forms.extend(later);
