@@ -197,4 +197,7 @@ pub struct GuestReport {
     /// Whether the boot before it was told to leave for the agent, and this one came instead.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub came_instead: bool,
+    /// How many boots in a row came instead.
+    #[serde(default, skip_serializing_if = "crate::timeline::is_zero")]
+    pub times_instead: u32,
 }

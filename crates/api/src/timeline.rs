@@ -103,7 +103,7 @@ pub struct BootStep {
     pub detail: String,
 }
 
-fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
+pub(crate) fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
     *number == T::default()
 }
 

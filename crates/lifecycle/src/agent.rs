@@ -256,7 +256,7 @@ fn reason_not_to_hand_out(
 }
 
 /// What the guest helper of an instance is told. `instance_uid` is the one that its token names: it may be an earlier one of the instance. A system that came instead of the agent
-/// is not sent away again at once: firmware that does not keep to its boot order would start it over and over.
+/// again and again is not sent away at once: firmware that does not keep to its boot order would start it over and over.
 pub fn guest_action(
     hardware: Option<&BareMetalHardware>,
     discovery: Option<&BareMetalDiscovery>,

@@ -15,8 +15,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::view;
 
-/// How long a system runs that came instead of the agent, before it is told to leave again: time for a person to log in, and for the machine not to start over and over.
+/// How long a system runs that came instead of the agent again and again, before it is told to leave once more: time for a person to log in, and for the machine not to start over and over.
 const REST: SignedDuration = SignedDuration::from_mins(10);
+/// So often in a row. Once or twice it may have been the server that was not there.
+const AGAIN_AND_AGAIN: u32 = 3;
 
 /// What an order says, and why it is not what the spec asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,10 +71,18 @@ pub fn came_instead(seen: &BareMetalDiscoveryStatus, told: Option<&str>, boot_id
     !obeyed && (remembered || before.came_instead && boot_id == before.boot_id)
 }
 
+/// How many boots in a row came instead of the agent, with this one.
+pub fn times_instead(seen: &BareMetalDiscoveryStatus, came_instead: bool, boot_id: &str) -> u32 {
+    let Some(before) = seen.guest.as_ref().filter(|_| came_instead) else {
+        return 0;
+    };
+    before.times_instead + u32::from(before.boot_id != boot_id)
+}
+
 /// Whether the system that came instead of the agent is left alone for now.
 pub fn is_to_rest(discovery: Option<&BareMetalDiscovery>, now: Timestamp) -> bool {
     let guest = view::seen(discovery).and_then(|seen| seen.guest.as_ref());
-    guest.is_some_and(|guest| guest.came_instead && now < guest.registered_at.0.saturating_add(REST).unwrap_or(Timestamp::MAX))
+    guest.is_some_and(|guest| guest.times_instead >= AGAIN_AND_AGAIN && now < guest.registered_at.0.saturating_add(REST).unwrap_or(Timestamp::MAX))
 }
 
 /// By whom a machine was told to boot into the agent.

@@ -93,6 +93,7 @@ async fn redeem(shared: &Shared, peer: Peer, request: Request<Body>) -> Reply<()
             let status = new.status.get_or_insert_default();
             let now = Time(Timestamp::now());
             let came_instead = boot_order::came_instead(status, registration.told_to_leave.as_deref(), &registration.boot_id);
+            let times_instead = boot_order::times_instead(status, came_instead, &registration.boot_id);
             let running = registration
                 .uptime_seconds
                 .and_then(|s| i64::try_from(s).ok())
@@ -108,6 +109,7 @@ async fn redeem(shared: &Shared, peer: Peer, request: Request<Body>) -> Reply<()
                 booted_at: running.and_then(|running| now.0.checked_sub(running).ok()).map(Time),
                 registered_at: now,
                 came_instead,
+                times_instead,
             });
             Ok(Change::Write(Box::new(new), ()))
         })

@@ -92,12 +92,14 @@ fn registers(world: &mut World, boot_id: &str, told: Option<&str>) {
 
 fn registers_after(world: &mut World, boot_id: &str, told: Option<&str>, running: i64) {
     let came_instead = boot_order::came_instead(world.seen(), told, boot_id);
+    let times_instead = boot_order::times_instead(world.seen(), came_instead, boot_id);
     let began = world.now - SignedDuration::from_secs(running);
     world.guest_reports("uid-1");
     let guest = world.seen().guest.as_mut().unwrap();
     guest.boot_id = boot_id.to_owned();
     guest.booted_at = Some(Time(began));
     guest.came_instead = came_instead;
+    guest.times_instead = times_instead;
     world.settle();
 }
 
@@ -138,7 +140,15 @@ fn a_system_that_came_instead_is_not_rebooted_over_and_over() {
     let mut world = released();
     let told = |world: &World| guest_action(Some(&world.hardware), Some(&world.discovery), "uid-1", world.now);
     assert_eq!(told(&world), GuestAction::RebootToAgent);
-    registers(&mut world, "second", Some("first"));
+    for (boot, before) in [("second", "first"), ("third", "second")] {
+        registers(&mut world, boot, Some(before));
+        assert_eq!(told(&world), GuestAction::RebootToAgent, "the server may not have been there");
+        world.pass(60);
+        // Another address of the same boot.
+        registers(&mut world, boot, Some(before));
+        world.pass(60);
+    }
+    registers(&mut world, "fourth", Some("third"));
     assert_eq!(told(&world), GuestAction::Wait, "firmware would start it again");
     world.pass(9 * 60);
     world.settle();

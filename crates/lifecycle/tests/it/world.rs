@@ -397,6 +397,7 @@ impl World {
             registered_at: now,
             booted_at: None,
             came_instead: false,
+            times_instead: 0,
         });
     }
 

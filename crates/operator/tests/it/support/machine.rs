@@ -237,6 +237,7 @@ impl Machine {
                             registered_at: now(),
                             booted_at: None,
                             came_instead: false,
+                            times_instead: 0,
                         });
                     })
                     .await;
