@@ -127,7 +127,7 @@ async fn strangers_lead_nowhere_and_cost_little() {
         answer(2, "https://bmc.example/redfish/v1/"),
         b"\x16\x03\x01 garbage".to_vec(),
         [answer(3, "http://127.66.0.9/redfish/v1/"), vec![b' '; 4096]].concat(),
-        // It had its say.
+        // One more than is kept of one sender.
         b"HTTP/1.1 200 OK\r\nST:ssdp:all\r\n\r\n".to_vec(),
     ];
     let plain = [(4, redirecting), (5, huge), (6, odd)].map(|(uuid, at)| answer(uuid, &format!("http://{at}/redfish/v1/")));
