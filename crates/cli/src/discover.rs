@@ -335,7 +335,8 @@ mod tests {
             .create(&PostParams::default(), &crd.expect("the kind"))
             .await
             .expect("a definition");
-        let established = kube::runtime::wait::await_condition(crds, &crd.name_any(), kube::runtime::conditions::is_crd_established());
+        let name = crd.name_any();
+        let established = kube::runtime::wait::await_condition(crds, &name, kube::runtime::conditions::is_crd_established());
         tokio::time::timeout(Duration::from_secs(20), established)
             .await
             .expect("it is served")
