@@ -230,6 +230,12 @@ impl Bmc {
         format!("6b6d6273-696d-4000-8000-{:08x}{system:04x}", self.index)
     }
 
+    /// The UUID of its Redfish service.
+    #[must_use]
+    pub fn service_uuid(&self) -> String {
+        self.uuid(0xffff)
+    }
+
     fn filled(&self, template: &str, system: usize) -> String {
         let counted = if system == 0 { String::new() } else { (system + 1).to_string() };
         template

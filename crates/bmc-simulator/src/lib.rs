@@ -13,6 +13,8 @@
 //! | [`amt`] | Intel AMT |
 //! | [`digest`] | digest authentication, the server's side |
 //! | [`http`], [`control`] | the listeners |
+//! | [`ssdp`] | being found by multicast |
+//! | [`datagram`] | a UDP socket for all controllers: which is meant, and answering from there |
 //! | [`table`] | the profiles, for the documentation |
 //! | [`counters`] | connections and requests |
 //!
@@ -30,6 +32,7 @@ pub mod amt;
 pub mod bmc;
 pub mod control;
 pub mod counters;
+mod datagram;
 pub mod digest;
 pub mod faults;
 pub mod fleet;
@@ -40,6 +43,7 @@ pub mod machine;
 pub mod plug;
 pub mod profile;
 pub mod redfish;
+mod ssdp;
 pub mod table;
 mod tls;
 
@@ -84,6 +88,8 @@ pub struct Options {
     pub tls: bool,
     /// The port of IPMI; 0: any that is free. None: no IPMI.
     pub ipmi_port: Option<u16>,
+    /// Where it is found by SSDP: an IPv4 address of the loopback network, or all, where it hears multicasts on the loopback interface; port 0: any that is free. None: nowhere.
+    pub ssdp: Option<SocketAddr>,
     /// Where faults are set. None: nowhere.
     pub control: Option<SocketAddr>,
     /// How long things take.
@@ -108,6 +114,7 @@ impl Default for Options {
             port: 0,
             tls: false,
             ipmi_port: None,
+            ssdp: None,
             control: None,
             timing: Timing::default(),
             user: "admin".to_owned(),
@@ -158,6 +165,7 @@ pub struct Simulator {
     fleet: Arc<Fleet>,
     port: u16,
     ipmi_port: Option<u16>,
+    ssdp: Option<SocketAddr>,
     control: Option<SocketAddr>,
     fingerprint: Option<String>,
     servers: Vec<JoinHandle<()>>,
@@ -189,6 +197,12 @@ fn check(options: &Options) -> Result<(), StartError> {
     let last = u32::from(options.first).saturating_add(u32::try_from(options.controllers).unwrap_or(u32::MAX));
     if !options.first.is_loopback() || !Ipv4Addr::from(last).is_loopback() {
         return wrong("first", "it and those that follow it must lie in 127.0.0.0/8");
+    }
+    if options
+        .ssdp
+        .is_some_and(|at| !at.is_ipv4() || !(at.ip().is_loopback() || at.ip().is_unspecified()))
+    {
+        return wrong("ssdp", "an address in 127.0.0.0/8, or 0.0.0.0, and a port");
     }
     if options.user.is_empty() || options.user.contains(':') || options.password.is_empty() {
         return wrong("user", "user and password must not be empty, and a user has no colon");
@@ -250,9 +264,17 @@ impl Simulator {
         let mut ipmi_port = None;
         if let Some(wanted) = options.ipmi_port {
             let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, wanted));
-            let socket = bound("IPMI", address, ipmi::listen(address))?;
+            let socket = bound("IPMI", address, datagram::listen(address))?;
             ipmi_port = Some(bound("IPMI", address, socket.local_addr())?.port());
             servers.push(tokio::spawn(ipmi::serve(socket, Arc::clone(&fleet))));
+        }
+
+        let mut ssdp = None;
+        if let Some(address) = options.ssdp {
+            let socket = bound("SSDP", address, ssdp::listen(address))?;
+            ssdp = Some(bound("SSDP", address, socket.local_addr())?);
+            let scheme = if options.tls { "https" } else { "http" };
+            servers.push(tokio::spawn(ssdp::serve(socket, Arc::clone(&fleet), scheme, port)));
         }
 
         let mut control = None;
@@ -270,6 +292,7 @@ impl Simulator {
             fleet,
             port,
             ipmi_port,
+            ssdp,
             control,
             fingerprint,
             servers,
@@ -301,6 +324,12 @@ impl Simulator {
     #[must_use]
     pub const fn ipmi_port(&self) -> Option<u16> {
         self.ipmi_port
+    }
+
+    /// Where it is found by SSDP.
+    #[must_use]
+    pub const fn ssdp(&self) -> Option<SocketAddr> {
+        self.ssdp
     }
 
     /// Where faults are set.

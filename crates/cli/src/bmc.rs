@@ -84,6 +84,9 @@ pub struct Arguments {
     /// The port of IPMI; without it there is none.
     #[arg(long)]
     ipmi_port: Option<u16>,
+    /// Let them be found by SSDP here: 0.0.0.0:1900 hears `bmc discover --address 127.0.0.1`. Left out: they are not found.
+    #[arg(long, value_name = "ADDRESS")]
+    ssdp: Option<SocketAddr>,
     /// Where faults are set, and counters read.
     #[arg(long, default_value = "127.0.0.1:8090")]
     control: SocketAddr,
@@ -118,6 +121,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         port: arguments.port,
         tls: arguments.tls,
         ipmi_port: arguments.ipmi_port,
+        ssdp: arguments.ssdp,
         control: Some(arguments.control),
         password: arguments.password,
         ..Options::default()

@@ -5,6 +5,7 @@ mod bmc;
 mod crds;
 mod diagnose;
 mod die;
+mod discover;
 mod image;
 mod install;
 mod lab;
@@ -68,6 +69,11 @@ enum Command {
         #[command(subcommand)]
         command: media::Command,
     },
+    /// BMCs in the network.
+    Bmc {
+        #[command(subcommand)]
+        command: discover::Command,
+    },
     /// Machines to try things on, in QEMU.
     Lab {
         #[command(subcommand)]
@@ -115,6 +121,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Export(arguments) => runtime()?.block_on(moving::export(arguments)),
         Command::Import(arguments) => runtime()?.block_on(moving::import(arguments)),
         Command::Rotate(arguments) => runtime()?.block_on(rotate::run(arguments)),
+        Command::Bmc { command } => runtime()?.block_on(discover::run(command)),
         Command::Lab { command } => runtime()?.block_on(lab::run(command)),
     }?;
     Ok(ExitCode::SUCCESS)

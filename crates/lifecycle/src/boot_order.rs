@@ -82,7 +82,9 @@ pub fn times_instead(seen: &BareMetalDiscoveryStatus, came_instead: bool, boot_i
 /// Whether the system that came instead of the agent is left alone for now.
 pub fn is_to_rest(discovery: Option<&BareMetalDiscovery>, now: Timestamp) -> bool {
     let guest = view::seen(discovery).and_then(|seen| seen.guest.as_ref());
-    guest.is_some_and(|guest| guest.times_instead >= AGAIN_AND_AGAIN && now < guest.registered_at.0.saturating_add(REST).unwrap_or(Timestamp::MAX))
+    guest.is_some_and(|guest| {
+        guest.times_instead >= AGAIN_AND_AGAIN && now < guest.registered_at.0.saturating_add(REST).unwrap_or(Timestamp::MAX)
+    })
 }
 
 /// By whom a machine was told to boot into the agent.

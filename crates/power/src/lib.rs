@@ -12,6 +12,7 @@
 //! | [`proxmox`] | virtual machines of Proxmox VE, by its REST API |
 //! | [`digest`] | authentication by RFC 7616, which Shelly and AMT want |
 //! | [`libvirt`] | virtual machines, by libvirt's own protocol |
+//! | [`ssdp`] | finds Redfish services on networks |
 //! | [`tls`] | whom drivers that speak TLS believe, and who they are |
 //! | [`table`] | what each kind can do, for the documentation |
 //! | [`webhook`] | signed requests to a service of anybody's own |
@@ -41,6 +42,7 @@ pub mod pdu;
 pub mod plug;
 pub mod proxmox;
 pub mod redfish;
+pub mod ssdp;
 pub mod table;
 pub mod tls;
 pub mod unmanaged;

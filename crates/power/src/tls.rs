@@ -4,7 +4,7 @@
 //! certificate, as browsers and `openssl x509 -fingerprint -sha256` show it. It says more than a name would, so the name is not looked at, nor the time. With an
 //! authority everything is looked at. There is no way to believe anybody; the fingerprint that was seen is in the error, for a person to compare and copy.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, OtherError, RootCertStore, SignatureScheme,
@@ -13,8 +13,10 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject};
 use sha2::{Digest, Sha256};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
-use crate::fault::Fault;
+use crate::fault::{Fault, quoted};
 
 /// Whom a driver believes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,11 +147,13 @@ impl std::fmt::Debug for Identity {
 /// Another certificate than the wanted one.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "its certificate has the fingerprint {seen}, not {wanted}: if that is what the controller shows on its own page, write it into the spec"
+    "its certificate has the fingerprint {}, not {}: if that is what the controller shows on its own page, write it into the spec",
+    hex::encode(seen),
+    hex::encode(wanted)
 )]
 struct Other {
-    seen: String,
-    wanted: String,
+    seen: [u8; 32],
+    wanted: [u8; 32],
 }
 
 #[derive(Debug)]
@@ -167,14 +171,12 @@ impl ServerCertVerifier for Pinned {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
-        let seen = Sha256::digest(end_entity.as_ref());
-        if seen.as_slice() == self.wanted {
+        let seen = Sha256::digest(end_entity.as_ref()).into();
+        if seen == self.wanted {
             return Ok(ServerCertVerified::assertion());
         }
-        let other = Other {
-            seen: hex::encode(seen),
-            wanted: hex::encode(self.wanted),
-        };
+        let wanted = self.wanted;
+        let other = Other { seen, wanted };
         Err(TlsError::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(other)))))
     }
 
@@ -201,16 +203,45 @@ impl ServerCertVerifier for Pinned {
     }
 }
 
+/// The SHA-256 of the certificate that the other end of a connection shows. It is only looked at: the handshake ends there, so nobody is believed and nothing said.
+///
+/// # Errors
+/// It is lost, or speaks no TLS that we know.
+pub(crate) async fn shown(host: IpAddr, stream: TcpStream) -> Result<[u8; 32], Fault> {
+    // No certificate has this fingerprint.
+    let config = Trust::Fingerprint([0; 32]).config()?;
+    let Err(error) = TlsConnector::from(Arc::new(config))
+        .connect(ServerName::IpAddress(host.into()), stream)
+        .await
+    else {
+        return Err(Fault::Garbled("it showed a certificate that cannot be".to_owned()));
+    };
+    let seen = match of_tls(&error) {
+        Some(TlsError::InvalidCertificate(CertificateError::Other(OtherError(other)))) => {
+            other.downcast_ref::<Other>().map(|other| other.seen)
+        }
+        Some(other) => return Err(Fault::Untrusted(other.to_string())),
+        None => None,
+    };
+    seen.ok_or_else(|| Fault::Unreachable(quoted(&error.to_string(), &[])))
+}
+
 /// What TLS had against the other side, if that is what an error is about.
 #[must_use]
 pub(crate) fn distrust(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    Some(match of_tls(error)? {
+        TlsError::InvalidCertificate(CertificateError::Other(OtherError(other))) => other.to_string(),
+        TlsError::InvalidCertificate(reason) => format!("its certificate is not valid: {reason}"),
+        other => other.to_string(),
+    })
+}
+
+/// The error of TLS in an error.
+fn of_tls<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a TlsError> {
     let mut next = Some(error);
     while let Some(error) = next {
-        match error.downcast_ref::<TlsError>() {
-            Some(TlsError::InvalidCertificate(CertificateError::Other(OtherError(other)))) => return Some(other.to_string()),
-            Some(TlsError::InvalidCertificate(reason)) => return Some(format!("its certificate is not valid: {reason}")),
-            Some(other) => return Some(other.to_string()),
-            None => {}
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
         }
         next = match error.downcast_ref::<std::io::Error>() {
             // An I/O error shows the source of its content, not its content, which may be another I/O error.

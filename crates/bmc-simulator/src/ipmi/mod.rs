@@ -2,7 +2,6 @@
 //!
 //! | room | what |
 //! |---|---|
-//! | [`socket`] | one UDP socket for all controllers: which is meant, and answering from there |
 //! | [`crypto`] | codes, keys, sealed datagrams |
 //! | [`session`] | RAKP, and what comes through a session |
 //! | [`commands`] | what is carried out |
@@ -12,14 +11,14 @@
 mod commands;
 mod crypto;
 mod session;
-mod socket;
 
 use std::{net::Ipv4Addr, sync::Arc};
 
 use tokio::{net::UdpSocket, time::sleep};
 
-pub(crate) use self::{session::Sessions, socket::listen};
+pub(crate) use self::session::Sessions;
 use crate::{
+    datagram,
     faults::{Operation, Protocol, What},
     fleet::Fleet,
 };
@@ -32,14 +31,14 @@ pub(crate) async fn serve(socket: UdpSocket, fleet: Arc<Fleet>) {
     let socket = Arc::new(socket);
     let mut buffer = [0; LARGEST];
     loop {
-        let Ok(arrival) = socket::receive(&socket, &mut buffer).await else {
+        let Ok(arrival) = datagram::receive(&socket, &mut buffer).await else {
             continue;
         };
         let datagram = buffer[..arrival.length].to_vec();
         let (socket, fleet) = (Arc::clone(&socket), Arc::clone(&fleet));
         tokio::spawn(async move {
             if let Some(answer) = answer(&fleet, arrival.local, &datagram).await
-                && let Err(error) = socket::send(&socket, arrival.local, arrival.peer, &answer).await
+                && let Err(error) = datagram::send(&socket, arrival.local, arrival.peer, &answer).await
             {
                 tracing::debug!(%error, "an IPMI answer could not be sent");
             }

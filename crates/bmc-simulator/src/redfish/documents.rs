@@ -41,7 +41,7 @@ impl Bmc {
             "Id": "RootService",
             "Name": "Root Service",
             "RedfishVersion": self.profile.identity.version,
-            "UUID": self.uuid(0xffff),
+            "UUID": self.service_uuid(),
             "Systems": link("/Systems"),
             "Managers": link("/Managers"),
             "Tasks": link("/TaskService"),

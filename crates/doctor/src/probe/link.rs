@@ -2,7 +2,7 @@
 
 use std::{fs, io, net::Ipv4Addr};
 
-use nix::ifaddrs::getifaddrs;
+use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags};
 use serde::Serialize;
 
 use super::ProbeError;
@@ -64,6 +64,16 @@ pub fn own_addresses() -> io::Result<Vec<Address>> {
         })
     });
     Ok(all.collect())
+}
+
+/// This host's IPv4 addresses in networks with others: of interfaces that are up and not the loopback.
+///
+/// # Errors
+/// When the kernel does not tell them.
+pub fn addresses_among_others() -> io::Result<Vec<Ipv4Addr>> {
+    let among = |flags: InterfaceFlags| flags.contains(InterfaceFlags::IFF_UP) && !flags.contains(InterfaceFlags::IFF_LOOPBACK);
+    let all = getifaddrs()?.filter(|entry| among(entry.flags));
+    Ok(all.filter_map(|entry| Some(entry.address?.as_sockaddr_in()?.ip())).collect())
 }
 
 /// Reads it.

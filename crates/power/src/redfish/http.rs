@@ -214,6 +214,24 @@ impl Http {
     }
 }
 
+/// What a service says of itself to anybody, in its first document. Nobody is named, and no credentials are sent.
+///
+/// # Errors
+/// The service cannot be reached, is not trusted, or refuses.
+pub(crate) async fn introduction(base: &str, trust: Option<&Trust>) -> Result<Value, Fault> {
+    let http = Http {
+        endpoint: Endpoint::new(base, trust)?,
+        user: String::new(),
+        password: SecretString::from(String::new()),
+        identity: Mutex::default(),
+    };
+    let raw = http.converse()?.beginning().await?;
+    if raw.status.is_success() {
+        return Ok(raw.body);
+    }
+    Err(http.fault(&Method::GET, &root()?, &raw, None))
+}
+
 /// The service's first document. A literal with a path: there is always one.
 fn root() -> Result<Link, Fault> {
     Link::parse(ROOT).ok_or_else(|| Fault::Garbled(ROOT.to_owned()))

@@ -1,7 +1,8 @@
 //! Drivers against the simulator of BMCs: a machine's life with each vendor's manners, each fault with its error and its bound, events, thousands of controllers of which some
-//! are dead, and the protocols beside Redfish.
+//! are dead, the protocols beside Redfish, and discovery.
 
 mod amt;
+mod discovery;
 mod eventing;
 mod inventory;
 mod life;

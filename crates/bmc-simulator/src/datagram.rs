@@ -17,7 +17,7 @@ const BUFFER: usize = 4 << 20;
 
 /// A datagram.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Arrival {
+pub(crate) struct Arrival {
     pub length: usize,
     pub peer: SocketAddrV4,
     pub local: Ipv4Addr,
@@ -34,7 +34,7 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<UdpSocket> {
 }
 
 /// Waits for a datagram.
-pub(super) async fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Arrival> {
+pub(crate) async fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Arrival> {
     socket
         .async_io(Interest::READABLE, || {
             let mut slices = [IoSliceMut::new(buffer)];
@@ -55,7 +55,7 @@ pub(super) async fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result
 }
 
 /// Sends a datagram from one of our addresses.
-pub(super) async fn send(socket: &UdpSocket, local: Ipv4Addr, peer: SocketAddrV4, bytes: &[u8]) -> io::Result<()> {
+pub(crate) async fn send(socket: &UdpSocket, local: Ipv4Addr, peer: SocketAddrV4, bytes: &[u8]) -> io::Result<()> {
     socket
         .async_io(Interest::WRITABLE, || {
             let source = libc::in_addr {
