@@ -395,7 +395,8 @@ async fn slot(semaphore: &Semaphore) -> Option<SemaphorePermit<'_>> {
     semaphore.acquire().await.ok()
 }
 
-/// A pause between half and one and a half of what was meant.
-fn spread(pause: Duration) -> Duration {
+/// A pause between half and one and a half of what was meant, so that those who failed together do not come again together.
+#[must_use]
+pub fn spread(pause: Duration) -> Duration {
     pause.mul_f64(rand::rng().random_range(0.5..1.5))
 }

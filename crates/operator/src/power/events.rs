@@ -23,9 +23,9 @@ use api::{BareMetalHardware, power::PowerEvents};
 use kube::ResourceExt;
 use power::{
     Fault,
+    calls::spread,
     events::{Stream, Subscription},
 };
-use rand::RngExt;
 use serde_json::json;
 use subtle::ConstantTimeEq;
 use tokio::{
@@ -637,11 +637,6 @@ async fn machines(world: &World, token: &str) -> Option<Vec<String>> {
     let keys = world.keys.get().await.ok().flatten()?;
     tokens.make(world, &keys.tokens);
     tokens.machines(token)
-}
-
-/// A pause between half and one and a half of what was meant.
-fn spread(pause: Duration) -> Duration {
-    pause.mul_f64(rand::rng().random_range(0.5..1.5))
 }
 
 #[cfg(test)]
